@@ -1,0 +1,1 @@
+"""First-party devices and images, registered like a stranger's."""

@@ -1,0 +1,1 @@
+"""What developers run: build, generate, benchmark, campaigns."""
