@@ -72,7 +72,6 @@ def compile_modules(jobs: int | None = None, verbose: bool = False) -> list[Path
             multi_file=True,
             target_dir=str(work / "c"),
             group_name="asyncvmm",
-            include_runtime_files=True,
         )
         distribution = Distribution({"name": "asyncvmm", "ext_modules": extensions})
         distribution.get_option_dict("build_ext")  # make sure the command's options exist

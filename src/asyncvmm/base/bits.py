@@ -18,7 +18,8 @@ def shr(a: i64, n: i64) -> i64:
     """``a`` shifted right by ``n`` (0..63) with zeros coming in."""
     if n == 0:
         return a
-    return (a >> n) & ((1 << (64 - n)) - 1)
+    one: i64 = 1  # a variable: mypyc would shift a literal as a 32-bit C int
+    return (a >> n) & ((one << (64 - n)) - 1)
 
 
 def sext32(a: i64) -> i64:

@@ -1,0 +1,177 @@
+"""Guest RAM as a table of 4 KiB pages, each absent until first written.
+
+A page is ``vec[i64]`` of 512 little-endian words. All absent pages are one shared zero page, which is
+never written: a store to an absent page first makes it present (``materialize``). Host code outside
+the engines (loaders, DMA) goes through ``read``/``write`` and the ``load*``/``store*`` methods, which
+also tell ``watcher`` about every page that changed identity or content behind the engines' back.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.vecs import vec
+from mypy_extensions import i64, mypyc_attr
+
+from asyncvmm.base.errors import DmaError
+from asyncvmm.base.units import PAGE_SIZE, PAGE_WORDS
+
+# What ``Ram.kind`` holds for a page.
+ABSENT: Final = 0
+PRESENT: Final = 1
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class PageWatcher:
+    """Hears of changes to pages; the harts' TLBs and code caches are behind it."""
+
+    def page_replaced(self, ppn: i64) -> None:
+        """Page ``ppn`` (physical page number) is another object now: forget cached references."""
+
+    def page_written(self, ppn: i64, offset: i64, length: i64) -> None:
+        """Bytes of a page that holds decoded code were written: forget what was decoded there."""
+
+
+class Ram:
+    """``size`` bytes of RAM (a multiple of 4096) at guest-physical ``base`` (a multiple of 4096)."""
+
+    def __init__(self, base: i64, size: i64) -> None:
+        if base % PAGE_SIZE != 0 or size % PAGE_SIZE != 0 or size <= 0 or base < 0:
+            raise ValueError("RAM base and size must be multiples of 4096 bytes and positive")
+        self.base: i64 = base
+        self.size: i64 = size
+        self.first_ppn: i64 = base >> 12
+        self.page_count: i64 = size >> 12
+        self.zero: vec[i64] = vec[i64]([0] * PAGE_WORDS)
+        self.pages: vec[vec[i64]] = vec[vec[i64]]([self.zero] * int(self.page_count))
+        self.kind: vec[i64] = vec[i64]([0] * int(self.page_count))
+        # 1 for a page with decoded code: stores to it must be reported to the watcher.
+        self.has_code: vec[i64] = vec[i64]([0] * int(self.page_count))
+        self.resident: i64 = 0
+        self.watcher: PageWatcher = PageWatcher()
+
+    def contains(self, address: i64, length: i64) -> bool:
+        """Whether ``length`` bytes from ``address`` are all RAM; safe for any values."""
+        return (
+            length >= 0
+            and address >= self.base
+            and address - self.base <= self.size
+            and length <= self.size - (address - self.base)
+        )
+
+    def materialize(self, index: i64) -> vec[i64]:
+        """The page number ``index`` (from the start of RAM), made present for writing."""
+        if self.kind[index] == PRESENT:
+            return self.pages[index]
+        page: vec[i64] = vec[i64]([0] * PAGE_WORDS)
+        self.pages[index] = page
+        self.kind[index] = PRESENT
+        self.resident += 1
+        self.watcher.page_replaced(self.first_ppn + index)
+        return page
+
+    def load64(self, address: i64) -> i64:
+        """The aligned 64-bit word at a RAM address that the caller has checked."""
+        offset = address - self.base
+        return self.pages[offset >> 12][(offset & 4095) >> 3]
+
+    def store64(self, address: i64, value: i64) -> None:
+        """Store an aligned 64-bit word at a RAM address that the caller has checked."""
+        offset = address - self.base
+        index = offset >> 12
+        page = self.materialize(index)
+        page[(offset & 4095) >> 3] = value
+        if self.has_code[index] != 0:
+            self.watcher.page_written(self.first_ppn + index, offset & 4095, 8)
+
+    def load(self, address: i64, size: i64) -> i64:
+        """``size`` (1, 2, 4 or 8) bytes at any RAM address, zero-extended; DmaError outside RAM."""
+        if not self.contains(address, size):
+            raise DmaError(f"read of {int(size)} bytes at {int(address):#x} is outside RAM")
+        value: i64 = 0
+        shift: i64 = 0
+        while size > 0:
+            offset = address - self.base
+            word = self.pages[offset >> 12][(offset & 4095) >> 3]
+            value |= ((word >> ((offset & 7) << 3)) & 0xFF) << shift
+            shift += 8
+            address += 1
+            size -= 1
+        return value
+
+    def store(self, address: i64, size: i64, value: i64) -> None:
+        """Store the low ``size`` (1, 2, 4 or 8) bytes at any RAM address; DmaError outside RAM."""
+        if not self.contains(address, size):
+            raise DmaError(f"write of {int(size)} bytes at {int(address):#x} is outside RAM")
+        byte: i64 = 0xFF  # a variable: mypyc would shift a literal as a 32-bit C int
+        while size > 0:
+            offset = address - self.base
+            index = offset >> 12
+            page = self.materialize(index)
+            shift = (offset & 7) << 3
+            slot = (offset & 4095) >> 3
+            page[slot] = (page[slot] & ~(byte << shift)) | ((value & byte) << shift)
+            if self.has_code[index] != 0:
+                self.watcher.page_written(self.first_ppn + index, offset & 4095, 1)
+            value >>= 8
+            address += 1
+            size -= 1
+
+    def read(self, address: i64, length: i64) -> bytes:
+        """``length`` bytes from ``address``; DmaError when any is outside RAM."""
+        if not self.contains(address, length):
+            raise DmaError(f"read of {int(length)} bytes at {int(address):#x} is outside RAM")
+        parts: list[bytes] = []
+        offset = address - self.base
+        while length > 0:
+            start = offset & 4095
+            count = PAGE_SIZE - start
+            if count > length:
+                count = length
+            view = memoryview(self.pages[offset >> 12]).cast("B")
+            parts.append(bytes(view[int(start) : int(start + count)]))
+            offset += count
+            length -= count
+        return b"".join(parts)
+
+    def write(self, address: i64, data: bytes) -> None:
+        """Write ``data`` at ``address``; DmaError, with nothing written, when any is outside RAM."""
+        length: i64 = len(data)
+        if not self.contains(address, length):
+            raise DmaError(f"write of {int(length)} bytes at {int(address):#x} is outside RAM")
+        offset = address - self.base
+        done: i64 = 0
+        while done < length:
+            start = offset & 4095
+            count = PAGE_SIZE - start
+            if count > length - done:
+                count = length - done
+            index = offset >> 12
+            chunk = data[int(done) : int(done + count)]
+            if self.kind[index] == PRESENT or chunk.count(0) != len(chunk):
+                self._write_page(index, start, chunk)
+            offset += count
+            done += count
+
+    def _write_page(self, index: i64, start: i64, chunk: bytes) -> None:
+        page = self.materialize(index)
+        count: i64 = len(chunk)
+        head = start & 7
+        first = start >> 3
+        padded_length = (head + count + 7) & ~7
+        words = padded_length >> 3
+        # Keep the bytes around the chunk in its first and last word.
+        old = memoryview(page).cast("B")
+        begin = int(first << 3)
+        padded = (
+            bytes(old[begin : begin + int(head)])
+            + chunk
+            + bytes(old[begin + int(head + count) : begin + int(padded_length)])
+        )
+        fresh: list[i64] = memoryview(padded).cast("q").tolist()
+        i: i64 = 0
+        for word in fresh:
+            page[first + i] = word
+            i += 1
+        if self.has_code[index] != 0:
+            self.watcher.page_written(self.first_ppn + index, start, count)

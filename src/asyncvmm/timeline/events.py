@@ -1,0 +1,90 @@
+"""The virtual clock and the one event queue, ordered by (virtual time, priority, sequence)."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Final
+
+from mypy_extensions import i64, mypyc_attr
+
+FOREVER: Final = 0x7FFFFFFFFFFFFFFF
+
+
+class Event:
+    """A scheduled call. ``cancel`` is O(1): the queue drops the entry when it comes to it."""
+
+    def __init__(self, time_ns: i64, priority: i64, sequence: i64, action: Callable[[], None]) -> None:
+        self.time_ns: i64 = time_ns
+        self.priority: i64 = priority
+        self.sequence: i64 = sequence
+        self.action: Callable[[], None] | None = action
+
+    def __lt__(self, other: Event) -> bool:
+        if self.time_ns != other.time_ns:
+            return self.time_ns < other.time_ns
+        if self.priority != other.priority:
+            return self.priority < other.priority
+        return self.sequence < other.sequence
+
+    def cancel(self) -> None:
+        """Take the event back; harmless when it has run already."""
+        self.action = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether it still waits to run."""
+        return self.action is not None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class EarlierEventListener:
+    """Told when an event is scheduled before all others, so that a running quantum can end there."""
+
+    def earlier_event(self, time_ns: i64) -> None:
+        """The first event is at ``time_ns`` now, earlier than before."""
+
+
+class Timeline:
+    """Virtual time in nanoseconds since the host's start, and what happens when."""
+
+    def __init__(self) -> None:
+        self.now_ns: i64 = 0
+        self.listener: EarlierEventListener = EarlierEventListener()
+        self._heap: list[Event] = []
+        self._sequence: i64 = 0
+
+    def at(self, time_ns: i64, action: Callable[[], None], priority: i64 = 0) -> Event:
+        """Run ``action`` at ``time_ns`` (not before now). Returns the event, which can be cancelled."""
+        self._sequence += 1
+        event = Event(time_ns, priority, self._sequence, action)
+        first = self.next_time_ns()
+        heapq.heappush(self._heap, event)
+        if time_ns < first:
+            self.listener.earlier_event(time_ns)
+        return event
+
+    def after(self, delay_ns: i64, action: Callable[[], None], priority: i64 = 0) -> Event:
+        """Run ``action`` ``delay_ns`` (>= 0) from now."""
+        return self.at(self.now_ns + delay_ns, action, priority)
+
+    def next_time_ns(self) -> i64:
+        """When the first pending event is due, or FOREVER."""
+        heap = self._heap
+        while heap and heap[0].action is None:
+            heapq.heappop(heap)
+        if not heap:
+            return FOREVER
+        return heap[0].time_ns
+
+    def run_due(self) -> i64:
+        """Run every event due at or before ``now_ns``, in order; returns how many ran."""
+        count: i64 = 0
+        while self.next_time_ns() <= self.now_ns:
+            event = heapq.heappop(self._heap)
+            action = event.action
+            if action is not None:
+                event.action = None
+                action()
+                count += 1
+        return count
