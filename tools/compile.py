@@ -8,7 +8,9 @@ by side and only when they or a header changed.
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -73,6 +75,8 @@ def compile_modules(jobs: int | None = None, verbose: bool = False) -> list[Path
             target_dir=str(work / "c"),
             group_name="asyncvmm",
         )
+        for source in sorted((work / "c").glob("__native*.c")):
+            _widen_shifted_literals(source)
         distribution = Distribution({"name": "asyncvmm", "ext_modules": extensions})
         distribution.get_option_dict("build_ext")  # make sure the command's options exist
         command = build_ext(distribution)
@@ -84,6 +88,17 @@ def compile_modules(jobs: int | None = None, verbose: bool = False) -> list[Path
         return [Path(path).resolve() for path in command.get_outputs()]
     finally:
         os.chdir(here)
+
+
+def _widen_shifted_literals(source: Path) -> None:
+    """Give literals on the left of a shift their 64 bits.
+
+    mypyc 2.4 writes ``one << n`` with ``one: i64 = 1`` as ``1 << n``, which C computes in 32 bits.
+    """
+    text = source.read_text()
+    fixed = re.sub(r"(= -?\d+)( << cpy_)", r"\1LL\2", text)
+    if fixed != text:
+        source.write_text(fixed)
 
 
 class _parallel:
@@ -114,17 +129,21 @@ class _parallel:
                 output_dir, macros, include_dirs, sources, depends, extra_postargs
             )
             cc_args = compiler._get_cc_args(pp_opts, debug, extra_preargs)
-            headers = max((h.stat().st_mtime for h in generated.rglob("*.h")), default=0.0)
+            headers = hashlib.sha256()
+            for header in sorted(generated.rglob("*.h")):
+                headers.update(header.read_bytes())
+            headers.update(repr((compiler.compiler_so, cc_args, extra, pp_opts)).encode())
 
             def one(obj: str) -> None:
                 src, ext = build[obj]
-                made = Path(obj)
-                newest = max(headers, Path(src).stat().st_mtime)
-                if made.exists() and made.stat().st_mtime >= newest:
+                made, stamp = Path(obj), Path(obj).with_suffix(".sha256")
+                digest = hashlib.sha256(headers.digest() + Path(src).read_bytes()).hexdigest()
+                if made.exists() and stamp.exists() and stamp.read_text() == digest:
                     return
                 part = made.with_suffix(".part.o")
                 compiler._compile(str(part), src, ext, cc_args, extra, pp_opts)
                 part.replace(made)
+                stamp.write_text(digest)
 
             # The largest files first, so that the last one to finish is a short one.
             order = sorted(objects, key=lambda obj: -Path(build[obj][0]).stat().st_size)

@@ -18,7 +18,7 @@ def shr(a: i64, n: i64) -> i64:
     """``a`` shifted right by ``n`` (0..63) with zeros coming in."""
     if n == 0:
         return a
-    one: i64 = 1  # a variable: mypyc would shift a literal as a 32-bit C int
+    one: i64 = 1
     return (a >> n) & ((one << (64 - n)) - 1)
 
 

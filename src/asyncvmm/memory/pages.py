@@ -103,7 +103,7 @@ class Ram:
         """Store the low ``size`` (1, 2, 4 or 8) bytes at any RAM address; DmaError outside RAM."""
         if not self.contains(address, size):
             raise DmaError(f"write of {int(size)} bytes at {int(address):#x} is outside RAM")
-        byte: i64 = 0xFF  # a variable: mypyc would shift a literal as a 32-bit C int
+        byte: i64 = 0xFF
         while size > 0:
             offset = address - self.base
             index = offset >> 12
