@@ -81,6 +81,7 @@ def compile_modules(jobs: int | None = None, verbose: bool = False) -> list[Path
         distribution.get_option_dict("build_ext")  # make sure the command's options exist
         command = build_ext(distribution)
         command.inplace = True
+        command.force = True  # objects are skipped by content below
         command.build_temp = str(work / "objects")
         command.ensure_finalized()
         with _parallel(command, jobs or os.cpu_count() or 1, work / "c"):
