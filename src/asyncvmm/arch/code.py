@@ -1,0 +1,69 @@
+"""Decoded code, by physical page: shared by the harts of a guest, kept coherent with every store.
+
+A code page is ``vec[i64]`` with one slot per halfword (0..2047): 0 until decoded, then the packed word
+of ``isa.decode``. Slots 2048 and 2049 hold the "next page" marker, so that running off the end needs no
+check; slot 2050 is the physical page number and slot 2051 counts stores since the page last ran.
+
+While a page is here no store TLB entry points at it: stores come through the slow path, which
+forgets the slots that they touch. So stores are seen by fetches at once and FENCE.I has nothing to do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.vecs import vec
+from mypy_extensions import i64
+
+SLOTS: Final = 2048
+NEXT_PAGE_SLOT: Final = 2048
+PPN_SLOT: Final = 2050
+STORES_SLOT: Final = 2051
+LENGTH: Final = 2052
+NEXT_PAGE: Final = 511  # the op number of the marker: no instruction has it
+STORES_BEFORE_DROP: Final = 64
+
+
+class CodeCache:
+    """The code pages of one guest's RAM."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, vec[i64]] = {}
+        self.empty: vec[i64] = vec[i64]([0] * 0)
+
+    def page(self, ppn: i64) -> vec[i64]:
+        """The code page of physical page ``ppn``, or an empty vec when there is none."""
+        key: int = ppn
+        if key in self._pages:
+            return self._pages[key]
+        return self.empty
+
+    def create(self, ppn: i64) -> vec[i64]:
+        """A code page for ``ppn`` with nothing decoded yet."""
+        page: vec[i64] = vec[i64]([0] * LENGTH)
+        page[NEXT_PAGE_SLOT] = NEXT_PAGE
+        page[NEXT_PAGE_SLOT + 1] = NEXT_PAGE
+        page[PPN_SLOT] = ppn
+        self._pages[int(ppn)] = page
+        return page
+
+    def drop(self, ppn: i64) -> None:
+        """Forget the code page; whoever drops it also drops the harts' fetch entries."""
+        self._pages.pop(int(ppn), None)
+
+    def forget(self, page: vec[i64], offset: i64, length: i64) -> None:
+        """Bytes ``offset`` .. ``offset + length - 1`` were written: decode them anew when next fetched.
+
+        An instruction that begins in the halfword before may reach into the first byte written.
+        """
+        i = (offset >> 1) - 1
+        if i < 0:
+            i = 0
+        end = (offset + length - 1) >> 1
+        while i <= end:
+            page[i] = 0
+            i += 1
+        page[STORES_SLOT] += 1
+
+    def __len__(self) -> int:
+        return len(self._pages)

@@ -1,0 +1,142 @@
+"""The TLB: three direct-mapped tables (load, store, fetch) that hold the page beside the tag.
+
+A tag is the virtual page address with a context number in bits 3..11. A context stands for everything
+else that a translation depends on: ASID, privilege, SUM, MXR. Flushing takes a new context number, so it
+costs nothing; the tables are cleared only when the 9-bit numbers are used up. Bits 0..2 of a tag are
+zero: the engine compares them with the low bits of an address, so a misaligned access misses.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.vecs import vec
+from mypy_extensions import i64
+
+ENTRIES: Final = 1024
+INDEX_MASK: Final = 1023
+FETCH_ENTRIES: Final = 256
+FETCH_MASK: Final = 255
+NO_TAG: Final = 1  # matches no address: bit 0 of a tag is never set
+CONTEXTS: Final = 511
+ASID_SLOTS: Final = 64
+
+
+class Tlb:
+    """Translations of one hart. ``context`` is the current context number, already shifted left by 3."""
+
+    def __init__(self) -> None:
+        nothing: vec[i64] = vec[i64]([0] * 0)
+        self.load_tags: vec[i64] = vec[i64]([1] * ENTRIES)
+        self.load_pages: vec[vec[i64]] = vec[vec[i64]]([nothing] * ENTRIES)
+        self.store_tags: vec[i64] = vec[i64]([1] * ENTRIES)
+        self.store_pages: vec[vec[i64]] = vec[vec[i64]]([nothing] * ENTRIES)
+        self.fetch_tags: vec[i64] = vec[i64]([1] * FETCH_ENTRIES)
+        self.fetch_pages: vec[vec[i64]] = vec[vec[i64]]([nothing] * FETCH_ENTRIES)
+        # Which physical page (number) an entry stands for.
+        self.load_ppns: vec[i64] = vec[i64]([0] * ENTRIES)
+        self.store_ppns: vec[i64] = vec[i64]([0] * ENTRIES)
+        self.fetch_ppns: vec[i64] = vec[i64]([0] * FETCH_ENTRIES)
+        self.context: i64 = 0
+        self.fetch_context: i64 = 0
+        self._next: i64 = 1
+        # Contexts by (address space slot, mode): 0 means none allocated.
+        self._spaces: vec[i64] = vec[i64]([-1] * ASID_SLOTS)
+        self._contexts: vec[i64] = vec[i64]([0] * (ASID_SLOTS * 8))
+        self.flushes: i64 = 0
+
+    def select(self, space: i64, data_mode: i64, fetch_mode: i64) -> None:
+        """Make current the contexts of address space ``space`` (>= 0) for two modes (0..7)."""
+        slot = space & (ASID_SLOTS - 1)
+        if self._spaces[slot] != space:
+            self._spaces[slot] = space
+            self._forget(slot)
+        data = self._contexts[slot * 8 + data_mode]
+        fetch = self._contexts[slot * 8 + fetch_mode]
+        if data == 0 or fetch == 0:
+            if self._next + 2 > CONTEXTS:
+                self._start_over()
+                self._spaces[slot] = space
+                data = 0
+                fetch = 0
+            if data == 0:
+                data = self._next
+                self._next += 1
+                self._contexts[slot * 8 + data_mode] = data
+            fetch = self._contexts[slot * 8 + fetch_mode]
+            if fetch == 0:
+                fetch = self._next
+                self._next += 1
+                self._contexts[slot * 8 + fetch_mode] = fetch
+        self.context = data << 3
+        self.fetch_context = fetch << 3
+
+    def _forget(self, slot: i64) -> None:
+        i: i64 = slot * 8
+        end = i + 8
+        while i < end:
+            self._contexts[i] = 0
+            i += 1
+
+    def _start_over(self) -> None:
+        """All context numbers are used: clear the tables and begin again."""
+        i: i64 = 0
+        while i < ENTRIES:
+            self.load_tags[i] = NO_TAG
+            self.store_tags[i] = NO_TAG
+            i += 1
+        i = 0
+        while i < FETCH_ENTRIES:
+            self.fetch_tags[i] = NO_TAG
+            i += 1
+        i = 0
+        while i < ASID_SLOTS * 8:
+            self._contexts[i] = 0
+            i += 1
+        self._next = 1
+
+    def flush_all(self) -> None:
+        """Forget all translations. The caller selects contexts again."""
+        self.flushes += 1
+        slot: i64 = 0
+        while slot < ASID_SLOTS:
+            if self._spaces[slot] != -1:
+                self._spaces[slot] = -1
+                self._forget(slot)
+            slot += 1
+
+    def flush_space(self, space: i64) -> None:
+        """Forget all translations of one address space. The caller selects contexts again."""
+        self.flushes += 1
+        slot = space & (ASID_SLOTS - 1)
+        if self._spaces[slot] == space:
+            self._forget(slot)
+
+    def flush_page(self, virtual: i64) -> None:
+        """Forget the translations of the virtual page at ``virtual``, in every address space."""
+        self.flushes += 1
+        i = (virtual >> 12) & INDEX_MASK
+        page = virtual & -4096
+        if (self.load_tags[i] & -4096) == page:
+            self.load_tags[i] = NO_TAG
+        if (self.store_tags[i] & -4096) == page:
+            self.store_tags[i] = NO_TAG
+        j = (virtual >> 12) & FETCH_MASK
+        if (self.fetch_tags[j] & -4096) == page:
+            self.fetch_tags[j] = NO_TAG
+
+    def drop_physical(self, ppn: i64, loads: bool, stores: bool, fetches: bool) -> None:
+        """Forget entries of one kind or more that stand for physical page ``ppn``."""
+        i: i64 = 0
+        while i < ENTRIES:
+            if loads and self.load_ppns[i] == ppn:
+                self.load_tags[i] = NO_TAG
+            if stores and self.store_ppns[i] == ppn:
+                self.store_tags[i] = NO_TAG
+            i += 1
+        if fetches:
+            i = 0
+            while i < FETCH_ENTRIES:
+                if self.fetch_ppns[i] == ppn:
+                    self.fetch_tags[i] = NO_TAG
+                i += 1
