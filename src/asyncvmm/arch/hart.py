@@ -51,8 +51,9 @@ class Environment:
         """Virtual time at the instruction that ``hart`` executes now, in ns."""
         return hart.slice_start_ns + (hart.steps - hart.slice_start_steps)
 
-    def reserved(self, hart: Hart) -> None:
-        """``hart`` made an LR reservation."""
+    def time_ticks(self, hart: Hart) -> i64:
+        """What the ``time`` CSR reads: mtime, at 10 MHz."""
+        return self.time_ns(hart) // 100
 
 
 class Hart(InterruptSink):
@@ -99,14 +100,17 @@ class Hart(InterruptSink):
         self.pmpaddr: vec[i64] = vec[i64]([0] * PMP_ENTRIES)
         self.pmp_active: bool = False  # some entry is not OFF
 
-        # LR reservation: physical address of the doubleword, -1 for none.
+        # Derived from mstatus and satp by mmu.update_context: privilege of loads and stores (MPRV).
+        self.data_priv: i64 = MACHINE
+
+        # LR reservation: the virtual address, -1 for none. Traps and turns of other harts clear it.
         self.reservation: i64 = -1
 
         # Counting. A step is an instruction retired or a trap taken: time is steps.
         self.steps: i64 = 0
         self.traps: i64 = 0
-        self.cycle_offset: i64 = 0  # mcycle = steps + cycle_offset
-        self.instret_offset: i64 = 0  # minstret = steps - traps + instret_offset
+        self.cycle_base: i64 = 0  # mcycle = steps + cycle_base, or cycle_base while inhibited
+        self.instret_base: i64 = 0  # minstret = steps - traps + instret_base, likewise
         self.steps_end: i64 = 0  # where the running slice ends; may be moved nearer, never away
         self.slice_start_ns: i64 = 0
         self.slice_start_steps: i64 = 0
@@ -115,6 +119,7 @@ class Hart(InterruptSink):
         self.event: i64 = EVENT_NONE
         self.trap_cause: i64 = 0
         self.trap_value: i64 = 0
+        self.walk_whole_page: bool = False  # mmu: the last translation holds for its whole page
         self.waiting: bool = False  # in WFI
         self.stop: bool = False
 

@@ -2,7 +2,7 @@
 
 A tag is the virtual page address with a context number in bits 3..11. A context stands for everything
 else that a translation depends on: ASID, privilege, SUM, MXR. Flushing takes a new context number, so it
-costs nothing; the tables are cleared only when the 9-bit numbers are used up. Bits 0..2 of a tag are
+costs nothing; the tables are cleared only when the 9-bit numbers are used up (511 of them). Bits 0..2 of a tag are
 zero: the engine compares them with the low bits of an address, so a misaligned access misses.
 """
 
@@ -43,33 +43,46 @@ class Tlb:
         # Contexts by (address space slot, mode): 0 means none allocated.
         self._spaces: vec[i64] = vec[i64]([-1] * ASID_SLOTS)
         self._contexts: vec[i64] = vec[i64]([0] * (ASID_SLOTS * 8))
+        # Superpages of which slices may be in the tables, by virtual address: their FENCE of one
+        # address must take all slices with it. Sets of region numbers, direct-mapped.
+        self._mega: vec[i64] = vec[i64]([-1] * 256)  # 2 MiB regions
+        self._giga: vec[i64] = vec[i64]([-1] * 64)  # 1 GiB regions and larger ones
+        self._overflow: bool = False
         self.flushes: i64 = 0
 
-    def select(self, space: i64, data_mode: i64, fetch_mode: i64) -> None:
-        """Make current the contexts of address space ``space`` (>= 0) for two modes (0..7)."""
+    def select(self, data_space: i64, data_mode: i64, fetch_space: i64, fetch_mode: i64) -> None:
+        """Make current the contexts of two (address space >= 0, mode 0..7) pairs."""
+        if self._next + 2 > CONTEXTS:
+            self._start_over()
+        self.context = self._context_of(data_space, data_mode) << 3
+        self.fetch_context = self._context_of(fetch_space, fetch_mode) << 3
+
+    def _context_of(self, space: i64, mode: i64) -> i64:
         slot = space & (ASID_SLOTS - 1)
         if self._spaces[slot] != space:
             self._spaces[slot] = space
             self._forget(slot)
-        data = self._contexts[slot * 8 + data_mode]
-        fetch = self._contexts[slot * 8 + fetch_mode]
-        if data == 0 or fetch == 0:
-            if self._next + 2 > CONTEXTS:
-                self._start_over()
-                self._spaces[slot] = space
-                data = 0
-                fetch = 0
-            if data == 0:
-                data = self._next
-                self._next += 1
-                self._contexts[slot * 8 + data_mode] = data
-            fetch = self._contexts[slot * 8 + fetch_mode]
-            if fetch == 0:
-                fetch = self._next
-                self._next += 1
-                self._contexts[slot * 8 + fetch_mode] = fetch
-        self.context = data << 3
-        self.fetch_context = fetch << 3
+        context = self._contexts[slot * 8 + mode]
+        if context == 0:
+            context = self._next
+            self._next += 1
+            self._contexts[slot * 8 + mode] = context
+        return context
+
+    def note_superpage(self, virtual: i64, level: i64) -> None:
+        """A slice of a superpage is about to be entered: level 1 is 2 MiB, 2 is 1 GiB, 3 512 GiB."""
+        if level == 1:
+            mega = virtual >> 21
+            old = self._mega[mega & 255]
+            if old != -1 and old != mega:
+                self._overflow = True
+            self._mega[mega & 255] = mega
+        else:
+            giga = virtual >> 30
+            old = self._giga[giga & 63]
+            if old != -1 and old != giga:
+                self._overflow = True
+            self._giga[giga & 63] = giga
 
     def _forget(self, slot: i64) -> None:
         i: i64 = slot * 8
@@ -98,6 +111,15 @@ class Tlb:
     def flush_all(self) -> None:
         """Forget all translations. The caller selects contexts again."""
         self.flushes += 1
+        i: i64 = 0
+        while i < 256:
+            self._mega[i] = -1
+            i += 1
+        i = 0
+        while i < 64:
+            self._giga[i] = -1
+            i += 1
+        self._overflow = False
         slot: i64 = 0
         while slot < ASID_SLOTS:
             if self._spaces[slot] != -1:
@@ -113,7 +135,15 @@ class Tlb:
             self._forget(slot)
 
     def flush_page(self, virtual: i64) -> None:
-        """Forget the translations of the virtual page at ``virtual``, in every address space."""
+        """Forget the translations of the virtual page at ``virtual``, in every address space.
+
+        The caller selects contexts again: inside a superpage this is ``flush_all``.
+        """
+        mega = virtual >> 21
+        giga = virtual >> 30
+        if self._overflow or self._mega[mega & 255] == mega or self._giga[giga & 63] == giga:
+            self.flush_all()
+            return
         self.flushes += 1
         i = (virtual >> 12) & INDEX_MASK
         page = virtual & -4096

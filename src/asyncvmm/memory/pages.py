@@ -28,6 +28,9 @@ class PageWatcher:
     def page_replaced(self, ppn: i64) -> None:
         """Page ``ppn`` (physical page number) is another object now: forget cached references."""
 
+    def code_created(self, ppn: i64) -> None:
+        """Page ``ppn`` has decoded code from now on: stores to it must be seen."""
+
     def page_written(self, ppn: i64, offset: i64, length: i64) -> None:
         """Bytes of a page that holds decoded code were written: forget what was decoded there."""
 

@@ -1,0 +1,180 @@
+"""The slow path of loads, stores and atomics: TLB misses, misaligned and MMIO accesses.
+
+Every function may note a trap in ``hart.event``; its result is then meaningless. The engine has put
+``steps`` up to date before it calls. Values are zero-extended unless they are 64 bits wide.
+"""
+
+from __future__ import annotations
+
+from mypy_extensions import i64
+
+from asyncvmm.arch.hart import EVENT_CHECK, EVENT_TRAP, Hart
+from asyncvmm.arch.mmu import LOAD, STORE, access_fault, fault, translate
+from asyncvmm.arch.status import LOAD_MISALIGNED, STORE_MISALIGNED
+from asyncvmm.arch.tlb import INDEX_MASK
+from asyncvmm.memory.pages import PRESENT
+
+
+def load(hart: Hart, address: i64, size: i64) -> i64:
+    """Load ``size`` (1, 2, 4, 8) bytes at a virtual address."""
+    hart.tlb_misses += 1
+    if (address & (size - 1)) != 0:
+        return _load_misaligned(hart, address, size)
+    physical = translate(hart, address, LOAD, size)
+    if physical == -1:
+        return 0
+    ram = hart.ram
+    if not ram.contains(physical, size):
+        return _load_mmio(hart, address, physical, size)
+    offset = physical - ram.base
+    page = ram.pages[offset >> 12]
+    if hart.walk_whole_page:
+        tlb = hart.tlb
+        i = (address >> 12) & INDEX_MASK
+        tlb.load_tags[i] = (address & -4096) | tlb.context
+        tlb.load_pages[i] = page
+        tlb.load_ppns[i] = physical >> 12
+    word = page[(offset & 4095) >> 3]
+    if size == 8:
+        return word
+    one: i64 = 1
+    return (word >> ((offset & 7) << 3)) & ((one << (size << 3)) - 1)
+
+
+def _load_misaligned(hart: Hart, address: i64, size: i64) -> i64:
+    """Bytes in ascending order; the first that faults names the address in xtval."""
+    value: i64 = 0
+    i: i64 = 0
+    while i < size:
+        physical = translate(hart, address + i, LOAD, 1)
+        if physical == -1:
+            return 0
+        if not hart.ram.contains(physical, 1):
+            return fault(hart, LOAD_MISALIGNED, address)  # devices take aligned accesses only
+        value |= hart.ram.load(physical, 1) << (i << 3)
+        i += 1
+    return value
+
+
+def _load_mmio(hart: Hart, address: i64, physical: i64, size: i64) -> i64:
+    hart.mmio_accesses += 1
+    hart.event |= EVENT_CHECK
+    value = hart.bus.read(physical, size)
+    if hart.bus.fault:
+        return access_fault(hart, address, LOAD)
+    return value
+
+
+def store(hart: Hart, address: i64, size: i64, value: i64) -> None:
+    """Store the low ``size`` (1, 2, 4, 8) bytes of ``value`` at a virtual address."""
+    hart.tlb_misses += 1
+    if (address & (size - 1)) != 0:
+        _store_misaligned(hart, address, size, value)
+        return
+    physical = translate(hart, address, STORE, size)
+    if physical == -1:
+        return
+    ram = hart.ram
+    if not ram.contains(physical, size):
+        _store_mmio(hart, address, physical, size, value)
+        return
+    _enter_store(hart, address, physical)
+    if size == 8:
+        ram.store64(physical, value)
+        return
+    offset = physical - ram.base
+    word = ram.pages[offset >> 12][(offset & 4095) >> 3]
+    one: i64 = 1
+    shift = (offset & 7) << 3
+    mask = ((one << (size << 3)) - 1) << shift
+    ram.store64(physical & -8, (word & ~mask) | ((value << shift) & mask))
+
+
+def _enter_store(hart: Hart, address: i64, physical: i64) -> None:
+    """Put the page into the store table, unless it has code, which must see its stores."""
+    ram = hart.ram
+    index = (physical - ram.base) >> 12
+    if not hart.walk_whole_page or ram.has_code[index] != 0:
+        return
+    page = ram.pages[index]
+    if ram.kind[index] != PRESENT:
+        page = ram.materialize(index)
+    tlb = hart.tlb
+    i = (address >> 12) & INDEX_MASK
+    tlb.store_tags[i] = (address & -4096) | tlb.context
+    tlb.store_pages[i] = page
+    tlb.store_ppns[i] = physical >> 12
+
+
+def _store_misaligned(hart: Hart, address: i64, size: i64, value: i64) -> None:
+    """All bytes are translated before any is written, so a fault leaves memory as it was."""
+    last = address + size - 1
+    second = (last & -4096) if (last & -4096) != (address & -4096) else last
+    first_physical = translate(hart, address, STORE, 1)
+    if first_physical == -1:
+        return
+    i: i64 = 1
+    while i < size:
+        if not hart.walk_whole_page or address + i == second:
+            if translate(hart, address + i, STORE, 1) == -1:
+                return
+        i += 1
+    i = 0
+    while i < size:
+        physical = translate(hart, address + i, STORE, 1)
+        if not hart.ram.contains(physical, 1):
+            fault(hart, STORE_MISALIGNED, address)
+            return
+        hart.ram.store(physical, 1, value >> (i << 3))
+        i += 1
+
+
+def _store_mmio(hart: Hart, address: i64, physical: i64, size: i64, value: i64) -> None:
+    hart.mmio_accesses += 1
+    hart.event |= EVENT_CHECK
+    hart.bus.write(physical, size, value)
+    if hart.bus.fault:
+        access_fault(hart, address, STORE)
+
+
+def amo_load(hart: Hart, address: i64, size: i64) -> i64:
+    """The load half of an AMO: natural alignment, and the rights of a store (Zaamo)."""
+    if (address & (size - 1)) != 0:
+        fault(hart, STORE_MISALIGNED, address)
+        return 0
+    physical = translate(hart, address, STORE, size)
+    if physical == -1:
+        return 0
+    if not hart.ram.contains(physical, size):
+        access_fault(hart, address, STORE)
+        return 0
+    _enter_store(hart, address, physical)
+    return hart.ram.load(physical, size)
+
+
+def load_reserved(hart: Hart, address: i64, size: i64) -> i64:
+    """LR: natural alignment, main memory only (Zalrsc)."""
+    if (address & (size - 1)) != 0:
+        fault(hart, LOAD_MISALIGNED, address)
+        return 0
+    physical = translate(hart, address, LOAD, size)
+    if physical == -1:
+        return 0
+    if not hart.ram.contains(physical, size):
+        access_fault(hart, address, LOAD)
+        return 0
+    hart.reservation = address
+    return hart.ram.load(physical, size)
+
+
+def store_conditional(hart: Hart, address: i64, size: i64, value: i64) -> i64:
+    """SC: 0 when it stored, 1 when the reservation was gone (Zalrsc)."""
+    if (address & (size - 1)) != 0:
+        fault(hart, STORE_MISALIGNED, address)
+        return 1
+    reserved = hart.reservation
+    hart.reservation = -1
+    if reserved != address:
+        return 1
+    store(hart, address, size, value)
+    return 1 if (hart.event & EVENT_TRAP) != 0 else 0

@@ -1,0 +1,47 @@
+"""Keeps the TLBs of a guest's harts and its decoded code in step with its RAM."""
+
+from __future__ import annotations
+
+from mypy_extensions import i64
+
+from asyncvmm.arch.code import STORES_BEFORE_DROP, STORES_SLOT, CodeCache
+from asyncvmm.arch.hart import EVENT_CHECK, Hart
+from asyncvmm.memory.pages import PageWatcher, Ram
+
+
+class Coherence(PageWatcher):
+    """The one watcher of a guest's RAM. Create it after the RAM, then add every hart."""
+
+    def __init__(self, ram: Ram, code: CodeCache) -> None:
+        self.ram: Ram = ram
+        self.code: CodeCache = code
+        self.harts: list[Hart] = []
+        ram.watcher = self
+
+    def add(self, hart: Hart) -> None:
+        """Keep ``hart``'s TLB in step from now on."""
+        self.harts.append(hart)
+
+    def page_replaced(self, ppn: i64) -> None:
+        """Another page object, the same bytes: loads and stores must find the new one."""
+        for hart in self.harts:
+            hart.tlb.drop_physical(ppn, True, True, False)
+
+    def code_created(self, ppn: i64) -> None:
+        """Stores to ``ppn`` go through the slow path from now on."""
+        self.ram.has_code[ppn - self.ram.first_ppn] = 1
+        for hart in self.harts:
+            hart.tlb.drop_physical(ppn, False, True, False)
+
+    def page_written(self, ppn: i64, offset: i64, length: i64) -> None:
+        """Forget what was decoded in the bytes; a page that is mostly data loses its code page."""
+        page = self.code.page(ppn)
+        if len(page) == 0:
+            return
+        self.code.forget(page, offset, length)
+        if page[STORES_SLOT] >= STORES_BEFORE_DROP:
+            self.code.drop(ppn)
+            self.ram.has_code[ppn - self.ram.first_ppn] = 0
+            for hart in self.harts:
+                hart.tlb.drop_physical(ppn, False, False, True)
+                hart.event |= EVENT_CHECK
