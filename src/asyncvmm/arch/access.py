@@ -139,6 +139,13 @@ def _store_mmio(hart: Hart, address: i64, physical: i64, size: i64, value: i64) 
 
 def amo_load(hart: Hart, address: i64, size: i64) -> i64:
     """The load half of an AMO: natural alignment, and the rights of a store (Zaamo)."""
+    tlb = hart.tlb
+    i = (address >> 12) & INDEX_MASK
+    if tlb.store_tags[i] == ((address & (-4096 | (size - 1))) | tlb.context):
+        word = tlb.store_pages[i][(address & 4095) >> 3]
+        if size == 8:
+            return word
+        return (word >> ((address & 4) << 3)) & 0xFFFFFFFF
     if (address & (size - 1)) != 0:
         fault(hart, STORE_MISALIGNED, address)
         return 0
@@ -150,6 +157,23 @@ def amo_load(hart: Hart, address: i64, size: i64) -> i64:
         return 0
     _enter_store(hart, address, physical)
     return hart.ram.load(physical, size)
+
+
+def amo_store(hart: Hart, address: i64, size: i64, value: i64) -> None:
+    """The store half of an AMO, right after ``amo_load``: it cannot fault."""
+    tlb = hart.tlb
+    i = (address >> 12) & INDEX_MASK
+    if tlb.store_tags[i] == ((address & (-4096 | (size - 1))) | tlb.context):
+        page = tlb.store_pages[i]
+        slot = (address & 4095) >> 3
+        if size == 8:
+            page[slot] = value
+            return
+        shift = (address & 4) << 3
+        low: i64 = 0xFFFFFFFF
+        page[slot] = (page[slot] & ~(low << shift)) | ((value & low) << shift)
+        return
+    store(hart, address, size, value)
 
 
 def load_reserved(hart: Hart, address: i64, size: i64) -> i64:

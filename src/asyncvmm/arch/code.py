@@ -20,7 +20,8 @@ NEXT_PAGE_SLOT: Final = 2048
 PPN_SLOT: Final = 2050
 STORES_SLOT: Final = 2051
 LENGTH: Final = 2052
-NEXT_PAGE: Final = 511  # the op number of the marker: no instruction has it
+NEXT_PAGE: Final = 511  # op number of the marker at the end of a page: no instruction has it
+REFETCH: Final = 510  # op number in a hart's cross page: look the page up again
 STORES_BEFORE_DROP: Final = 64
 
 
@@ -45,6 +46,16 @@ class CodeCache:
         page[NEXT_PAGE_SLOT + 1] = NEXT_PAGE
         page[PPN_SLOT] = ppn
         self._pages[int(ppn)] = page
+        return page
+
+    def cross_page(self) -> vec[i64]:
+        """A hart's own page for the one instruction that reaches from slot 2047 into the next page.
+
+        Such an instruction is not kept in the shared page, since the next virtual page may change.
+        """
+        page: vec[i64] = vec[i64]([REFETCH] * LENGTH)
+        page[NEXT_PAGE_SLOT] = NEXT_PAGE
+        page[NEXT_PAGE_SLOT + 1] = NEXT_PAGE
         return page
 
     def drop(self, ppn: i64) -> None:

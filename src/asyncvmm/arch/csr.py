@@ -38,14 +38,14 @@ CLEAR: Final = 2
 _MISA: Final = -0x8000000000000000 | 0x14112D  # RV64 ACDFIMSU
 
 
-def access(hart: Hart, csr: i64, how: i64, value: i64, reads: bool, writes: bool, word: i64) -> i64:
-    """One CSR instruction: returns the old value; an illegal one notes the trap with ``word``.
+def access(hart: Hart, csr: i64, how: i64, value: i64, reads: bool, writes: bool) -> i64:
+    """One CSR instruction: returns the old value; an illegal one notes the trap.
 
     ``how`` is SWAP, SET or CLEAR; ``reads`` is False for CSRRW with rd = x0, ``writes`` is False for
     CSRRS/C with rs1 = x0 (unprivileged architecture, Zicsr, table 7.1).
     """
     if hart.priv < ((csr >> 8) & 3) or (writes and (csr >> 10) == 3) or not _accessible(hart, csr):
-        illegal(hart, word)
+        illegal(hart)
         return 0
     old: i64 = 0
     if reads or how != SWAP:

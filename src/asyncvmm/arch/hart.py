@@ -66,6 +66,7 @@ class Hart(InterruptSink):
         self.code: CodeCache = code
         self.environment: Environment = Environment()
         self.tlb: Tlb = Tlb()
+        self.cross_page: vec[i64] = code.cross_page()
         # x[32] is the sink that decoded instructions with rd = x0 write to.
         self.x: vec[i64] = vec[i64]([0] * 33)
         self.f: vec[i64] = vec[i64]([0] * 32)

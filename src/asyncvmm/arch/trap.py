@@ -37,11 +37,11 @@ _S_SOFTWARE: Final = 1
 _S_TIMER: Final = 5
 
 
-def illegal(hart: Hart, instruction: i64) -> None:
-    """Note an illegal-instruction trap; ``instruction`` is what xtval shows."""
+def illegal(hart: Hart) -> None:
+    """Note an illegal-instruction trap; the engine fills in the instruction's bits for xtval."""
     hart.event |= EVENT_TRAP
     hart.trap_cause = ILLEGAL
-    hart.trap_value = instruction
+    hart.trap_value = 0
 
 
 def take_exception(hart: Hart, pc: i64) -> None:
@@ -122,10 +122,10 @@ def _enter(hart: Hart, pc: i64, cause: i64, value: i64, delegated: bool) -> None
     update_context(hart)
 
 
-def mret(hart: Hart, instruction: i64) -> None:
+def mret(hart: Hart) -> None:
     """MRET (3.3.2): back to MPP at mepc; illegal below M-mode."""
     if hart.priv != MACHINE:
-        illegal(hart, instruction)
+        illegal(hart)
         return
     status = hart.mstatus
     hart.priv = (status & MPP) >> MPP_SHIFT
@@ -141,11 +141,11 @@ def mret(hart: Hart, instruction: i64) -> None:
     update_context(hart)
 
 
-def sret(hart: Hart, instruction: i64) -> None:
+def sret(hart: Hart) -> None:
     """SRET (3.3.2): back to SPP at sepc; illegal in U-mode, and in S-mode under TSR."""
     status = hart.mstatus
     if hart.priv == USER or (hart.priv == SUPERVISOR and (status & TSR) != 0):
-        illegal(hart, instruction)
+        illegal(hart)
         return
     hart.priv = SUPERVISOR if (status & SPP) != 0 else USER
     if (status & SPIE) != 0:
@@ -158,10 +158,10 @@ def sret(hart: Hart, instruction: i64) -> None:
     update_context(hart)
 
 
-def wfi(hart: Hart, instruction: i64) -> None:
+def wfi(hart: Hart) -> None:
     """WFI (3.3.3): wait unless an enabled interrupt is pending; illegal in U-mode, or under TW."""
     if hart.priv == USER or (hart.priv != MACHINE and (hart.mstatus & TW) != 0):
-        illegal(hart, instruction)
+        illegal(hart)
         return
     if hart.pending_interrupts() == 0:
         hart.waiting = True

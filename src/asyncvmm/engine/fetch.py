@@ -1,0 +1,116 @@
+"""Instruction fetch: from a virtual address to a page of decoded words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.vecs import vec
+from mypy_extensions import i64
+
+from asyncvmm.arch.code import PPN_SLOT, SLOTS, STORES_SLOT
+from asyncvmm.arch.hart import EVENT_CHECK, EVENT_TRAP, Hart
+from asyncvmm.arch.mmu import FETCH, access_fault, translate
+from asyncvmm.arch.tlb import FETCH_MASK
+from asyncvmm.isa.decode import decode
+from asyncvmm.isa.opcodes import (
+    OP_AUIPC,
+    OP_BEQ,
+    OP_BGE,
+    OP_BGEU,
+    OP_BLT,
+    OP_BLTU,
+    OP_BNE,
+    OP_JAL,
+)
+
+_LAST: Final = SLOTS - 1
+_IMMEDIATE: Final = 0xFFFFFFFF
+
+
+def fetch_page(hart: Hart, pc: i64) -> vec[i64]:
+    """The decoded page that holds ``pc``; with a trap noted the answer is meaningless.
+
+    Where PMP rights differ inside the page the loop is told to come back after one instruction.
+    """
+    physical = translate(hart, pc, FETCH, 2)
+    if physical == -1:
+        return hart.cross_page
+    ram = hart.ram
+    if not ram.contains(physical, 2):
+        access_fault(hart, pc, FETCH)
+        return hart.cross_page
+    ppn = physical >> 12
+    code = hart.code.page(ppn)
+    if len(code) == 0:
+        code = hart.code.create(ppn)
+        ram.watcher.code_created(ppn)
+    code[STORES_SLOT] = 0
+    if hart.walk_whole_page:
+        tlb = hart.tlb
+        i = (pc >> 12) & FETCH_MASK
+        tlb.fetch_tags[i] = (pc & -4096) | tlb.fetch_context
+        tlb.fetch_pages[i] = code
+        tlb.fetch_ppns[i] = ppn
+    else:
+        hart.event |= EVENT_CHECK
+    return code
+
+
+def decode_slot(hart: Hart, code: vec[i64], pc: i64) -> vec[i64]:
+    """Decode the instruction at ``pc`` into its slot; returns the page to go on with.
+
+    That is ``code``, or the hart's cross page for an instruction that reaches into the next page. A trap
+    may be noted: the second page's fetch fault.
+    """
+    ram = hart.ram
+    offset = pc & 4095
+    slot = offset >> 1
+    page = ram.pages[code[PPN_SLOT] - ram.first_ppn]
+    bits = (page[offset >> 3] >> ((offset & 7) << 3)) & 0xFFFF
+    if (bits & 3) == 3:
+        if slot == _LAST:
+            high = _fetch_half(hart, pc + 2)
+            if (hart.event & EVENT_TRAP) != 0:
+                return code
+            hart.cross_page[slot] = _relative(decode(bits | (high << 16)))
+            return hart.cross_page
+        offset += 2
+        bits |= ((page[offset >> 3] >> ((offset & 7) << 3)) & 0xFFFF) << 16
+    code[slot] = _relative(decode(bits))
+    return code
+
+
+def instruction_bits(hart: Hart, pc: i64) -> i64:
+    """The 16 or 32 bits at ``pc``, which has just been fetched: what xtval shows when it is illegal."""
+    bits = _fetch_half(hart, pc)
+    if (bits & 3) == 3:
+        bits |= _fetch_half(hart, pc + 2) << 16
+    return bits
+
+
+def _fetch_half(hart: Hart, address: i64) -> i64:
+    physical = translate(hart, address, FETCH, 2)
+    if physical == -1:
+        return 0
+    if not hart.ram.contains(physical, 2):
+        access_fault(hart, address, FETCH)
+        return 0
+    return hart.ram.load(physical, 2)
+
+
+def _relative(word: i64) -> i64:
+    """Let the offset of a branch, JAL or AUIPC count from the next instruction, where the loop is."""
+    op = word & 511
+    if (
+        op == OP_AUIPC
+        or op == OP_JAL
+        or op == OP_BEQ
+        or op == OP_BNE
+        or op == OP_BLT
+        or op == OP_BGE
+        or op == OP_BLTU
+        or op == OP_BGEU
+    ):
+        offset = (word >> 32) - ((word >> 25) & 7)
+        return (word & _IMMEDIATE) | (offset << 32)
+    return word
