@@ -231,8 +231,8 @@ def _instruction(
     _check_reserved(entry.get("reserved"), names)
     return Instruction(
         name, extension, encoding.length, encoding.match, encoding.mask, layouts[encoding.layout],
-        encoding.fields, entry["assembly"], does, body, op, floats, expansion, entry.get("reserved"),
-        entry.get("special_case_of"), ignores, entry.get("hot", 0),
+        encoding.fields, entry["assembly"], does, body, op, floats, expansion,
+        entry.get("reserved"), entry.get("special_case_of"), ignores, entry.get("hot", 0),
     )  # fmt: skip
 
 
