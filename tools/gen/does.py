@@ -1,13 +1,14 @@
-"""The language of ``does``: a restricted Python, parsed with ``ast``, that says what an instruction does.
+"""The language of ``does``: a restricted Python, parsed with ``ast``: what an instruction does.
 
 Values are 64-bit words in two's complement that wrap. Names: ``x[rd] x[rs1] x[rs2]`` (integer
-registers), ``f[rd] f[rs1] f[rs2] f[rs3]`` (floating-point registers as raw 64-bit patterns), the operands
-``imm shamt uimm csr``, ``rm`` (the rounding mode, DYN already resolved), ``pc`` (this instruction's
-address; assigning it jumps), ``npc`` (the next instruction's address) and locals.
+registers), ``f[rd] f[rs1] f[rs2] f[rs3]`` (floating-point registers, raw 64-bit patterns), the
+operands ``imm shamt uimm csr``, ``rm`` (the rounding mode, DYN already resolved), ``pc`` (this
+instruction's address; assigning it jumps), ``npc`` (the next instruction's address) and locals.
 
-Statements: assignment, ``if`` without else, a call. Expressions: ``+ - * & | ^ ~``, ``<<`` and ``>>``
-(arithmetic) by an amount that is plainly 0..63, signed comparisons, ``and or not`` of conditions, ``a if
-condition else b``, ``int(condition)``, integer constants, and the functions of ``FUNCTIONS``.
+Statements: assignment, ``if`` without else, a call. Expressions: ``+ - * & | ^ ~``, ``<<`` and
+``>>`` (arithmetic) by an amount that is plainly 0..63, signed comparisons, ``and or not`` of
+conditions, ``a if condition else b``, ``int(condition)``, integer constants, and the functions of
+``FUNCTIONS``.
 
 An instruction that traps does so before it has changed any register: a memory access, CSR access or
 system call comes before the assignment of x[rd], f[rd] or pc.
@@ -31,8 +32,8 @@ class DoesError(ValueError):
 class Function:
     """A function that ``does`` may call: its parameters' names, its result and who provides it.
 
-    A parameter called ``rm`` takes exactly the name ``rm``; one called ``csr`` the operand ``csr``; ``amount``
-    a shift amount. ``meaning`` is one line of English for generators' authors.
+    A parameter called ``rm`` takes exactly the name ``rm``; one called ``csr`` the operand ``csr``;
+    ``amount`` a shift amount. ``meaning`` is one line of English for generators' authors.
     """
 
     name: str
@@ -59,8 +60,8 @@ def _table() -> dict[str, Function]:
         ("rev8", "a", "int", "pure", "bytes in the opposite order"),
         ("rol64", "a amount", "int", "pure", "rotate left"),
         ("ror64", "a amount", "int", "pure", "rotate right"),
-        ("rol32", "a amount", "int", "pure", "rotate the low 32 bits left by 0..31, sign-extended"),
-        ("ror32", "a amount", "int", "pure", "rotate the low 32 bits right by 0..31, sign-extended"),
+        ("rol32", "a amount", "int", "pure", "the low 32 bits by 0..31, sign-extended"),
+        ("ror32", "a amount", "int", "pure", "the low 32 bits by 0..31, sign-extended"),
     ]
     for name in ("div", "divu", "rem", "remu"):
         rows.append((name, "a b", "int", "pure", "as the standard, by zero and on overflow too"))
@@ -157,6 +158,9 @@ def parse_does(text: str, operands: frozenset[str]) -> Body:
     )
 
 
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor)
+
+
 class _Checker:
     """Walks the statements, gives each expression a type and notes what is used."""
 
@@ -234,7 +238,7 @@ class _Checker:
                 self.amount(amount)
                 return "int"
             case ast.BinOp(left=left, op=operator, right=right):
-                if not isinstance(operator, ast.Add | ast.Sub | ast.Mult | ast.BitAnd | ast.BitOr | ast.BitXor):
+                if not isinstance(operator, _OPERATORS):
                     raise self.fail(node, "no such operator")
                 self.need(left, "int")
                 self.need(right, "int")
@@ -246,8 +250,8 @@ class _Checker:
                 self.need(right, "int")
                 return "bool"
             case ast.BoolOp(values=values):
-                for value in values:
-                    self.need(value, "bool")
+                for condition in values:
+                    self.need(condition, "bool")
                 return "bool"
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 self.need(test, "bool")

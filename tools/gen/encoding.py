@@ -1,7 +1,7 @@
 """The ``bits`` of an instruction: the manual's table row, as fixed bits and operand fields.
 
-``"imm[12|10:5] rs2 rs1 000 imm[4:1|11] 1100011"`` reads from the highest bit down. A run of 0 and 1 is
-fixed; a name is an operand; ranges say which bits of the operand's value stand there.
+``"imm[12|10:5] rs2 rs1 000 imm[4:1|11] 1100011"`` reads from the highest bit down. A run of 0 and 1
+is fixed; a name is an operand; ranges say which bits of the operand's value stand there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class EncodingError(ValueError):
 
 @dataclass(frozen=True)
 class Piece:
-    """``width`` bits of the word from ``word_low`` up are the value's bits from ``value_low`` up."""
+    """``width`` bits of the word from ``word_low`` up are the value's from ``value_low`` up."""
 
     word_low: int
     width: int
@@ -40,7 +40,7 @@ class Piece:
 class Field:
     """One operand of an instruction word.
 
-    ``bias`` is added to what the bits say: 8 for the three-bit registers of compressed instructions.
+    ``bias`` is added to what the bits say: 8 for compressed instructions' three-bit registers.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Encoding:
-    """A parsed ``bits``: its length in bytes, what is fixed, and the operand fields in word order."""
+    """A parsed ``bits``: length in bytes, what is fixed, operand fields in word order."""
 
     length: int
     match: int

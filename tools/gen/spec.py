@@ -1,8 +1,8 @@
 """``specs/riscv/*.toml`` as frozen values: what every generator reads.
 
-``load()`` gives a ``Spec`` that has been validated: every bit of every instruction is accounted for, no two
-encodings overlap unless one says it is a special case of the other, every operand is used, every
-``does`` and ``expands`` reads. A mistake is a ``SpecError`` that names the file and the entry.
+``load()`` gives a ``Spec`` that has been validated: every bit of every instruction is accounted
+for, no two encodings overlap unless one says it is a special case of the other, every operand is
+used, every ``does`` and ``expands`` reads. A ``SpecError`` names the file and the entry.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.gen.csrs import Cause, Csr, CsrError, load_causes, load_csrs
 from tools.gen.does import FUNCTIONS, Body, DoesError, Function, parse_does
 from tools.gen.encoding import REGISTERS, Encoding, EncodingError, Field, parse_bits
 
@@ -49,7 +50,7 @@ class Expansion:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One encoding. Those with ``expands`` have no operation of their own (``op`` is their base's)."""
+    """One encoding. One with ``expands`` has no operation of its own (``op`` is its base's)."""
 
     name: str
     extension: str
@@ -121,6 +122,8 @@ class Spec:
 
     titles: dict[str, str]
     instructions: tuple[Instruction, ...]
+    csrs: tuple[Csr, ...]
+    causes: tuple[Cause, ...]
 
     @property
     def by_name(self) -> dict[str, Instruction]:
@@ -170,7 +173,10 @@ def load(folder: Path = SPECS) -> Spec:
             except (SpecError, EncodingError, DoesError) as error:
                 raise SpecError(f"{path.name}: {name}: {error}") from None
             op += found[name].expands is None
-    spec = Spec(titles, tuple(found.values()))
+    try:
+        spec = Spec(titles, tuple(found.values()), load_csrs(folder), load_causes(folder))
+    except CsrError as error:
+        raise SpecError(str(error)) from None
     _check_overlaps(spec)
     return spec
 
@@ -225,15 +231,15 @@ def _instruction(
     _check_reserved(entry.get("reserved"), names)
     return Instruction(
         name, extension, encoding.length, encoding.match, encoding.mask, layouts[encoding.layout],
-        encoding.fields, entry["assembly"], does, body, op, floats, expansion, entry.get("reserved"),
-        entry.get("special_case_of"), ignores, entry.get("hot", 0),
+        encoding.fields, entry["assembly"], does, body, op, floats, expansion,
+        entry.get("reserved"), entry.get("special_case_of"), ignores, entry.get("hot", 0),
     )  # fmt: skip
 
 
 def _expansion(text: str, encoding: Encoding, known: dict[str, Instruction]) -> Expansion:
-    """Parse ``"addi(rd=rd, rs1=2, imm=uimm)"`` and check that every value fits the base's operand."""
+    """Parse ``"addi(rd=rd, rs1=2, imm=uimm)"``; every value must fit the base's operand."""
     try:
-        call = ast.parse(f"i_{text}", mode="eval").body  # "and" and "or" are Python's own words
+        call = ast.parse(f"i_{text}", mode="eval").body  # "and", "or" are Python's words
     except SyntaxError as error:
         raise SpecError(f"expands: {error.msg}") from None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
@@ -254,7 +260,7 @@ def _expansion(text: str, encoding: Encoding, known: dict[str, Instruction]) -> 
             case ast.Name(name) if name in here and _fits(here[name], target):
                 operands.append((target.name, name))
             case other:
-                raise SpecError(f"expands: {ast.unparse(other)} does not fit {base.name}'s {target.name}")
+                raise SpecError(f"expands: {ast.unparse(other)} does not fit {target.name}")
     if {operand for operand, _ in operands} != set(base.operands):
         raise SpecError(f"expands must give each of {', '.join(base.operands)} once")
     return Expansion(base.name, tuple(operands))
@@ -262,7 +268,9 @@ def _expansion(text: str, encoding: Encoding, known: dict[str, Instruction]) -> 
 
 def _fits(source: Field, target: Field) -> bool:
     (low, high), (least, most) = source.range, target.range
-    return least <= low and high <= most and (source.name in REGISTERS) == (target.name in REGISTERS)
+    return (
+        least <= low and high <= most and (source.name in REGISTERS) == (target.name in REGISTERS)
+    )
 
 
 def _check_assembly(template: str, names: frozenset[str]) -> None:
@@ -280,7 +288,7 @@ def _check_reserved(condition: str | None, names: frozenset[str]) -> None:
 
 
 def _check_overlaps(spec: Spec) -> None:
-    """Two encodings may share a word only if one is, by its own word, a special case of the other."""
+    """Two encodings may share a word only if one says it is a special case of the other."""
     by_name = spec.by_name
     for instruction in spec.instructions:
         parent = by_name.get(instruction.special_case_of or instruction.name)
