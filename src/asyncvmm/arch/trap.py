@@ -7,7 +7,7 @@ from typing import Final
 from mypy_extensions import i64
 
 from asyncvmm.arch.hart import EVENT_CHECK, EVENT_TRAP, MACHINE, SUPERVISOR, USER, Hart
-from asyncvmm.arch.mmu import update_context
+from asyncvmm.arch.mmu import sfence_vma, update_context
 from asyncvmm.arch.status import (
     ILLEGAL,
     INTERRUPT,
@@ -25,6 +25,7 @@ from asyncvmm.arch.status import (
     SPP,
     SSI,
     TSR,
+    TVM,
     TW,
 )
 
@@ -166,3 +167,11 @@ def wfi(hart: Hart) -> None:
     if hart.pending_interrupts() == 0:
         hart.waiting = True
     hart.event |= EVENT_CHECK
+
+
+def fence_vma(hart: Hart, address: i64, asid: i64, has_address: bool, has_asid: bool) -> None:
+    """SFENCE.VMA as an instruction: illegal in U-mode, and in S-mode under TVM (3.1.6.5)."""
+    if hart.priv == USER or (hart.priv == SUPERVISOR and (hart.mstatus & TVM) != 0):
+        illegal(hart)
+        return
+    sfence_vma(hart, address, asid, has_address, has_asid)

@@ -1,0 +1,28 @@
+"""The interpreter engine: always there, and what every other engine must agree with."""
+
+from __future__ import annotations
+
+from mypy_extensions import i64, mypyc_attr
+
+from asyncvmm.arch.hart import Hart
+from asyncvmm.engine.interpreter_loop import run as run_loop
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Engine:
+    """Runs a hart for a budget of steps (instructions retired and traps taken)."""
+
+    def run(self, hart: Hart, budget: i64) -> i64:
+        """Run for exactly ``budget`` steps unless the hart waits (EXIT_WFI) or stops (EXIT_STOP).
+
+        ``hart.end_slice_at`` may shorten the budget while it runs: EXIT_BUDGET then comes earlier.
+        """
+        raise NotImplementedError
+
+
+class Interpreter(Engine):
+    """Decodes once, then dispatches word by word."""
+
+    def run(self, hart: Hart, budget: i64) -> i64:
+        """See Engine.run."""
+        return run_loop(hart, budget)
