@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tools.gen import constants, decoder, interpreter, opcodes
+from tools.gen import constants, decoder, interpreter, opcodes, reference, tables
 from tools.gen.emit import Files
 from tools.gen.spec import Spec, load
 
@@ -12,6 +12,8 @@ EMITTERS: tuple[Callable[[Spec], Files], ...] = (
     constants.emit,
     opcodes.emit,
     decoder.emit,
+    tables.emit,
+    reference.emit,
     interpreter.emit,
 )
 
