@@ -1,1 +1,29 @@
-"""plugin."""
+"""The plugin floor: hookspecs, device types, and the manager that finds them. Only pluggy user.
+
+A plugin is a module with functions marked ``@hookimpl``, named by an entry point of the group
+``asyncvmm``. Hooks are few and cold: they are called while a machine is put together, never on an
+access. Reading order: ``hookspecs.py`` (what can be extended), ``devices.py`` (what a device type
+is), ``options.py`` (``virtio-blk,path=disk.img,readonly`` to a config), ``state.py`` (what a
+snapshot keeps), ``manager.py`` (how plugins are found and what happens when one is broken).
+"""
+
+from asyncvmm.plugin.devices import BlobSpec, Compatible, DeviceType, FdtValue
+from asyncvmm.plugin.hookspecs import hookimpl, hookspec
+from asyncvmm.plugin.manager import PluginManager, PluginProblem, create_plugin_manager
+from asyncvmm.plugin.options import parse_options, split_options
+from asyncvmm.plugin.state import DeviceState
+
+__all__ = [
+    "BlobSpec",
+    "Compatible",
+    "DeviceState",
+    "DeviceType",
+    "FdtValue",
+    "PluginManager",
+    "PluginProblem",
+    "create_plugin_manager",
+    "hookimpl",
+    "hookspec",
+    "parse_options",
+    "split_options",
+]

@@ -1,0 +1,59 @@
+"""The base class of devices at guest addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mypy_extensions import i64, mypyc_attr
+
+from asyncvmm.base.bits import to_signed, to_unsigned
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.bus.address_map import MmioTarget
+from asyncvmm.device.io import DeviceIo
+from asyncvmm.device.registers import UNKNOWN_FAULTS, Register, RegisterBank
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class MmioDevice(MmioTarget):
+    """A device made of declared registers, ``size_bytes`` long, with the capabilities in ``io``.
+
+    Life: created -> ``reset()`` -> attached to the bus -> (``read`` | ``write``)* -> ``reset()`` ->
+    ... A subclass declares its registers, gives those that do something
+    ``read_name``/``write_name`` methods (see ``RegisterBank``), and extends ``reset``, which must
+    be idempotent.
+    """
+
+    def __init__(
+        self,
+        io: DeviceIo,
+        registers: Sequence[Register],
+        size_bytes: int = 0x1000,
+        unknown: str = UNKNOWN_FAULTS,
+    ) -> None:
+        self.io: DeviceIo = io
+        self.size_bytes: int = size_bytes
+        self.registers: RegisterBank = RegisterBank(self, registers, size_bytes, unknown)
+
+    def read(self, offset: i64, size: i64) -> i64:
+        """The bus's way in: ``size`` (1, 2, 4 or 8) bytes at ``offset``, as a signed word."""
+        return to_signed(self.registers.read(int(offset), int(size)))
+
+    def write(self, offset: i64, size: i64, value: i64) -> None:
+        """The bus's way in: store the low ``size`` bytes of ``value`` at ``offset``."""
+        self.registers.write(int(offset), int(size), to_unsigned(value))
+
+    def reset(self) -> None:
+        """Power-on state: reset values in all registers, interrupt line low."""
+        self.registers.reset()
+        self.io.irq.set(False)
+
+    def save(self) -> dict[str, object]:
+        """Everything that a reset device lacks, as plain data with a ``version``."""
+        return {"version": 1, "registers": self.registers.save(), "irq": self.io.irq.level}
+
+    def load(self, saved: dict[str, object]) -> None:
+        """Take back what ``save`` gave to a device just reset; ConfigError when it does not fit."""
+        if saved.get("version") != 1 or type(saved.get("irq")) is not bool:
+            raise ConfigError(f"{self.io.path}: saved state of an unknown version")
+        self.registers.load(saved.get("registers"))
+        self.io.irq.set(saved["irq"] is True)

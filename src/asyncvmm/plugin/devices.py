@@ -1,0 +1,76 @@
+"""What a plugin says about a kind of device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from asyncvmm.device import DeviceIo
+from asyncvmm.plugin.options import check_config_class, parse_options
+
+# A device tree property: a 32-bit cell, cells, a string, strings, bytes, or True for an empty one.
+FdtValue: TypeAlias = "int | str | bytes | bool | list[int] | list[str]"
+
+# Strings of the node's ``compatible`` property, most specific first.
+Compatible: TypeAlias = "tuple[str, ...]"
+
+
+@attrs.frozen
+class BlobSpec:
+    """Disk contents that a device needs: the machine opens them and puts them into ``io.blob``."""
+
+    path: Path
+    read_only: bool = False
+
+
+def _no_blob(config: Any) -> BlobSpec | None:
+    return None
+
+
+def _no_properties(config: Any) -> Mapping[str, FdtValue]:
+    return {}
+
+
+def _no_ports(config: Any) -> tuple[str, ...]:
+    return ()
+
+
+@attrs.frozen
+class DeviceType:
+    """One kind of device.
+
+    ``factory(config, io)`` makes an ``MmioDevice`` (kind "mmio") or a ``VirtioDevice`` (kind
+    "virtio"); it touches nothing outside ``io``. ``config`` is an attrs class whose fields are the
+    options. ``size_bytes`` is the address range of an mmio device. ``blob`` and ``ports`` say from
+    a config what the machine must bring: disk contents, and the names of the ``io.port(name)`` used
+    besides ``io.console``. ``fdt_properties`` adds to a device tree node that the board writes;
+    ``compatible`` is empty for virtio devices, whose node is the transport's. ``live`` marks a
+    device that uses wall time or the network, which marks the run. ``snapshot`` is False when it
+    cannot be saved and restored.
+    """
+
+    name: str = attrs.field(validator=attrs.validators.matches_re(r"[a-z0-9][a-z0-9-]*"))
+    summary: str
+    config: type[Any]
+    factory: Callable[[Any, DeviceIo], Any]
+    kind: Literal["mmio", "virtio"] = attrs.field(
+        validator=attrs.validators.in_(("mmio", "virtio"))
+    )
+    size_bytes: int = 0x1000
+    compatible: Compatible = ()
+    node_name: str = ""
+    fdt_properties: Callable[[Any], Mapping[str, FdtValue]] = _no_properties
+    blob: Callable[[Any], BlobSpec | None] = _no_blob
+    ports: Callable[[Any], tuple[str, ...]] = _no_ports
+    live: bool = False
+    snapshot: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        check_config_class(self.name, self.config)
+
+    def parse(self, options: Mapping[str, str | None]) -> Any:
+        """A config from option strings (None for a bare flag); ConfigError names what is wrong."""
+        return parse_options(self.name, self.config, options)

@@ -1,0 +1,181 @@
+"""Finding plugins, and living with broken ones."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+from typing import Any
+
+import attrs
+import pluggy
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.plugin import hookspecs
+from asyncvmm.plugin.devices import DeviceType
+from asyncvmm.plugin.options import nearest
+
+GROUP = "asyncvmm"
+
+
+@attrs.frozen
+class PluginProblem:
+    """A plugin that could not be loaded, or whose hook failed; the others go on without it."""
+
+    plugin: str
+    distribution: str
+    doing: str
+    error: Exception
+
+    def __str__(self) -> str:
+        """One line: which plugin of which distribution, doing what, and why."""
+        last = traceback.extract_tb(self.error.__traceback__)[-1:]
+        place = f" ({last[0].filename}:{last[0].lineno})" if last else ""
+        origin = f" of {self.distribution}" if self.distribution else ""
+        return (
+            f"plugin {self.plugin!r}{origin} failed {self.doing}: "
+            f"{type(self.error).__name__}: {self.error}{place}"
+        )
+
+
+class PluginManager:
+    """The loaded plugins. Each is called on its own, so that one's failure is nobody else's."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._distributions: dict[str, str] = {}
+        self._device_types: dict[str, DeviceType] | None = None
+        self.problems: list[PluginProblem] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The loaded plugins in the order in which they are called."""
+        return [name for name, _ in self._manager.list_name_plugin()]
+
+    def register(self, plugin: object, name: str, distribution: str = "") -> None:
+        """Add a plugin: a module or an object with ``@hookimpl`` functions. Failures are
+        recorded.
+        """
+        self._distributions[name] = distribution
+        try:
+            _check_hook_names(plugin)
+            self._manager.register(plugin, name)
+        except Exception as error:
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            self._record(name, "to register", error)
+        self._device_types = None
+
+    def load(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
+        """Import and register what the entry points name, in the order of their names."""
+        for entry_point in sorted(entry_points, key=lambda point: (point.name, point.value)):
+            origin = entry_point.dist.name if entry_point.dist is not None else ""
+            if self._manager.has_plugin(entry_point.name):
+                continue
+            self._distributions[entry_point.name] = origin
+            try:
+                plugin = entry_point.load()
+            except Exception as error:
+                self._record(entry_point.name, f"to import {entry_point.value}", error)
+                continue
+            self.register(plugin, entry_point.name, origin)
+
+    def call(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """Call ``hook`` in every plugin: (plugin's name, result) of each that has it and
+        succeeded.
+        """
+        results: list[tuple[str, Any]] = []
+        everyone = self._manager.list_name_plugin()
+        for name, plugin in everyone:
+            others = [other for _, other in everyone if other is not None and other is not plugin]
+            caller = self._manager.subset_hook_caller(hook, others)
+            try:
+                results.extend((name, result) for result in caller(**arguments))
+            except Exception as error:
+                self._record(name, f"in {hook}", error)
+        return results
+
+    @property
+    def device_types(self) -> dict[str, DeviceType]:
+        """Every device type by name. A name taken twice stays with the first plugin that gave
+        it.
+        """
+        if self._device_types is None:
+            self._device_types = {}
+            owners: dict[str, str] = {}
+            for name, offered in self._each("asyncvmm_device_types"):
+                if not isinstance(offered, DeviceType):
+                    error: Exception = TypeError(f"{offered!r} is not a DeviceType")
+                elif offered.name in owners:
+                    error = ConfigError(
+                        f"{offered.name!r} is a device of {owners[offered.name]!r} too"
+                    )
+                else:
+                    owners[offered.name] = name
+                    self._device_types[offered.name] = offered
+                    continue
+                self._record(name, "in asyncvmm_device_types", error)
+        return self._device_types
+
+    def device_type(self, name: str) -> DeviceType:
+        """The device type of that name; ConfigError with the nearest right spelling otherwise."""
+        found = self.device_types.get(name)
+        if found is None:
+            broken = "".join(f"\n{problem}" for problem in self.problems)
+            raise ConfigError(f"no device {name!r}: {nearest(name, self.device_types)}{broken}")
+        return found
+
+    def images(self) -> list[tuple[str, Any]]:
+        """(plugin's name, image type) of every image that a plugin offers."""
+        return list(self._each("asyncvmm_images"))
+
+    def cli_commands(self) -> dict[str, Callable[[Sequence[str]], int]]:
+        """Further commands by name; the first plugin that gives a name keeps it."""
+        commands: dict[str, Callable[[Sequence[str]], int]] = {}
+        for _, offered in self.call("asyncvmm_cli_commands"):
+            for command, function in offered.items():
+                commands.setdefault(command, function)
+        return commands
+
+    def _each(self, hook: str) -> Iterator[tuple[str, Any]]:
+        for name, offered in self.call(hook):
+            try:
+                items = list(offered)
+            except TypeError as error:
+                self._record(name, f"in {hook}", error)
+                continue
+            for item in items:
+                yield name, item
+
+    def _record(self, name: str, doing: str, error: Exception) -> None:
+        self.problems.append(PluginProblem(name, self._distributions.get(name, ""), doing, error))
+
+
+def create_plugin_manager(
+    entry_points: Iterable[metadata.EntryPoint] | None = None,
+) -> PluginManager:
+    """A manager with every plugin of the entry point group ``asyncvmm`` (or those given) loaded.
+
+    It never fails for a plugin's sake: look at ``problems`` for what was left out and why.
+    """
+    manager = PluginManager()
+    manager.load(metadata.entry_points(group=GROUP) if entry_points is None else entry_points)
+    return manager
+
+
+def _check_hook_names(plugin: object) -> None:
+    """ConfigError when a function is marked as a hook that does not exist."""
+    known = {name for name in vars(hookspecs) if name.startswith("asyncvmm_")}
+    for name, member in inspect.getmembers(plugin, callable):
+        marked = getattr(member, f"{hookspecs.PROJECT}_impl", None) is not None
+        if marked and name not in known:
+            raise ConfigError(f"there is no hook {name!r}: {nearest(name, known)}")
+
+
+def warn_of_problems(manager: PluginManager) -> None:
+    """Write each problem as a line to standard error."""
+    for problem in manager.problems:
+        print(f"asyncvmm: {problem}", file=sys.stderr)
