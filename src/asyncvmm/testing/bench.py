@@ -7,6 +7,7 @@ of the host hits all of them alike, and each figure is a median.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -69,7 +70,8 @@ class Report:
 
 @attrs.frozen
 class Row:
-    """A kernel's result: MIPS by machine, in the order of the machines."""
+    """A kernel's result: MIPS by machine, in the order of the machines; NaN if it was over too soon
+    to be measured (raise the scale)."""
 
     kernel: str
     paging: Paging
@@ -191,8 +193,10 @@ def _row(
         raise BackendError("no machine here counts instructions: add QEMU with icount, or ours")
     mips = {}
     for name, runs in done.items():
-        seconds = statistics.median(run.cpu_seconds for run in runs) - start.get(name, 0.0)
-        mips[name] = counted / max(seconds, 1e-6) / 1e6
+        begin = start.get(name, 0.0)
+        seconds = statistics.median(run.cpu_seconds for run in runs) - begin
+        measurable = seconds > begin / 4  # else it is the noise of starting that is measured
+        mips[name] = counted / seconds / 1e6 if measurable and seconds > 0 else math.nan
     return Row(kernel.name, paging, different.pop(), counted, mips)
 
 

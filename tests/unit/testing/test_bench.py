@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_mips_are_medians_less_the_start(no_compiler: list[tuple[str, str]]) -> 
     assert row.mips == pytest.approx({"ours": 4.0, "other": 2.0})
     assert no_compiler == [("empty", "bare"), ("mix", "bare")]
     assert "2.000" in format_table([row], ours="ours", reference="other").splitlines()[1]
+
+
+def test_a_run_as_short_as_the_start_has_no_speed(no_compiler: list[tuple[str, str]]) -> None:
+    machine = Machine("a", fake([0.1, 0.1, 0.1, 0.11], 5), process=True)
+    [row] = measure([machine], kernels=[MIX], pagings=["bare"], runs=1)
+    assert math.isnan(row.mips["a"])
 
 
 def test_disagreement_is_an_error(no_compiler: list[tuple[str, str]]) -> None:
