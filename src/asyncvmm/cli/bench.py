@@ -1,0 +1,71 @@
+"""``asyncvmm bench``: guest instructions per CPU second, beside QEMU's when that is installed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from asyncvmm.testing.bench import (
+    Machine,
+    Row,
+    RunElf,
+    format_table,
+    measure,
+    qemu_machine,
+    to_json,
+)
+from asyncvmm.testing.bench_build import KERNELS, PAGINGS, kernel_named
+
+OURS = "asyncvmm"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options on its parser."""
+    known = ", ".join(kernel.name for kernel in KERNELS)
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"of {known}; default all")
+    parser.add_argument("--runs", type=_positive, default=3, help="median of so many (default 3)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="work per run; 1 is 140 million instructions"
+    )
+    parser.add_argument("--paging", choices=PAGINGS, action="append", help="default both")
+    parser.add_argument("--no-qemu", action="store_true", help="measure ours alone")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows there as well")
+
+
+def run(given: argparse.Namespace, run_elf: RunElf) -> int:
+    """Measure what `given` asks for, `run_elf` being ours, and print the table to stdout.
+
+    A line per finished kernel goes to stderr. Raises ConfigError for an unknown kernel or a missing
+    compiler, BackendError when machines disagree.
+    """
+    kernels = [kernel_named(name) for name in given.kernels] or KERNELS
+    pagings = list(dict.fromkeys(given.paging or PAGINGS))
+    machines = [Machine(OURS, run_elf)]
+    reference = None
+    if not given.no_qemu:
+        peers = [machine for icount in (True, False) if (machine := qemu_machine(icount))]
+        if peers:
+            reference = peers[0].name
+        else:
+            print("qemu-system-riscv64 is not installed: no reference", file=sys.stderr)
+        machines += peers
+    rows: list[Row] = []
+    for row in measure(
+        machines, kernels=kernels, pagings=pagings, runs=given.runs, scale=given.scale
+    ):
+        rows.append(row)
+        speeds = ", ".join(f"{name} {mips:.0f}" for name, mips in row.mips.items())
+        print(f"{row.kernel} {row.paging}: MIPS {speeds}", file=sys.stderr)
+    print(format_table(rows, ours=OURS, reference=reference))
+    if given.json is not None:
+        given.json.write_text(json.dumps(to_json(rows), indent=2) + "\n")
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
