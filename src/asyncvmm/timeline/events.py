@@ -52,11 +52,14 @@ class Timeline:
         self.now_ns: i64 = 0
         self.listener: EarlierEventListener = EarlierEventListener()
         self._heap: list[Event] = []
+        self._sweep_at: i64 = 1024
         self._sequence: i64 = 0
 
     def at(self, time_ns: i64, action: Callable[[], None], priority: i64 = 0) -> Event:
         """Run ``action`` at ``time_ns`` (not before now). Returns the event, which can be cancelled."""
         self._sequence += 1
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
         event = Event(time_ns, priority, self._sequence, action)
         first = self.next_time_ns()
         heapq.heappush(self._heap, event)
@@ -68,6 +71,13 @@ class Timeline:
         """Run ``action`` ``delay_ns`` (>= 0) from now."""
         return self.at(self.now_ns + delay_ns, action, priority)
 
+    def _sweep(self) -> None:
+        """Drop cancelled events, so that a guest that re-arms a timer for ever costs no memory."""
+        self._heap = [event for event in self._heap if event.action is not None]
+        heapq.heapify(self._heap)
+        live: i64 = len(self._heap)
+        self._sweep_at = 1024 if live < 512 else 2 * live
+
     def next_time_ns(self) -> i64:
         """When the first pending event is due, or FOREVER."""
         heap = self._heap
@@ -76,6 +86,10 @@ class Timeline:
         if not heap:
             return FOREVER
         return heap[0].time_ns
+
+    def __len__(self) -> int:
+        """Entries of the queue; cancelled ones count until they are swept."""
+        return len(self._heap)
 
     def run_due(self) -> i64:
         """Run every event due at or before ``now_ns``, in order; returns how many ran."""
