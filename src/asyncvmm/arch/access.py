@@ -12,37 +12,63 @@ from asyncvmm.arch.hart import EVENT_CHECK, EVENT_TRAP, Hart
 from asyncvmm.arch.mmu import LOAD, STORE, access_fault, fault, translate
 from asyncvmm.arch.status import LOAD_MISALIGNED, STORE_MISALIGNED
 from asyncvmm.arch.tlb import INDEX_MASK
+from asyncvmm.base.bits import shr
 from asyncvmm.memory.pages import PRESENT
 
 
 def load(hart: Hart, address: i64, size: i64) -> i64:
     """Load ``size`` (1, 2, 4, 8) bytes at a virtual address."""
-    hart.tlb_misses += 1
     if (address & (size - 1)) != 0:
         return _load_misaligned(hart, address, size)
+    hart.tlb_misses += 1
     physical = translate(hart, address, LOAD, size)
     if physical == -1:
         return 0
     ram = hart.ram
     if not ram.contains(physical, size):
         return _load_mmio(hart, address, physical, size)
+    _enter_load(hart, address, physical)
     offset = physical - ram.base
-    page = ram.pages[offset >> 12]
-    if hart.walk_whole_page:
-        tlb = hart.tlb
-        i = (address >> 12) & INDEX_MASK
-        tlb.load_tags[i] = (address & -4096) | tlb.context
-        tlb.load_pages[i] = page
-        tlb.load_ppns[i] = physical >> 12
-    word = page[(offset & 4095) >> 3]
+    word = ram.pages[offset >> 12][(offset & 4095) >> 3]
     if size == 8:
         return word
     one: i64 = 1
     return (word >> ((offset & 7) << 3)) & ((one << (size << 3)) - 1)
 
 
+def _enter_load(hart: Hart, address: i64, physical: i64) -> None:
+    """Put the page into the load table, where its rights hold for all of it."""
+    if hart.walk_whole_page:
+        ram = hart.ram
+        tlb = hart.tlb
+        i = (address >> 12) & INDEX_MASK
+        tlb.load_tags[i] = (address & -4096) | tlb.context
+        tlb.load_pages[i] = ram.pages[(physical - ram.base) >> 12]
+        tlb.load_ppns[i] = physical >> 12
+
+
 def _load_misaligned(hart: Hart, address: i64, size: i64) -> i64:
+    """Within a page that the table holds: from two words. Otherwise byte by byte."""
+    tlb = hart.tlb
+    offset = address & 4095
+    i = (address >> 12) & INDEX_MASK
+    if offset + size <= 4096 and tlb.load_tags[i] == ((address & -4096) | tlb.context):
+        page = tlb.load_pages[i]
+        k = offset >> 3
+        shift = (offset & 7) << 3
+        value = shr(page[k], shift)
+        if shift + (size << 3) > 64:
+            value |= page[k + 1] << (64 - shift)
+        if size == 8:
+            return value
+        one: i64 = 1
+        return value & ((one << (size << 3)) - 1)
+    return _load_bytes(hart, address, size)
+
+
+def _load_bytes(hart: Hart, address: i64, size: i64) -> i64:
     """Bytes in ascending order; the first that faults names the address in xtval."""
+    hart.tlb_misses += 1
     value: i64 = 0
     i: i64 = 0
     while i < size:
@@ -51,6 +77,7 @@ def _load_misaligned(hart: Hart, address: i64, size: i64) -> i64:
             return 0
         if not hart.ram.contains(physical, 1):
             return fault(hart, LOAD_MISALIGNED, address)  # devices take aligned accesses only
+        _enter_load(hart, address + i, physical)
         value |= hart.ram.load(physical, 1) << (i << 3)
         i += 1
     return value
@@ -67,10 +94,10 @@ def _load_mmio(hart: Hart, address: i64, physical: i64, size: i64) -> i64:
 
 def store(hart: Hart, address: i64, size: i64, value: i64) -> None:
     """Store the low ``size`` (1, 2, 4, 8) bytes of ``value`` at a virtual address."""
-    hart.tlb_misses += 1
     if (address & (size - 1)) != 0:
         _store_misaligned(hart, address, size, value)
         return
+    hart.tlb_misses += 1
     physical = translate(hart, address, STORE, size)
     if physical == -1:
         return
@@ -107,24 +134,43 @@ def _enter_store(hart: Hart, address: i64, physical: i64) -> None:
 
 
 def _store_misaligned(hart: Hart, address: i64, size: i64, value: i64) -> None:
-    """All bytes are translated before any is written, so a fault leaves memory as it was."""
-    last = address + size - 1
-    second = (last & -4096) if (last & -4096) != (address & -4096) else last
-    first_physical = translate(hart, address, STORE, 1)
-    if first_physical == -1:
+    """Within a page that the table holds: into two words. Otherwise byte by byte."""
+    tlb = hart.tlb
+    offset = address & 4095
+    i = (address >> 12) & INDEX_MASK
+    if offset + size <= 4096 and tlb.store_tags[i] == ((address & -4096) | tlb.context):
+        page = tlb.store_pages[i]
+        k = offset >> 3
+        shift = (offset & 7) << 3
+        one: i64 = 1
+        mask: i64 = -1
+        if size < 8:
+            mask = (one << (size << 3)) - 1
+        value &= mask
+        page[k] = (page[k] & ~(mask << shift)) | (value << shift)
+        if shift + (size << 3) > 64:
+            high = 64 - shift
+            page[k + 1] = (page[k + 1] & ~shr(mask, high)) | shr(value, high)
         return
-    i: i64 = 1
+    _store_bytes(hart, address, size, value)
+
+
+def _store_bytes(hart: Hart, address: i64, size: i64, value: i64) -> None:
+    """All bytes are translated before any is written, so a fault leaves memory as it was."""
+    hart.tlb_misses += 1
+    i: i64 = 0
     while i < size:
-        if not hart.walk_whole_page or address + i == second:
-            if translate(hart, address + i, STORE, 1) == -1:
-                return
+        physical = translate(hart, address + i, STORE, 1)
+        if physical == -1:
+            return
+        if not hart.ram.contains(physical, 1):
+            fault(hart, STORE_MISALIGNED, address)
+            return
         i += 1
     i = 0
     while i < size:
         physical = translate(hart, address + i, STORE, 1)
-        if not hart.ram.contains(physical, 1):
-            fault(hart, STORE_MISALIGNED, address)
-            return
+        _enter_store(hart, address + i, physical)
         hart.ram.store(physical, 1, value >> (i << 3))
         i += 1
 
