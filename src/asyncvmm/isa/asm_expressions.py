@@ -1,4 +1,4 @@
-"""Expressions of the assembler: integers, symbols, ``.``, numeric local labels and C's operators."""
+"""Expressions of the assembler: integers, symbols, ``.``, numeric labels and C's operators."""
 
 from __future__ import annotations
 

@@ -71,5 +71,7 @@ def _spell(operand: Operand, value: int, style: str, pc: int) -> str:
 
 def fence_set(value: int) -> str:
     """The letters of a fence's predecessor or successor set."""
-    letters = [letter for bit, letter in zip((8, 4, 2, 1), FENCE_LETTERS, strict=True) if value & bit]
+    letters = [
+        letter for bit, letter in zip((8, 4, 2, 1), FENCE_LETTERS, strict=True) if value & bit
+    ]
     return "".join(letters) or "unknown"

@@ -94,6 +94,7 @@ def test_wrong_bits_are_named(bits: str, why: str) -> None:
         ("x[rd] = x[rs3]", "unknown"),
         ("x[rd] = x[rs1] / x[rs2]", "no such operator"),
         ("x[rd] = x[rs1] << x[rs2]", "not plainly 0..63"),
+        ("x[rd] = 1 << (x[rs2] & 63)", "shifts a constant"),
         ("x[rd] = x[rs1] < x[rs2]", "is bool, not int"),
         ("x[rd] = sext32(x[rs1], x[rs2])", "takes"),
         ("x[rd] = open(x[rs1])", "no such function"),
