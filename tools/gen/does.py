@@ -236,6 +236,9 @@ class _Checker:
             case ast.BinOp(left=left, op=ast.LShift() | ast.RShift(), right=amount):
                 self.need(left, "int")
                 self.amount(amount)
+                if isinstance(left, ast.Constant) and not isinstance(amount, ast.Constant):
+                    # mypyc would shift a literal as a C int, of 32 bits; rol64 does what is meant.
+                    raise self.fail(node, "shifts a constant by a variable")
                 return "int"
             case ast.BinOp(left=left, op=operator, right=right):
                 if not isinstance(operator, _OPERATORS):

@@ -29,19 +29,32 @@ def execute_f(hart: Hart, x: vec[i64], f: vec[i64], w: i64) -> None:
             return
     l_a: i64 = 0
     l_b: i64 = 0
+    l_c: i64 = 0
     if op < 101:
         if op < 96:
             if op < 94:
                 if op < 92:
-                    f[(w >> 9) & 63] = f32_fma(fp, ((f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000), ((f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000), ((f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000), rm) | -0x100000000
+                    l_a = (f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000
+                    l_b = (f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000
+                    l_c = (f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000
+                    f[(w >> 9) & 63] = f32_fma(fp, l_a, l_b, l_c, rm) | -0x100000000
                 else:
                     if op < 93:
-                        f[(w >> 9) & 63] = f32_fma(fp, ((f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000), ((f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000), (((f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000) ^ 0x80000000), rm) | -0x100000000
+                        l_a = (f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000
+                        l_b = (f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000
+                        l_c = ((f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000) ^ 0x80000000
+                        f[(w >> 9) & 63] = f32_fma(fp, l_a, l_b, l_c, rm) | -0x100000000
                     else:
-                        f[(w >> 9) & 63] = f32_fma(fp, (((f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000) ^ 0x80000000), ((f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000), ((f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000), rm) | -0x100000000
+                        l_a = ((f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000) ^ 0x80000000
+                        l_b = (f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000
+                        l_c = (f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000
+                        f[(w >> 9) & 63] = f32_fma(fp, l_a, l_b, l_c, rm) | -0x100000000
             else:
                 if op < 95:
-                    f[(w >> 9) & 63] = f32_fma(fp, (((f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000) ^ 0x80000000), ((f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000), (((f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000) ^ 0x80000000), rm) | -0x100000000
+                    l_a = ((f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000) ^ 0x80000000
+                    l_b = (f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000
+                    l_c = ((f[w >> 32] & 0xFFFFFFFF) if (f[w >> 32] >> 32) == -1 else 0x7FC00000) ^ 0x80000000
+                    f[(w >> 9) & 63] = f32_fma(fp, l_a, l_b, l_c, rm) | -0x100000000
                 else:
                     f[(w >> 9) & 63] = f32_add(fp, ((f[(w >> 15) & 31] & 0xFFFFFFFF) if (f[(w >> 15) & 31] >> 32) == -1 else 0x7FC00000), ((f[(w >> 20) & 31] & 0xFFFFFFFF) if (f[(w >> 20) & 31] >> 32) == -1 else 0x7FC00000), rm) | -0x100000000
         else:

@@ -9,18 +9,19 @@ from typing import Final
 from asyncvmm.isa.reference_state import ReferenceState
 from asyncvmm.isa.reference_words import (
     MASK,
+    rol64,
     signed,
 )
 
 
 def do_bclr(h: ReferenceState, rs2: int, rs1: int, rd: int) -> None:
     """bclr"""
-    h.set_x(rd, h.x[rs1] & (~(1 << (h.x[rs2] & 0x3F) & MASK) & MASK))
+    h.set_x(rd, h.x[rs1] & (~rol64(1, h.x[rs2] & 0x3F) & MASK))
 
 
 def do_bclri(h: ReferenceState, shamt: int, rs1: int, rd: int) -> None:
     """bclri"""
-    h.set_x(rd, h.x[rs1] & (~(1 << shamt & MASK) & MASK))
+    h.set_x(rd, h.x[rs1] & (~rol64(1, shamt) & MASK))
 
 
 def do_bext(h: ReferenceState, rs2: int, rs1: int, rd: int) -> None:
@@ -35,22 +36,22 @@ def do_bexti(h: ReferenceState, shamt: int, rs1: int, rd: int) -> None:
 
 def do_binv(h: ReferenceState, rs2: int, rs1: int, rd: int) -> None:
     """binv"""
-    h.set_x(rd, h.x[rs1] ^ (1 << (h.x[rs2] & 0x3F) & MASK))
+    h.set_x(rd, h.x[rs1] ^ rol64(1, h.x[rs2] & 0x3F))
 
 
 def do_binvi(h: ReferenceState, shamt: int, rs1: int, rd: int) -> None:
     """binvi"""
-    h.set_x(rd, h.x[rs1] ^ (1 << shamt & MASK))
+    h.set_x(rd, h.x[rs1] ^ rol64(1, shamt))
 
 
 def do_bset(h: ReferenceState, rs2: int, rs1: int, rd: int) -> None:
     """bset"""
-    h.set_x(rd, h.x[rs1] | (1 << (h.x[rs2] & 0x3F) & MASK))
+    h.set_x(rd, h.x[rs1] | rol64(1, h.x[rs2] & 0x3F))
 
 
 def do_bseti(h: ReferenceState, shamt: int, rs1: int, rd: int) -> None:
     """bseti"""
-    h.set_x(rd, h.x[rs1] | (1 << shamt & MASK))
+    h.set_x(rd, h.x[rs1] | rol64(1, shamt))
 
 
 OPERATIONS: Final[dict[str, Callable[..., None]]] = {

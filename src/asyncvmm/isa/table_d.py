@@ -157,13 +157,13 @@ TABLE: Final = (
     Encoding(
         "fcvt.d.w", "d", 4, 0xFFF0007F, 0xD2000053,
         (RS1, RM, FD),
-        "{rd}, {rs1}{rm}",
+        "{rd}, {rs1}{rm:exact}",
         "float", 0,
     ),
     Encoding(
         "fcvt.d.wu", "d", 4, 0xFFF0007F, 0xD2100053,
         (RS1, RM, FD),
-        "{rd}, {rs1}{rm}",
+        "{rd}, {rs1}{rm:exact}",
         "float", 0,
     ),
     Encoding(
@@ -199,7 +199,7 @@ TABLE: Final = (
     Encoding(
         "fcvt.d.s", "d", 4, 0xFFF0007F, 0x42000053,
         (FS1, RM, FD),
-        "{rd}, {rs1}{rm}",
+        "{rd}, {rs1}{rm:exact}",
         "float", 0,
     ),
 )
