@@ -1,0 +1,107 @@
+"""Each test builds a program and runs it on our machine and on every oracle that is installed."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import machines
+import pytest
+from program import Program
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.testing import bench_build
+
+Run = Callable[[Program], None]
+ORACLES = {"spike": machines.spike, "qemu": machines.qemu}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker that names an oracle's own deviation."""
+    config.addinivalue_line(
+        "markers", "deviates(machine, reason): this oracle does otherwise, and may"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per machine; the oracles' are marked so."""
+    if "run_elf" in metafunc.fixturenames:
+        parameters = [
+            pytest.param("asyncvmm"),
+            *(pytest.param(name, marks=pytest.mark.oracle) for name in ORACLES),
+        ]
+        metafunc.parametrize("run_elf", parameters, indirect=True)
+
+
+@pytest.fixture
+def run_elf(request: pytest.FixtureRequest) -> machines.RunElf:
+    """The machine of this test; skipped when an oracle is not installed or is known to deviate."""
+    name: str = request.param
+    for mark in request.node.iter_markers("deviates"):
+        if mark.args[0] == name:
+            pytest.skip(f"{name}: {mark.args[1]}")
+    if name == "asyncvmm":
+        pytest.skip("our machine is not wired yet")
+    runner = ORACLES[name]()
+    if runner is None:
+        pytest.skip(f"{name} is not installed")
+    return runner
+
+
+@pytest.fixture(scope="session")
+def assemble(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Assembly text to an ELF at 0x80000000; the same text is assembled once."""
+    try:
+        compiler = bench_build.find_compiler()
+    except ConfigError as error:
+        pytest.skip(f"no assembler: {error}")
+    directory = tmp_path_factory.mktemp("conformance")
+    made: dict[str, Path] = {}
+
+    def build(source: str) -> Path:
+        if source not in made:
+            text = directory / f"{len(made)}.S"
+            text.write_text(source)
+            elf = text.with_suffix(".elf")
+            layout = bench_build.SOURCES / "link.ld"
+            flags = ["-mno-relax", "-nostdlib", "-static", f"-Wl,-T,{layout}"]
+            subprocess.run(
+                [*compiler.command, *flags, str(text), "-o", str(elf)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            made[source] = elf
+        return made[source]
+
+    return build
+
+
+@pytest.fixture
+def run(
+    run_elf: machines.RunElf, assemble: Callable[[str], Path]
+) -> Run:
+    """Run a program and fail with the words of its failing check."""
+
+    def execute(program: Program) -> None:
+        try:
+            elf = assemble(program.source())
+        except subprocess.CalledProcessError as error:
+            pytest.fail(f"assembler: {error.stderr}", pytrace=False)
+        try:
+            code, console = run_elf(elf)
+        except TimeoutError as error:
+            pytest.fail(f"{error}; {elf}", pytrace=False)
+        if code == 0:
+            return
+        number = code & 127
+        about = program.checks[number - 1] if 0 < number <= len(program.checks) else "the start"
+        if code >= 128:
+            values = console.decode(errors="replace").split()[:3]
+            words = ("cause", "epc", "tval")
+            seen = " ".join(f"{a}={b}" for a, b in zip(words, values, strict=False))
+            pytest.fail(f"unexpected trap after check {number} ({about}): {seen}; {elf}", pytrace=False)
+        pytest.fail(f"check {number} failed: {about}; {elf}", pytrace=False)
+
+    return execute

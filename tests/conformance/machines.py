@@ -1,0 +1,49 @@
+"""What the test programs run on: our machine, and the oracles that keep the tests themselves honest."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+RunElf = Callable[[Path], tuple[int, bytes]]
+"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes. TimeoutError when it
+does not end."""
+
+TIMEOUT_SECONDS = 5.0
+SPIKE_ISA = "rv64imafdc_zicntr_zihpm_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
+
+
+def spike() -> RunElf | None:
+    """The riscv-isa-sim of the `spike` package, or of PATH."""
+    beside = Path(sys.executable).with_name("spike")
+    program = str(beside) if beside.exists() else shutil.which("spike")
+    return None if program is None else _runner([program, f"--isa={SPIKE_ISA}", "-m64"])
+
+
+def qemu() -> RunElf | None:
+    """QEMU's virt board without firmware; its exit status is the code that the finisher was given."""
+    program = shutil.which("qemu-system-riscv64")
+    if program is None:
+        return None
+    board = ["-M", "virt", "-m", "64M", "-bios", "none", "-nographic", "-kernel"]
+    return _runner([program, *board])
+
+
+def _runner(command: list[str]) -> RunElf:
+    def run(elf: Path) -> tuple[int, bytes]:
+        try:
+            done = subprocess.run(
+                [*command, str(elf)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"{command[0]} did not end: {error.stdout!r}") from error
+        return done.returncode, done.stdout + done.stderr
+
+    return run
