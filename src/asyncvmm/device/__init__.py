@@ -10,7 +10,8 @@ How a machine makes one (``DeviceType`` is in ``asyncvmm.plugin``)::
     bus.attach(base, target.size_bytes, target, io.path) # attached: (read | write)* from here
     target.reset()                                       # at every reset of the machine
     saved = target.save()                                # plain data ...
-    other.reset(); other.load(saved)                     # ... checked before any change
+    other.reset(); other.load(saved)                     # ... checked before any change;
+    other.resume()                                       # once the whole machine is loaded
 
 A device never learns its address, the time of day or who its neighbours are. It refuses an access
 with ``GuestError`` (the guest takes an access fault); any other exception is the device's bug.

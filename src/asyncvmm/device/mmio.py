@@ -57,3 +57,6 @@ class MmioDevice(MmioTarget):
             raise ConfigError(f"{self.io.path}: saved state of an unknown version")
         self.registers.load(saved.get("registers"))
         self.io.irq.set(saved["irq"] is True)
+
+    def resume(self) -> None:
+        """Called once after ``load``, when the whole machine was loaded: take up work in flight."""
