@@ -33,8 +33,14 @@ class PortStream(trio.abc.Stream):
         self._closed = False
         self._ended = False
         self.bytes_received = 0
-        port.on_output = self._readable.unpark_all
-        port.on_input_room = self._writable.unpark_all
+        port.on_output = self._wake_readers
+        port.on_input_room = self._wake_writers
+
+    def _wake_readers(self) -> None:
+        self._readable.unpark_all()
+
+    def _wake_writers(self) -> None:
+        self._writable.unpark_all()
 
     def guest_ended(self) -> None:
         """No more output will come: readers get what is left, then b""."""

@@ -1,0 +1,42 @@
+"""A guest's console: everything it said is kept for one reader, and goes to every tap at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from asyncvmm.device import CharPort
+from asyncvmm.runtime.ports import PortStream
+
+KEPT_BYTES = 4 << 20
+
+
+class Console(PortStream):
+    """The console as a trio stream with ``expect``. Output that nobody reads never stops the guest.
+
+    The last 4 MiB are kept for ``receive_some``; ``bytes_dropped`` counts what was older. ``taps`` are
+    called with every piece of output as it comes: they must not block.
+    """
+
+    def __init__(self, port: CharPort, wake_guest: Callable[[], None]) -> None:
+        super().__init__(port, wake_guest)
+        self.taps: list[Callable[[bytes], None]] = []
+        self.bytes_dropped = 0
+        port.on_output = self._take
+        self._take()
+
+    def _take(self) -> None:
+        data = self._port.take_output()
+        if not data:
+            return
+        for tap in self.taps:
+            tap(data)
+        self._unread += data
+        excess = len(self._unread) - KEPT_BYTES
+        if excess > 0:
+            del self._unread[:excess]
+            self.bytes_dropped += excess
+        self._wake_readers()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The window has a new size in characters; devices that can tell their guest do."""
+        self._port.resize(columns, rows)
