@@ -243,7 +243,7 @@ def test_9_3_status_of_absent_harts() -> None:
 def test_9_4_retentive_suspend_waits_for_an_interrupt() -> None:
     bench = Bench()
     assert bench.call(HSM, 3, 0, hart=1) == (0, 0)
-    assert (bench.harts[1].waiting, bench.harts[1].stop) == (True, True)
+    assert bench.harts[1].waiting
     assert bench.call(HSM, 2, 1) == (0, 4)
     bench.harts[1].waiting = False
     bench.sbi.wakes(bench.harts[1])
@@ -258,9 +258,19 @@ def test_9_4_suspend_with_a_pending_interrupt_returns_at_once() -> None:
     assert not bench.harts[0].waiting
 
 
+def test_9_4_non_retentive_suspend_resumes_at_the_given_address() -> None:
+    bench = Bench()
+    hart = bench.harts[1]
+    hart.satp, hart.mstatus = 5, 2
+    bench.call(HSM, 3, 0x80000000, RAM + 0x40, 77, hart=1)
+    assert (hart.waiting, hart.pc, hart.satp, hart.mstatus & 2) == (True, RAM + 0x40, 0, 0)
+    assert (hart.x[10], hart.x[11]) == (1, 77)
+    assert bench.call(HSM, 3, 0x80000000, 3, 77) == (INVALID_ADDRESS, 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [(0x80000000, NOT_SUPPORTED), (0x10000000, NOT_SUPPORTED), (1, INVALID_PARAM)],
+    [(0x90000000, NOT_SUPPORTED), (0x10000000, NOT_SUPPORTED), (1, INVALID_PARAM)],
 )
 def test_9_4_other_suspend_types(kind: int, error: int) -> None:
     assert Bench().call(HSM, 3, kind) == (error, 0)

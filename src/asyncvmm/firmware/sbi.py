@@ -12,8 +12,9 @@ from typing import Final
 from librt.vecs import vec
 from mypy_extensions import i64, mypyc_attr
 
-from asyncvmm.arch.hart import STARTED, STOPPED, SUPERVISOR, Hart
+from asyncvmm.arch.hart import EVENT_CHECK, STARTED, STOPPED, SUPERVISOR, Hart
 from asyncvmm.arch.mmu import flush_all, sfence_vma
+from asyncvmm.arch.status import SIE
 from asyncvmm.base.bits import ult
 from asyncvmm.firmware.environment import ClockedEnvironment
 from asyncvmm.firmware.sbi_abi import (
@@ -152,6 +153,8 @@ class Sbi(ClockedEnvironment):
             if function == 0:
                 error = self._send_ipi(x[A0], x[A1])
         elif extension == EXT_HSM:
+            if function == 3 and x[A0] & 0xFFFFFFFF == SUSPEND_NON_RETENTIVE:
+                return self._suspend_and_resume_at(hart, x[A1], x[12])
             error = self._hart_state(hart, function)
         elif extension == EXT_DBCN:
             error = self._debug_console(hart, function)
@@ -166,18 +169,18 @@ class Sbi(ClockedEnvironment):
 
     def start(self, hart: Hart, address: i64, argument: i64) -> None:
         """Put a hart at ``address``: S-mode, no translation, SIE off (9.1, table 8)."""
-        hart.pc = address
-        hart.priv = SUPERVISOR
-        hart.satp = 0
-        hart.mstatus &= ~(1 << 1)
-        hart.x[A0] = hart.hart_id
-        hart.x[A1] = argument
+        _enter_supervisor(hart, address, argument)
         hart.waiting = False
-        hart.reservation = -1
         hart.set_software_pending(SSI, False)
         hart.set_software_pending(STI, False)
-        flush_all(hart)
+        self.suspended[hart.hart_id] = 0
         hart.state = STARTED
+
+    def stop_timers(self) -> None:
+        """For a reset of the machine: no timer waits."""
+        for timer in self.timers:
+            timer.stop()
+            timer.compare = -1
 
     def wakes(self, hart: Hart) -> None:
         """The scheduler lets a waiting hart go on."""
@@ -258,6 +261,7 @@ class Sbi(ClockedEnvironment):
             self.timers[hart.hart_id].stop()
             hart.state = STOPPED
             hart.stop = True
+            hart.event |= EVENT_CHECK
             return SUCCESS
         if function == 2:
             return self._hart_status(x[A0])
@@ -288,17 +292,27 @@ class Sbi(ClockedEnvironment):
         return SUCCESS
 
     def _hart_suspend(self, hart: Hart, kind: i64) -> i64:
-        """Retentive suspend is a WFI; non-retentive and platform kinds are not there."""
+        """Retentive suspend is a WFI; platform-specific kinds are not there."""
         if kind == SUSPEND_RETENTIVE:
-            if hart.pending_interrupts() == 0:
-                self.suspended[hart.hart_id] = 1
-                hart.waiting = True
-                hart.stop = True
+            self._wait(hart)
             return SUCCESS
-        platform = kind & 0x7FFFFFFF
-        if kind == SUSPEND_NON_RETENTIVE or platform >= 0x10000000:
-            return ERR_NOT_SUPPORTED
-        return ERR_INVALID_PARAM
+        return ERR_NOT_SUPPORTED if kind & 0x7FFFFFFF >= 0x10000000 else ERR_INVALID_PARAM
+
+    def _suspend_and_resume_at(self, hart: Hart, address: i64, argument: i64) -> bool:
+        """Non-retentive suspend: the hart comes back at ``address`` as if it were started there."""
+        if address & 1 != 0 or not hart.ram.contains(address, 2):
+            hart.x[A0] = ERR_INVALID_ADDRESS
+            hart.x[A1] = 0
+            return True
+        _enter_supervisor(hart, address, argument)
+        self._wait(hart)
+        return True
+
+    def _wait(self, hart: Hart) -> None:
+        if hart.pending_interrupts() == 0:
+            self.suspended[hart.hart_id] = 1
+            hart.waiting = True
+            hart.event |= EVENT_CHECK
 
     def _system_reset(self, kind: i64, reason: i64) -> i64:
         """Chapter 10."""
@@ -354,6 +368,18 @@ class Sbi(ClockedEnvironment):
         else:
             return ERR_NOT_SUPPORTED
         return 0
+
+
+def _enter_supervisor(hart: Hart, address: i64, argument: i64) -> None:
+    """The state of a hart that begins at ``address`` (9.1, table 8)."""
+    hart.pc = address
+    hart.priv = SUPERVISOR
+    hart.satp = 0
+    hart.mstatus &= ~SIE
+    hart.x[A0] = hart.hart_id
+    hart.x[A1] = argument
+    hart.reservation = -1
+    flush_all(hart)
 
 
 def _implemented(extension: i64) -> bool:

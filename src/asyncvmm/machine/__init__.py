@@ -1,1 +1,37 @@
-"""machine."""
+"""GuestConfig -> Machine: board, boot, devices, the harts' scheduler. Nothing here awaits.
+
+Reading order: ``config.py`` (what a user can ask for), ``board.py`` (where things are),
+``devices.py`` and ``device_tree.py`` (putting them there, and telling the guest), ``boot.py``
+(loading and entering its software), ``scheduler.py`` (whose turn it is in virtual time),
+``machine.py`` (all of it together).
+"""
+
+from asyncvmm.machine.config import GuestConfig, parse_size
+from asyncvmm.machine.files import BootFile, BootFiles, read_boot_files
+from asyncvmm.machine.machine import Machine, Stats
+from asyncvmm.machine.power import Ending
+from asyncvmm.machine.scheduler import (
+    RAN_IDLE,
+    RAN_STEPS,
+    RAN_STOP,
+    RAN_TIME,
+    UNLIMITED,
+    Scheduler,
+)
+
+__all__ = [
+    "RAN_IDLE",
+    "RAN_STEPS",
+    "RAN_STOP",
+    "RAN_TIME",
+    "UNLIMITED",
+    "BootFile",
+    "BootFiles",
+    "Ending",
+    "GuestConfig",
+    "Machine",
+    "Scheduler",
+    "Stats",
+    "parse_size",
+    "read_boot_files",
+]

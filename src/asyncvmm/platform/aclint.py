@@ -97,6 +97,15 @@ class Aclint(MmioTarget):
             timer.compare = word
             timer.update()
 
+    def reset(self) -> None:
+        """Power-on state: no interrupt pending or awaited, ``mtime`` counting from 0."""
+        self.clock.set_mtime(0)
+        for timer in self.timers:
+            timer.compare = NEVER
+            timer.update()
+        for line in self.software:
+            line.set(False)
+
     def state(self) -> list[int]:
         """What a digest or a snapshot needs: mtime offset, then compare and msip by hart."""
         values: list[int] = [int(self.clock.mtime_offset)]

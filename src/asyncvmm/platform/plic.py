@@ -139,6 +139,17 @@ class Plic(MmioTarget):
         if self.level[word] & bit != 0:
             self.pending[word] |= bit
 
+    def reset(self) -> None:
+        """Power-on state; a line that is high is a new request."""
+        for words in (self.priority, self.claimed, self.enabled, self.threshold):
+            i: i64 = 0
+            while i < len(words):
+                words[i] = 0
+                i += 1
+        self.pending[0] = self.level[0]
+        self.pending[1] = self.level[1]
+        self._drive()
+
     def state(self) -> list[int]:
         """All that a digest or a snapshot needs, in a fixed order."""
         values: list[int] = []

@@ -1,0 +1,133 @@
+"""What a guest is made of, as the user says it: checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.units import GIB, MIB, PAGE_SIZE
+from asyncvmm.plugin.options import nearest, parse_options
+from asyncvmm.timeline.clock import DEFAULT_MIPS, MAX_MIPS
+
+MAX_HARTS = 64
+MIN_MEMORY = MIB
+MAX_MEMORY = 256 * GIB
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from a number or a text such as ``128M``, ``1GiB`` or ``0x8000000``; else ConfigError."""
+    if isinstance(text, int):
+        return text
+    word = text.strip().upper().removesuffix("IB").removesuffix("B")
+    suffix = word[-1:] if word[-1:] in ("K", "M", "G") else ""
+    try:
+        return int(word.removesuffix(suffix), 0) * _SUFFIXES[suffix]
+    except ValueError:
+        raise ConfigError(f"{text!r} is not a size: write for example 128M or 1G") from None
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """One string, or several: disks and devices."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _between(low: int, high: int, unit: str = "") -> Any:
+    def check(_instance: Any, attribute: attrs.Attribute[int], value: int) -> None:
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ConfigError(f"{attribute.name} must be {low} to {high}{unit}, not {value!r}")
+
+    return check
+
+
+def _one_of(*known: str) -> Any:
+    def check(_instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
+        if value not in known:
+            raise ConfigError(f"{attribute.name}: no {value!r}: {nearest(str(value), known)}")
+
+    return check
+
+
+def _page_multiple(_instance: Any, attribute: attrs.Attribute[int], value: int) -> None:
+    _between(MIN_MEMORY, MAX_MEMORY, " bytes")(_instance, attribute, value)
+    if value % PAGE_SIZE:
+        raise ConfigError(f"{attribute.name} must be a multiple of {PAGE_SIZE} bytes, not {value}")
+
+
+@attrs.frozen
+class GuestConfig:
+    """One guest. A wrong value is a ConfigError.
+
+    Boot: ``elf`` is a bare-metal program entered in M-mode; ``firmware`` a binary or ELF entered in
+    M-mode, with ``kernel`` (an Image or a raw binary such as U-Boot) for it to start; ``kernel``
+    alone is a Linux Image under the built-in SBI. ``disks`` are ``path[,readonly]``, ``devices``
+    are ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one
+    when there are several; ``mips`` says how many million steps are a second of virtual time.
+    """
+
+    name: str = attrs.field(default="guest", validator=attrs.validators.matches_re(r"[\w.-]{1,64}"))
+    memory: int = attrs.field(default=128 * MIB, converter=parse_size, validator=_page_multiple)
+    harts: int = attrs.field(default=1, validator=_between(1, MAX_HARTS))
+    kernel: Path | None = attrs.field(default=None, converter=_path)
+    initrd: Path | None = attrs.field(default=None, converter=_path)
+    append: str = ""
+    firmware: Path | None = attrs.field(default=None, converter=_path)
+    elf: Path | None = attrs.field(default=None, converter=_path)
+    dtb: Path | None = attrs.field(default=None, converter=_path)
+    disks: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    devices: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    seed: int = attrs.field(default=0, validator=_between(0, 2**64 - 1))
+    clock: Literal["virtual", "realtime"] = attrs.field(
+        default="virtual", validator=_one_of("virtual", "realtime")
+    )
+    mips: int = attrs.field(default=DEFAULT_MIPS, validator=_between(1, MAX_MIPS))
+    quantum: int = attrs.field(default=10_000, validator=_between(100, 100_000_000))
+    mmu: Literal["sv39", "sv48"] = attrs.field(default="sv39", validator=_one_of("sv39", "sv48"))
+    epoch_ns: int = attrs.field(default=0, validator=_between(0, 2**63 - 1))
+
+    def __attrs_post_init__(self) -> None:
+        if self.elf is not None and (self.kernel or self.firmware or self.initrd):
+            raise ConfigError(
+                "elf is a whole program: kernel, firmware and initrd do not go with it"
+            )
+        if self.initrd is not None and self.kernel is None:
+            raise ConfigError("initrd needs a kernel")
+        if "\0" in self.append:
+            raise ConfigError("append contains a NUL character")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> GuestConfig:
+        """A config from keywords of any origin; an unknown key is a ConfigError that suggests one."""
+        known = [field.name for field in attrs.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"guest: no option {key!r}: {nearest(key, known)}")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"guest: {error.args[0] if error.args else error}") from error
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str | None]) -> GuestConfig:
+        """A config from option texts (None for a bare flag)."""
+        config = parse_options("guest", cls, options)
+        assert isinstance(config, cls)
+        return config
+
+
+def split_disk(text: str) -> tuple[Path, bool]:
+    """``path[,readonly]`` as (path, read_only)."""
+    for flag in (",readonly", ",ro"):
+        if text.endswith(flag):
+            return Path(text.removesuffix(flag)), True
+    if not text:
+        raise ConfigError("a disk needs a path: path[,readonly]")
+    return Path(text), False

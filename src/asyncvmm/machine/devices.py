@@ -1,0 +1,163 @@
+"""Making a guest's devices from its config and putting them on the bus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.bus.address_map import Bus, Region
+from asyncvmm.device import Blob, CharPort, DeviceIo, Dma, InterruptLine, MmioDevice, RandomStream
+from asyncvmm.interrupts.lines import InterruptSink
+from asyncvmm.machine.board import STANDARD, Board, Place
+from asyncvmm.machine.config import GuestConfig, split_disk
+from asyncvmm.machine.device_tree import DeviceNode
+from asyncvmm.machine.power import DevicePower, PowerSwitch
+from asyncvmm.memory.pages import Ram
+from asyncvmm.platform.device_clock import MachineDeviceClock
+from asyncvmm.plugin import BlobSpec, DeviceType, split_options
+from asyncvmm.plugin.options import nearest
+from asyncvmm.timeline.clock import Clock
+from asyncvmm.virtio import VirtioMmio
+
+OpenBlob = Callable[[BlobSpec], Blob]
+LogSink = Callable[[str, str], None]
+
+
+@attrs.frozen
+class Wanted:
+    """A device that the config asks for, with its checked options."""
+
+    type: DeviceType
+    config: Any
+
+
+@attrs.frozen
+class Attached:
+    """A device in its place. ``target`` is what the bus calls: the device or its transport."""
+
+    type: DeviceType
+    config: Any
+    io: DeviceIo
+    device: Any
+    target: MmioDevice
+    place: Place
+    region: Region
+
+    @property
+    def node(self) -> DeviceNode:
+        """What the device tree says about it."""
+        kind = self.type
+        if kind.kind == "virtio":
+            return DeviceNode(
+                "virtio_mmio",
+                self.place.base,
+                int(self.region.size),
+                self.place.irq,
+                ("virtio,mmio",),
+                kind.fdt_properties(self.config),
+            )
+        return DeviceNode(
+            kind.node_name or kind.name,
+            self.place.base,
+            int(self.region.size),
+            self.place.irq,
+            kind.compatible,
+            kind.fdt_properties(self.config),
+        )
+
+
+def no_blobs(spec: BlobSpec) -> Blob:
+    """The ``open_blob`` of a machine that was given none."""
+    raise ConfigError(f"{spec.path}: this machine was not given a way to open disks")
+
+
+def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list[Wanted]:
+    """The standard devices that ``types`` has, then disks, then the config's other devices.
+
+    A device of the config replaces the standard one of its type.
+    """
+    chosen = [_parse(text, types) for text in config.devices]
+    named = {wanted.type.name for wanted in chosen}
+    standard = [
+        Wanted(types[name], types[name].parse({}))
+        for name in STANDARD
+        if name in types and name not in named
+    ]
+    disks = []
+    for text in config.disks:
+        path, read_only = split_disk(text)
+        kind = _type_of("virtio-blk", types)
+        options: dict[str, str | None] = {"path": str(path)}
+        if read_only:
+            options["readonly"] = None
+        disks.append(Wanted(kind, kind.parse(options)))
+    return standard + disks + chosen
+
+
+def _type_of(name: str, types: Mapping[str, DeviceType]) -> DeviceType:
+    if name not in types:
+        raise ConfigError(f"no device {name!r}: {nearest(name, types)}")
+    return types[name]
+
+
+def _parse(text: str, types: Mapping[str, DeviceType]) -> Wanted:
+    name, options = split_options(text)
+    kind = _type_of(name, types)
+    return Wanted(kind, kind.parse(options))
+
+
+class DeviceFactory:
+    """Everything that a device of one guest is handed."""
+
+    def __init__(
+        self,
+        config: GuestConfig,
+        ram: Ram,
+        bus: Bus,
+        clock: Clock,
+        interrupts: InterruptSink,
+        switch: PowerSwitch,
+        open_blob: OpenBlob,
+        log_sink: LogSink | None,
+    ) -> None:
+        self._config = config
+        self._bus = bus
+        self._dma = Dma(ram)
+        self._clock = MachineDeviceClock(clock, config.epoch_ns)
+        self._interrupts = interrupts
+        self._switch = switch
+        self._open_blob = open_blob
+        self._log_sink = log_sink
+        self._board = Board()
+        self._counts: dict[str, int] = {}
+
+    def attach(self, wanted: Wanted) -> Attached:
+        """Create, reset and attach one device; ConfigError when it cannot be."""
+        kind = wanted.type
+        number = self._counts.get(kind.name, 0)
+        self._counts[kind.name] = number + 1
+        path = f"{self._config.name}/{kind.name}{number}"
+        place = self._board.place(kind.name, kind.kind, kind.size_bytes)
+        io = DeviceIo(
+            path,
+            self._dma,
+            InterruptLine(self._interrupts, place.irq),
+            self._clock,
+            RandomStream(self._config.seed, path),
+        )
+        io.power = DevicePower(self._switch, path)
+        io.log_sink = self._log_sink
+        io.console = CharPort(path)
+        spec = kind.blob(wanted.config)
+        if spec is not None:
+            io.blob = self._open_blob(spec)
+        for name in kind.ports(wanted.config):
+            io.port(name)
+        device = kind.factory(wanted.config, io)
+        target: MmioDevice = VirtioMmio(io, device) if kind.kind == "virtio" else device
+        target.reset()
+        region = self._bus.attach(place.base, target.size_bytes, target, path)
+        return Attached(kind, wanted.config, io, device, target, place, region)

@@ -1,0 +1,279 @@
+"""One guest's machine: RAM, harts, controllers, devices and boot, put together. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import attrs
+
+from asyncvmm.arch.code import CodeCache
+from asyncvmm.arch.coherence import Coherence
+from asyncvmm.arch.hart import Hart
+from asyncvmm.base.errors import InternalError
+from asyncvmm.base.units import PAGE_SIZE
+from asyncvmm.bus.address_map import Bus
+from asyncvmm.device import CharPort, RandomStream
+from asyncvmm.engine.interpreter import Engine, Interpreter
+from asyncvmm.fdt import Tree
+from asyncvmm.firmware.environment import ClockedEnvironment
+from asyncvmm.firmware.htif import Htif, HtifCoherence
+from asyncvmm.firmware.sbi import Sbi
+from asyncvmm.firmware.sbi_console import PortConsole
+from asyncvmm.interrupts.lines import InterruptSink
+from asyncvmm.machine import boot
+from asyncvmm.machine.board import CLINT_BASE, PLIC_BASE, RAM_BASE
+from asyncvmm.machine.config import GuestConfig
+from asyncvmm.machine.device_tree import TreeInput, build_tree
+from asyncvmm.machine.devices import (
+    Attached,
+    DeviceFactory,
+    LogSink,
+    OpenBlob,
+    no_blobs,
+    wanted_devices,
+)
+from asyncvmm.machine.files import BootFiles
+from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
+from asyncvmm.machine.registers import hart_values, reset_hart
+from asyncvmm.machine.scheduler import UNLIMITED, Scheduler, WakeListener
+from asyncvmm.memory.pages import PRESENT, Ram
+from asyncvmm.platform import aclint, plic
+from asyncvmm.platform.aclint import Aclint
+from asyncvmm.platform.plic import Plic
+from asyncvmm.plugin import DeviceType
+from asyncvmm.timeline.clock import Clock
+from asyncvmm.timeline.events import Timeline
+
+
+@attrs.frozen
+class Stats:
+    """Counters of a machine since it was made; never visible to the guest."""
+
+    instructions: int
+    traps: int
+    interrupts: int
+    device_accesses: int
+    tlb_misses: int
+    resident_bytes: int
+    virtual_ns: int
+
+
+class _SbiWakes(WakeListener):
+    def __init__(self, sbi: Sbi) -> None:
+        self._sbi = sbi
+
+    def wakes(self, hart: Hart) -> None:
+        self._sbi.wakes(hart)
+
+
+class Machine:
+    """Assembled from ``config``, the ``files`` it names and the device ``types`` of the plugins.
+
+    ``run`` executes; ``ending`` says why it stopped for good; ``console`` is the port of the first
+    serial device, which SBI and HTIF consoles share. Whoever brings input pushes it to a port
+    between two calls of ``run``.
+    """
+
+    def __init__(
+        self,
+        config: GuestConfig,
+        files: BootFiles,
+        types: Mapping[str, DeviceType],
+        *,
+        timeline: Timeline | None = None,
+        engine: Engine | None = None,
+        open_blob: OpenBlob = no_blobs,
+        log_sink: LogSink | None = None,
+    ) -> None:
+        self.config = config
+        self.files = files
+        self.timeline = timeline if timeline is not None else Timeline()
+        self.clock = Clock(self.timeline, config.mips)
+        self.ram = Ram(RAM_BASE, config.memory)
+        self.bus = Bus()
+        self.code = CodeCache()
+        self.coherence = Coherence(self.ram, self.code)
+        self.harts = [Hart(i, self.ram, self.bus, self.code) for i in range(config.harts)]
+        self.scheduler = Scheduler(
+            self.clock, self.harts, engine if engine is not None else Interpreter(), config.quantum
+        )
+        self.switch = PowerSwitch(self.scheduler)
+        sinks: list[InterruptSink] = list(self.harts)
+        self.aclint = Aclint(self.clock, sinks)
+        self.plic = Plic(sinks)
+        self.bus.attach(PLIC_BASE, plic.SIZE, self.plic, "plic")
+        self.devices = self._make_devices(types, open_blob, log_sink)
+        self.console = self._find_console()
+        self.htif: Htif | None = None
+        self.sbi: Sbi | None = None
+        # Under the built-in SBI the CLINT is M-mode's, as OpenSBI's PMP makes it: not to be seen.
+        if config.firmware is None and config.elf is None:
+            self.sbi = Sbi(self.clock, self.harts, PortConsole(self.console), SbiReset(self.switch))
+            self.scheduler.wake_listener = _SbiWakes(self.sbi)
+        else:
+            self.bus.attach(CLINT_BASE, aclint.SIZE, self.aclint, "clint")
+        environment = self.sbi if self.sbi is not None else ClockedEnvironment(self.clock)
+        for hart in self.harts:
+            hart.environment = environment
+        self.boot = self._load()
+
+    def run(self, until_ns: int = UNLIMITED, max_steps: int = UNLIMITED) -> int:
+        """Run the guest; a ``RAN_*`` code of ``asyncvmm.machine.scheduler``.
+
+        After RAN_STOP, ``ending`` says more. InternalError names a device that has a bug.
+        """
+        reason = int(self.scheduler.run(until_ns, max_steps))
+        self.bus.raise_failure()
+        return reason
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the guest stopped, or None while it has not."""
+        return self.switch.ending
+
+    @property
+    def tree(self) -> Tree:
+        """The device tree that the guest was given."""
+        return self.boot.tree
+
+    @property
+    def ports(self) -> dict[str, CharPort]:
+        """Every character port by its device's path, or ``path:name`` for further ports."""
+        found: dict[str, CharPort] = {}
+        for device in self.devices:
+            found[device.io.path] = device.io.console
+            found.update({f"{device.io.path}:{key}": p for key, p in device.io.ports.items()})
+        return found
+
+    def reset(self) -> None:
+        """A cold reset: RAM empty and loaded again, harts and devices as at power-on.
+
+        Virtual time, disks and what waits in the ports go on.
+        """
+        self._clear_ram()
+        for hart in self.harts:
+            reset_hart(hart)
+        self.aclint.reset()
+        self.plic.reset()
+        if self.sbi is not None:
+            self.sbi.stop_timers()
+        for device in self.devices:
+            device.target.reset()
+        self.switch.ending = None
+        self.scheduler.restart()
+        self.boot = self._load()
+
+    def digest(self) -> str:
+        """SHA-256 of everything that the guest is: equal digests, equal guests.
+
+        Pages of zeros count as absent; caches, statistics and the host's side of ports do not
+        count.
+        """
+        digest = hashlib.sha256()
+        state: dict[str, object] = {
+            "now_ns": int(self.timeline.now_ns),
+            "highest_ns": int(self.clock.highest_ns),
+            "harts": [hart_values(hart) for hart in self.harts],
+            "scheduler": self.scheduler.state(),
+            "aclint": self.aclint.state(),
+            "plic": self.plic.state(),
+            "sbi": [] if self.sbi is None else self.sbi.state(),
+            "devices": {
+                device.io.path: [device.target.save(), device.io.rng.position]
+                for device in self.devices
+            },
+        }
+        digest.update(json.dumps(state, sort_keys=True, separators=(",", ":")).encode())
+        zero = bytes(PAGE_SIZE)
+        for index in range(int(self.ram.page_count)):
+            if self.ram.kind[index] == PRESENT:
+                page = bytes(memoryview(self.ram.pages[index]).cast("B"))
+                if page != zero:
+                    digest.update(index.to_bytes(8, "little") + page)
+        return digest.hexdigest()
+
+    def stats(self) -> Stats:
+        """Counters so far."""
+        traps = sum(int(hart.traps) for hart in self.harts)
+        return Stats(
+            instructions=sum(int(hart.steps) for hart in self.harts) - traps,
+            traps=traps,
+            interrupts=sum(int(hart.interrupts_taken) for hart in self.harts),
+            device_accesses=sum(int(hart.mmio_accesses) for hart in self.harts),
+            tlb_misses=sum(int(hart.tlb_misses) for hart in self.harts),
+            resident_bytes=int(self.ram.resident) * PAGE_SIZE,
+            virtual_ns=int(self.timeline.now_ns),
+        )
+
+    def _make_devices(
+        self, types: Mapping[str, DeviceType], open_blob: OpenBlob, log_sink: LogSink | None
+    ) -> list[Attached]:
+        factory = DeviceFactory(
+            self.config,
+            self.ram,
+            self.bus,
+            self.clock,
+            self.plic.input,
+            self.switch,
+            open_blob,
+            log_sink,
+        )
+        return [factory.attach(wanted) for wanted in wanted_devices(self.config, types)]
+
+    def _find_console(self) -> CharPort:
+        for device in self.devices:
+            if device.node.name == "serial":
+                return device.io.console
+        return CharPort(f"{self.config.name}/console")
+
+    def _load(self) -> boot.Boot:
+        loaded = boot.load(self.files, self.ram, self.sbi, self._make_tree, self.config.append)
+        self._watch_htif(loaded.symbols)
+        loaded.start(self.harts)
+        return loaded
+
+    def _make_tree(self, initrd: tuple[int, int] | None) -> Tree:
+        seed = RandomStream(self.config.seed, f"{self.config.name}/rng-seed").bytes(32)
+        return build_tree(
+            TreeInput(
+                harts=self.config.harts,
+                memory_bytes=self.config.memory,
+                mmu=self.config.mmu,
+                append=self.config.append,
+                initrd=initrd,
+                rng_seed=seed,
+                devices=[device.node for device in self.devices],
+                machine_mode=self.sbi is None,
+            )
+        )
+
+    def _watch_htif(self, symbols: Mapping[str, int]) -> None:
+        """Programs with a ``tohost`` symbol talk to the host through it."""
+        if "tohost" in symbols:
+            self.htif = Htif(
+                self.ram,
+                symbols["tohost"],
+                symbols.get("fromhost", 0),
+                self.console,
+                ProgramExit(self.switch),
+            )
+            self.coherence = HtifCoherence(self.ram, self.code, self.htif)
+        for hart in self.harts:
+            if hart not in self.coherence.harts:
+                self.coherence.add(hart)
+
+    def _clear_ram(self) -> None:
+        """Every page absent, no code decoded, no translation left (the reset of harts sees to it)."""
+        ram = self.ram
+        for index in range(int(ram.page_count)):
+            if ram.has_code[index]:
+                self.code.drop(int(ram.first_ppn) + index)
+                ram.has_code[index] = 0
+            if ram.kind[index] == PRESENT:
+                ram.pages[index] = ram.zero
+                ram.kind[index] = 0
+        ram.resident = 0
+        if len(self.code):
+            raise InternalError("decoded code is left after a reset")

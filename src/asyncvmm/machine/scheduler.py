@@ -1,0 +1,249 @@
+"""Runs the harts of one guest in virtual time, deterministically.
+
+One hart runs from event to event. Several harts run one after the other over the same virtual
+interval, a quantum, whose ends lie at fixed multiples of its length unless an event comes first.
+Each hart keeps its own place in time (``slice_start_ns`` at ``slice_start_steps``), which moves
+only when it sleeps, so the result does not depend on how often ``run`` is called, or with which
+limits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.vecs import vec
+from mypy_extensions import i64, mypyc_attr
+
+from asyncvmm.arch.hart import EVENT_CHECK, STARTED, Hart
+from asyncvmm.engine.interpreter import Engine
+from asyncvmm.timeline.clock import Clock, TimeSource
+from asyncvmm.timeline.events import FOREVER, EarlierEventListener, Timeline
+
+# Why ``run`` came back.
+RAN_TIME: Final = 0  # ``until_ns`` is reached
+RAN_STEPS: Final = 1  # ``max_steps`` are done
+RAN_IDLE: Final = 2  # every hart waits and nothing is scheduled: only outside input can go on
+RAN_STOP: Final = 3  # ``request_stop`` was called: power off, reboot, exit
+
+UNLIMITED: Final = FOREVER
+
+
+class HartTime(TimeSource):
+    """The exact time of one hart."""
+
+    def __init__(self, hart: Hart, clock: Clock) -> None:
+        self.hart: Hart = hart
+        self.clock: Clock = clock
+
+    def time_ns(self) -> i64:
+        """See TimeSource."""
+        hart = self.hart
+        return hart.slice_start_ns + self.clock.ns_for(hart.steps - hart.slice_start_steps)
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class WakeListener:
+    """Told when a waiting hart goes on."""
+
+    def wakes(self, hart: Hart) -> None:
+        """``hart`` has a pending interrupt and leaves WFI or suspend."""
+
+
+class Scheduler(EarlierEventListener):
+    """The harts, the engine that runs them, and where they are in the quantum."""
+
+    def __init__(self, clock: Clock, harts: list[Hart], engine: Engine, quantum_steps: i64) -> None:
+        self.clock: Clock = clock
+        self.timeline: Timeline = clock.timeline
+        self.harts: list[Hart] = harts
+        self.engine: Engine = engine
+        self.quantum_ns: i64 = clock.ns_for(quantum_steps)
+        if self.quantum_ns < 1:
+            self.quantum_ns = 1
+        self.wake_listener: WakeListener = WakeListener()
+        self.quanta: i64 = 0
+        self._times: list[HartTime] = [HartTime(hart, clock) for hart in harts]
+        # 1 for a hart that takes part in the open quantum, and for one that has slept since it ran.
+        self._runs: vec[i64] = vec[i64]([0] * len(harts))
+        self._slept: vec[i64] = vec[i64]([1] * len(harts))
+        self._open: bool = False
+        self._end_ns: i64 = 0
+        self._slot: i64 = 0
+        self._running: i64 = -1
+        self._stop: bool = False
+        self.timeline.listener = self
+
+    def request_stop(self) -> None:
+        """Let ``run`` come back with RAN_STOP after the instruction that is being executed."""
+        self._stop = True
+        if self._running >= 0:
+            hart = self.harts[self._running]
+            hart.stop = True
+            hart.event |= EVENT_CHECK
+
+    def restart(self) -> None:
+        """Forget the open quantum and a requested stop: after a reset of all harts."""
+        self._open = False
+        self._stop = False
+        i: i64 = 0
+        while i < len(self.harts):
+            self._slept[i] = 1
+            i += 1
+
+    def earlier_event(self, time_ns: i64) -> None:
+        """See EarlierEventListener: the open quantum ends at the new event."""
+        if not self._open or time_ns >= self._end_ns:
+            return
+        now = self.timeline.now_ns
+        self._end_ns = time_ns if time_ns > now else now
+        if self._running >= 0:
+            hart = self.harts[self._running]
+            steps = self.clock.steps_for(self._end_ns - hart.slice_start_ns)
+            hart.end_slice_at(hart.slice_start_steps + steps)
+
+    def run(self, until_ns: i64, max_steps: i64) -> i64:
+        """Run until ``until_ns`` or for ``max_steps`` of all harts together; a RAN_* code.
+
+        Events due at ``until_ns`` have run when it returns RAN_TIME. With several harts it returns
+        at the first end of a quantum from ``until_ns`` on.
+        """
+        left = max_steps
+        while True:
+            if self._stop:
+                self._stop = False
+                return RAN_STOP
+            if not self._open:
+                self.timeline.run_due()
+                if self._stop:
+                    continue
+                if self.timeline.now_ns >= until_ns:
+                    return RAN_TIME
+                if not self._open_quantum(until_ns):
+                    if self.timeline.next_time_ns() == FOREVER:
+                        return RAN_IDLE
+                    self._sleep_until(until_ns)
+                    continue
+            while self._slot < len(self.harts):
+                if left <= 0:
+                    return RAN_STEPS
+                left -= self._run_slot(left)
+                if self._stop:
+                    break
+            if not self._stop:
+                self._close_quantum()
+
+    def advance_idle(self, time_ns: i64) -> None:
+        """Move the clock of a guest that is idle to ``time_ns``, at most to the next event."""
+        first = self.timeline.next_time_ns()
+        target = time_ns if time_ns < first else first
+        if not self._open and target > self.timeline.now_ns:
+            self.timeline.now_ns = target
+
+    def state(self) -> list[int]:
+        """What a digest needs beside the harts: the place in the quantum."""
+        values: list[int] = [int(self._end_ns), int(self._slot)] if self._open else [-1, 0]
+        for i in range(len(self.harts)):
+            values.append(int(self._slept[i]))
+            values.append(int(self._runs[i]) if self._open else 0)
+        return values
+
+    def _sleep_until(self, until_ns: i64) -> None:
+        first = self.timeline.next_time_ns()
+        self.timeline.now_ns = first if first < until_ns else until_ns
+
+    def _open_quantum(self, until_ns: i64) -> bool:
+        """Wake who can go on, choose who runs and until when; False when nobody does."""
+        now = self.timeline.now_ns
+        anyone = False
+        i: i64 = 0
+        while i < len(self.harts):
+            hart = self.harts[i]
+            runs = hart.state == STARTED
+            if runs and hart.waiting:
+                runs = hart.pending_interrupts() != 0
+                if runs:
+                    hart.waiting = False
+                    self.wake_listener.wakes(hart)
+            self._runs[i] = 1 if runs else 0
+            if runs:
+                anyone = True
+                if self._slept[i] != 0:
+                    self._slept[i] = 0
+                    self._place(i, now)
+            else:
+                self._slept[i] = 1
+            i += 1
+        if not anyone:
+            return False
+        end = self.timeline.next_time_ns()
+        if len(self.harts) > 1:
+            boundary = (now // self.quantum_ns + 1) * self.quantum_ns
+            if boundary < end:
+                end = boundary
+        elif until_ns < end:
+            end = until_ns
+        self._end_ns = end
+        self._slot = 0
+        self._open = True
+        self.quanta += 1
+        return True
+
+    def _place(self, number: i64, now: i64) -> None:
+        """A hart that slept is at ``now``, unless it had run a little ahead of that."""
+        hart = self.harts[number]
+        was = self._times[number].time_ns()
+        hart.slice_start_ns = now if now > was else was
+        hart.slice_start_steps = hart.steps
+
+    def _run_slot(self, max_steps: i64) -> i64:
+        """Run the hart whose turn it is for what is left of the quantum; returns its steps."""
+        number = self._slot
+        hart = self.harts[number]
+        if self._runs[number] == 0 or hart.state != STARTED:
+            self._slot += 1
+            return 0
+        wanted = hart.slice_start_steps + self.clock.steps_for(self._end_ns - hart.slice_start_ns)
+        budget = wanted - hart.steps
+        if budget <= 0:
+            self._slot += 1
+            return 0
+        before = hart.steps
+        self._running = number
+        self.clock.running = self._times[number]
+        self.engine.run(hart, max_steps if max_steps < budget else budget)
+        self.clock.running = None
+        self._running = -1
+        done = hart.steps - before
+        if hart.stop:
+            hart.stop = False
+            if self._stop:
+                return done
+        wanted = hart.slice_start_steps + self.clock.steps_for(self._end_ns - hart.slice_start_ns)
+        if hart.waiting or hart.state != STARTED:
+            self._runs[number] = 0
+            self._slept[number] = 1
+            self._next_slot(hart)
+        elif hart.steps >= wanted:
+            self._next_slot(hart)
+        return done
+
+    def _next_slot(self, hart: Hart) -> None:
+        if len(self.harts) > 1:
+            hart.reservation = -1
+        self._slot += 1
+
+    def _close_quantum(self) -> None:
+        """Time is at the quantum's end, or where the last hart fell asleep before it."""
+        self._open = False
+        latest: i64 = self.timeline.now_ns
+        i: i64 = 0
+        while i < len(self.harts):
+            if self._runs[i] != 0:
+                latest = self._end_ns
+                break
+            if self.harts[i].state == STARTED:
+                place = self._times[i].time_ns()
+                if place > latest:
+                    latest = place
+            i += 1
+        self.timeline.now_ns = latest if latest < self._end_ns else self._end_ns

@@ -1,0 +1,26 @@
+"""The clock that a machine hands to its devices: exact also in the middle of a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from asyncvmm.device.io import DeviceClock
+from asyncvmm.timeline.clock import Clock
+from asyncvmm.timeline.events import Event
+
+
+class MachineDeviceClock(DeviceClock):
+    """A ``DeviceClock`` that reads ``clock`` instead of the time of the last event."""
+
+    def __init__(self, clock: Clock, epoch_ns: int = 0) -> None:
+        super().__init__(clock.timeline, epoch_ns)
+        self._clock: Clock = clock
+
+    @property
+    def now_ns(self) -> int:
+        """Virtual nanoseconds since the host's start."""
+        return int(self._clock.now_ns())
+
+    def after(self, delay_ns: int, action: Callable[[], None]) -> Event:
+        """Run ``action`` in ``delay_ns`` (>= 0)."""
+        return self._clock.after(delay_ns if delay_ns > 0 else 0, action)
