@@ -236,8 +236,10 @@ class Ns16550(MmioDevice):
         """Fill the receive FIFO from the port; the port calls this when something arrives."""
         if self.mcr & MCR_LOOPBACK:
             return
-        data = self.port.receive(self._fifo_size() - len(self.receive_fifo))
-        if data:
+        while room := self._fifo_size() - len(self.receive_fifo):
+            data = self.port.receive(room)
+            if not data:
+                break
             self._receive(data)
             self._update()
 

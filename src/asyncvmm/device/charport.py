@@ -15,9 +15,11 @@ def _nothing() -> None:
 class CharPort:
     """Bytes between a device (``transmit``, ``receive``) and the host (``push``, ``take_output``).
 
-    Neither side ever waits: each queue holds ``capacity`` bytes, ``room`` and ``input_room`` say
-    how many more fit, and the side that was short is called back when there is room again.
-    Callbacks take no arguments and run at once, in the caller's stack; each has one listener.
+    Neither side ever waits: each queue holds ``capacity`` bytes, ``transmit`` and ``push`` say how
+    many they took, and whoever fell short is called back when there is room again. Callbacks take
+    no arguments and run at once, in the caller's stack; each has one listener. Nobody is called
+    back in the middle of a call of their own: after ``transmit`` or ``receive`` a device looks at
+    the queues again instead.
     """
 
     def __init__(self, name: str, capacity: int = DEFAULT_CAPACITY) -> None:
@@ -39,7 +41,10 @@ class CharPort:
         self.rows: int = 24
         self._input: bytearray = bytearray()
         self._output: bytearray = bytearray()
-        self._starved: bool = False
+        self._output_starved: bool = False
+        self._input_starved: bool = False
+        self._device_busy: bool = False
+        self._host_busy: bool = False
 
     # The device's side.
 
@@ -54,26 +59,35 @@ class CharPort:
         return len(self._input)
 
     def transmit(self, data: bytes) -> int:
-        """Send to the host; returns how many bytes fitted. ``on_room`` follows when some did
-        not.
-        """
-        count = len(data)
-        if count > self.room:
-            count = self.room
-            self._starved = True
-        if count > 0:
-            self._output += data if count == len(data) else data[:count]
-            self.on_output()
-        return count
+        """Send to the host; how many bytes fitted. ``on_room`` follows when some did not."""
+        done = 0
+        length = len(data)
+        while done < length:
+            count = length - done
+            if count > self.room:
+                count = self.room
+            if count <= 0:
+                self._output_starved = True
+                break
+            self._output += data[done : done + count]
+            done += count
+            if not self._host_busy:
+                self._device_busy = True
+                self.on_output()
+                self._device_busy = False
+        return done
 
     def receive(self, limit: int) -> bytes:
         """Up to ``limit`` bytes of what the host pushed."""
+        if limit <= 0 or len(self._input) == 0:
+            return b""
         data = bytes(self._input[:limit])
-        if data:
-            was_full = len(self._input) >= self.capacity
-            del self._input[: len(data)]
-            if was_full:
-                self.on_input_room()
+        del self._input[: len(data)]
+        if self._input_starved and not self._host_busy:
+            self._input_starved = False
+            self._device_busy = True
+            self.on_input_room()
+            self._device_busy = False
         return data
 
     def set_guest_open(self, is_open: bool) -> None:
@@ -95,23 +109,37 @@ class CharPort:
         return len(self._output)
 
     def push(self, data: bytes) -> int:
-        """Give the guest input; returns how many bytes fitted (``on_input_room`` tells of room)."""
-        count = len(data)
-        if count > self.input_room:
-            count = self.input_room
-        if count > 0:
-            self._input += data if count == len(data) else data[:count]
-            self.on_input()
-        return count
+        """Give the guest input; how many bytes fitted. ``on_input_room`` follows when some did
+        not.
+        """
+        done = 0
+        length = len(data)
+        while done < length:
+            count = length - done
+            if count > self.input_room:
+                count = self.input_room
+            if count <= 0:
+                self._input_starved = True
+                break
+            self._input += data[done : done + count]
+            done += count
+            if not self._device_busy:
+                self._host_busy = True
+                self.on_input()
+                self._host_busy = False
+        return done
 
     def take_output(self, limit: int = DEFAULT_CAPACITY) -> bytes:
         """Up to ``limit`` bytes of what the guest sent."""
+        if limit <= 0 or len(self._output) == 0:
+            return b""
         data = bytes(self._output[:limit])
-        if data:
-            del self._output[: len(data)]
-            if self._starved:
-                self._starved = False
-                self.on_room()
+        del self._output[: len(data)]
+        if self._output_starved and not self._device_busy:
+            self._output_starved = False
+            self._host_busy = True
+            self.on_room()
+            self._host_busy = False
         return data
 
     def resize(self, columns: int, rows: int) -> None:

@@ -96,6 +96,19 @@ class Chain:
         self.written += done
         return done
 
+    def write_last(self, data: bytes) -> None:
+        """Write ``data`` to the very end of the writable part, wherever ``write`` has come to."""
+        skip = self.writable_bytes - len(data)
+        done: i64 = 0
+        for segment in self.writable:
+            if skip >= segment.length:
+                skip -= segment.length
+                continue
+            step = segment.length - skip
+            self._dma.write(segment.address + skip, data[int(done) : int(done + step)])
+            done += step
+            skip = 0
+
     @property
     def unread_bytes(self) -> int:
         """What is left of the readable part."""

@@ -76,6 +76,30 @@ def test_port_is_bounded_both_ways_and_calls_back() -> None:
     assert calls == ["output", "room", "input", "input room"]
 
 
+def test_port_keeps_the_order_whoever_calls_back() -> None:
+    port = CharPort("p", capacity=4)
+    host_gets, device_gets = bytearray(), bytearray()
+    to_push = bytearray(b"0123456789abcdefghij")
+
+    def feed() -> None:
+        del to_push[: port.push(bytes(to_push))]
+
+    def device_reads() -> None:
+        while port.input_waiting:
+            device_gets.extend(port.receive(3))
+
+    port.on_output = lambda: host_gets.extend(port.take_output(3))
+    port.on_input_room = feed
+    assert port.transmit(b"the quick brown fox") == 19
+    host_gets += port.take_output()
+    assert host_gets == b"the quick brown fox"
+    feed()
+    assert bytes(to_push) == b"456789abcdefghij"
+    port.on_input = device_reads
+    device_reads()
+    assert device_gets == b"0123456789abcdefghij"
+
+
 def test_port_tells_of_size_and_openings_on_changes_only() -> None:
     port = CharPort("p")
     calls: list[str] = []

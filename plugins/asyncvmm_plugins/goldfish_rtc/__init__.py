@@ -1,0 +1,1 @@
+"""The Goldfish real-time clock: nanoseconds since 1970, and an alarm."""

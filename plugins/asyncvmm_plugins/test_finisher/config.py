@@ -1,0 +1,12 @@
+"""Options of the test finisher."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class TestFinisherConfig:
+    """There are none."""
+
+    __test__ = False

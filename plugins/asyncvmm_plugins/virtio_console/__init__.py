@@ -1,0 +1,1 @@
+"""virtio-console: a console and any number of named byte streams."""

@@ -1,0 +1,1 @@
+"""virtio-rng: entropy from the machine's seed."""
