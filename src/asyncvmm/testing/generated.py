@@ -185,6 +185,8 @@ def _piece(random: Random, chosen: dict[str, list[Encoding]]) -> list[_Line]:
     encoding = random.choice(chosen[role])
     if encoding.name == "jalr":
         return _indirect(random, encoding)
+    if encoding.name.startswith("sc."):
+        return _conditional(random, encoding)
     line = _Line(encoding, _values(random, encoding))
     if role in ("branch", "jump"):
         line.skip = random.randrange(1, 5)
@@ -207,12 +209,26 @@ def _indirect(random: Random, jalr: Encoding) -> list[_Line]:
     ]
 
 
+def _conditional(random: Random, sc: Encoding) -> list[_Line]:
+    """A load-reserved with its store-conditional, and perhaps another one, which fails.
+
+    What another size or address would do is the implementation's choice (I 13.3).
+    """
+    pair = BY_NAME[sc.name.replace("sc.", "lr.")]
+    values = _values(random, sc)
+    lr = _values(random, pair) | {"rs1": values["rs1"]}
+    again = [_Line(sc, values | {"rd": _destination(random)})] if random.randrange(4) == 0 else []
+    return [_Line(pair, lr), _Line(sc, values), *again]
+
+
 def _loop(random: Random, chosen: dict[str, list[Encoding]]) -> list[_Line]:
     """A body that runs one to four times; nothing in it branches."""
     body = []
     roles = [role for role in chosen if role not in ("branch", "jump")]
     for _ in range(random.randrange(1, 5)):
         encoding = random.choice(chosen[random.choice(roles)]) if roles else BY_NAME["c.nop"]
+        if encoding.name.startswith("sc."):
+            encoding = BY_NAME[encoding.name.replace("sc.", "amoadd.")]
         body.append(_Line(encoding, _values(random, encoding)))
     back = -sum(line.encoding.length for line in body) - 4
     addi, bne = BY_NAME["addi"], BY_NAME["bne"]
