@@ -79,9 +79,7 @@ def assemble(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def run(
-    run_elf: machines.RunElf, assemble: Callable[[str], Path]
-) -> Run:
+def run(run_elf: machines.RunElf, assemble: Callable[[str], Path]) -> Run:
     """Run a program and fail with the words of its failing check."""
 
     def execute(program: Program) -> None:
@@ -101,7 +99,9 @@ def run(
             values = console.decode(errors="replace").split()[:3]
             words = ("cause", "epc", "tval")
             seen = " ".join(f"{a}={b}" for a, b in zip(words, values, strict=False))
-            pytest.fail(f"unexpected trap after check {number} ({about}): {seen}; {elf}", pytrace=False)
+            pytest.fail(
+                f"unexpected trap after check {number} ({about}): {seen}; {elf}", pytrace=False
+            )
         pytest.fail(f"check {number} failed: {about}; {elf}", pytrace=False)
 
     return execute

@@ -1,4 +1,4 @@
-"""What the test programs run on: our machine, and the oracles that keep the tests themselves honest."""
+"""What the test programs run on: our machine, and the oracles that keep the tests honest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 RunElf = Callable[[Path], tuple[int, bytes]]
-"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes. TimeoutError when it
-does not end."""
+"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes. TimeoutError when
+it does not end."""
 
 TIMEOUT_SECONDS = 5.0
 SPIKE_ISA = "rv64imafdc_zicntr_zihpm_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
@@ -24,7 +24,7 @@ def spike() -> RunElf | None:
 
 
 def qemu() -> RunElf | None:
-    """QEMU's virt board without firmware; its exit status is the code that the finisher was given."""
+    """QEMU's virt board without firmware; the exit status is the code given to the finisher."""
     program = shutil.which("qemu-system-riscv64")
     if program is None:
         return None

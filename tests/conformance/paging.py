@@ -1,4 +1,4 @@
-"""Page tables for test programs: entries are stored by the program itself before it turns paging on."""
+"""Page tables for test programs: the program stores the entries before it turns paging on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ PAGE = 4096
 
 
 class Tables:
-    """The tables of one address space, by default with the program at its own address for S-mode and at
-    the alias for U-mode, both as gigapages."""
+    """The tables of one address space, by default with the program at its own address for S-mode and
+    at the alias for U-mode, both as gigapages."""
 
     def __init__(
-        self, program: Program, scheme: str = "sv39", *, at: int = TABLES, program_mapped: bool = True
+        self,
+        program: Program,
+        scheme: str = "sv39",
+        *,
+        at: int = TABLES,
+        program_mapped: bool = True,
     ) -> None:
         self._program = program
         self.scheme = scheme

@@ -221,7 +221,7 @@ class Program:
         self.asm(f"s{_WIDTHS[width]} t6, 0(t5)")
 
     def check(self, register: str, *accepted: Operand, what: str, mask: int | None = None) -> None:
-        """The register (and `mask`) equals one of these constants or registers, or the test fails."""
+        """The register (and `mask`) equals one of these constants or registers, or we fail."""
         self.checks.append(what)
         number = len(self.checks)
         assert number < _UNEXPECTED, "split the test"
@@ -238,7 +238,9 @@ class Program:
             self.asm(f"beq {register}, {value}, {good}")
         self.asm(f"j fail\n{good}:")
 
-    def check_csr(self, csr: str, *accepted: Operand, what: str = "", mask: int | None = None) -> None:
+    def check_csr(
+        self, csr: str, *accepted: Operand, what: str = "", mask: int | None = None
+    ) -> None:
         """The CSR (and `mask`) equals one of these."""
         self.asm(f"csrr t6, {csr}")
         self.check("t6", *accepted, what=what or csr, mask=mask)
@@ -258,8 +260,8 @@ class Program:
         by: str = "M",
         what: str = "",
     ) -> None:
-        """The last of the instructions traps into mode `by` with one of the causes, and the program goes
-        on behind it.
+        """The last of the instructions traps into mode `by` with one of the causes, and the program
+        goes on behind it.
 
         `tval` and `epc` are a constant, a register or "pc" (the instruction's address, which is the
         default for `epc`); several constants for `tval` mean any of them. The catcher's registers

@@ -149,7 +149,9 @@ def test_priv_4_1_3_sip_and_sie_show_what_is_delegated(run: Run) -> None:
         p.check_csr("sie", delegated, mask=SUPERVISOR)
     p.write("mideleg", 1 << SSI)
     p.write("sie", 0)
-    p.check_csr("mie", 1 << STI | 1 << SEI, mask=SUPERVISOR, what="sie leaves what is not delegated")
+    p.check_csr(
+        "mie", 1 << STI | 1 << SEI, mask=SUPERVISOR, what="sie leaves what is not delegated"
+    )
     run(p)
 
 
@@ -172,7 +174,9 @@ def test_priv_3_1_7_vectored_interrupts_go_to_four_times_the_code(run: Run, code
     p.asm("j 1f\n.balign 256\nvector:")
     for number in range(16):
         p.asm(f"j {'vectored' if number == code else 'fail' if number else 'm_catch'}")
-    p.asm("vectored:\nli s0, 1\nj m_catch\n1:\nla t5, vector\nori t5, t5, 1\ncsrw mtvec, t5\nli s0, 0")
+    p.asm(
+        "vectored:\nli s0, 1\nj m_catch\n1:\nla t5, vector\nori t5, t5, 1\ncsrw mtvec, t5\nli s0, 0"
+    )
     pending(p, code)
     p.write("mie", 1 << code)
     p.interrupt(f"csrsi mstatus, {MIE}", code)
@@ -186,7 +190,9 @@ def test_priv_4_1_2_vectored_supervisor_interrupts(run: Run) -> None:
     p.asm("j 1f\n.balign 256\nvector:")
     for number in range(16):
         p.asm(f"j {'vectored' if number == SSI else 'fail'}")
-    p.asm("vectored:\nli s0, 1\nj s_catch\n1:\nla t5, vector\nori t5, t5, 1\ncsrw stvec, t5\nli s0, 0")
+    p.asm(
+        "vectored:\nli s0, 1\nj s_catch\n1:\nla t5, vector\nori t5, t5, 1\ncsrw stvec, t5\nli s0, 0"
+    )
     p.write("mideleg", SUPERVISOR)
     p.enter("S")
     p.set("sip", 1 << SSI)
