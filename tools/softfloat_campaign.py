@@ -1,10 +1,10 @@
 """Compare softfloat with the F and D instructions of QEMU's user emulator, by the million.
 
 ``python -m tools.softfloat_campaign --count 5000000 --seed 1`` builds a small static RISC-V
-program, runs it under ``qemu-riscv64-static`` (or ``qemu-riscv64``) on generated operands, and compares each
-result and fflags with the compiled softfloat, with ``--reference`` with the exact reference too. It
-needs a cross-compiler: ``riscv64-linux-gnu-gcc`` or the ``ziglang`` package. Vectors depend on the
-seed alone. The exit code is 1 when anything differs.
+program, runs it under ``qemu-riscv64-static`` (or ``qemu-riscv64``) on generated operands, and
+compares each result and fflags with the compiled softfloat, with ``--reference`` with the exact
+reference too. It needs a cross-compiler: ``riscv64-linux-gnu-gcc`` or the ``ziglang`` package.
+Vectors depend on the seed alone. The exit code is 1 when anything differs.
 """
 
 from __future__ import annotations
@@ -149,13 +149,21 @@ class Vectors:
         pick, bits = self.random.random, fmt.fraction_bits
         top = (1 << fmt.exponent_bits) - 1
         bias, choice = top // 2, pick()
-        if choice < 0.15:
+        if choice < 0.05:
+            return self.special(fmt)
+        if choice < 0.2:
             exponent = (0, 1, 2, top - 2, top - 1, top)[int(pick() * 6)]
         elif choice < 0.6:
             exponent = bias - 70 + int(pick() * 140)
         else:
             exponent = int(pick() * (top + 1))
         return int(pick() * 2) * fmt.sign_bit | exponent << bits | self.fraction(bits)
+
+    def special(self, fmt: reference_float.Format) -> int:
+        """A zero, an infinity or a NaN."""
+        pick = self.random.random
+        positive = (0, fmt.infinity, fmt.infinity | 1, fmt.nan)[int(pick() * 4)]
+        return fmt.signed(int(pick() * 2), positive)
 
     def fraction(self, bits: int) -> int:
         """Fraction bits: any, a run of ones from either end, one bit, or next to an end."""
@@ -172,6 +180,12 @@ class Vectors:
             return 1 << int(pick() * bits)
         return int(pick() * 5) - 2 & mask
 
+    def near_power(self, fmt: reference_float.Format, exponent: int) -> int:
+        """A few units in the last place from a power of two with that exponent field."""
+        sign = int(self.random.random() * 2)
+        pattern = (exponent << fmt.fraction_bits) + int(self.random.random() * 9) - 4
+        return fmt.signed(sign, min(max(pattern, 0), fmt.infinity - 1))
+
     def at(self, fmt: reference_float.Format, exponent: int) -> int:
         """A pattern with that exponent field, clamped."""
         top = (1 << fmt.exponent_bits) - 1
@@ -182,6 +196,8 @@ class Vectors:
         """Two patterns, half of them related so that sums cancel or results meet an edge."""
         pick, bits = self.random.random, fmt.fraction_bits
         top = (1 << fmt.exponent_bits) - 1
+        if pick() < 0.03:
+            return self.special(fmt), self.special(fmt)
         a, choice = self.number(fmt), pick()
         exponent = a >> bits & top
         if choice < 0.1:
@@ -192,7 +208,11 @@ class Vectors:
         if choice < 0.4:
             total = (top // 2, top // 2 + top)[int(pick() * 2)]
             return a, self.at(fmt, total - exponent - bits + int(pick() * (bits + 4)))
-        if choice < 0.5:
+        if choice < 0.45:  # next to the smallest normal number
+            exponent = int(pick() * (top // 2)) + 1
+            near = (top // 2 + 1 - exponent, top // 2 - 1 + exponent)[int(pick() * 2)]
+            return self.near_power(fmt, exponent), self.near_power(fmt, near)
+        if choice < 0.55:
             gap = (-(top // 2), top // 2)[int(pick() * 2)]
             return a, self.at(fmt, exponent - gap - bits + int(pick() * (bits + 4)))
         return a, self.number(fmt)
@@ -202,7 +222,8 @@ class Vectors:
         pick = self.random.random
         value = self.random.getrandbits(int(pick() * 64) + 1)
         if pick() < 0.4:
-            value = (1 << int(pick() * 65)) + int(pick() * 7) - 3
+            width = int(pick() * 65) if pick() < 0.5 else (31, 32, 63, 64)[int(pick() * 4)]
+            value = (1 << width) + int(pick() * 7) - 3
         if pick() < 0.3:
             value >>= (shift := int(pick() * 40))
             value <<= shift
@@ -213,12 +234,21 @@ class Vectors:
         fmt = FORMATS.get(name[:3])
         if fmt is None:
             return (self.integer(),)
+        pick = self.random.random
+        if "_to_" in name and pick() < 0.4:
+            mode = int(pick() * 5)
+            near, _ = reference_float.FUNCTIONS[f"i64_to_{name[:3]}"](self.integer(), mode)
+            return ((near + int(pick() * 3) - 1) % (2 * fmt.sign_bit),)
+        if name.endswith("_sqrt") and pick() < 0.3:  # a square or its neighbour
+            root = self.random.getrandbits((fmt.fraction_bits + 2) // 2)
+            near, _ = reference_float.FUNCTIONS[f"i64_to_{name[:3]}"](root * root, 0)
+            return (max(near + int(pick() * 5) - 2, 0),)
         if name.endswith(("_sqrt", "_class")) or "_to_" in name:
             return (self.number(fmt),)
         a, b = self.pair(fmt)
         if not name.endswith("_fma"):
             return a, b
-        pick, bits, top = self.random.random, fmt.fraction_bits, (1 << fmt.exponent_bits) - 1
+        bits, top = fmt.fraction_bits, (1 << fmt.exponent_bits) - 1
         exponent = (a >> bits & top) + (b >> bits & top) - top // 2
         if pick() < 0.3:
             product = reference_float.mul(fmt, a, b, int(pick() * 5))[0] + int(pick() * 5) - 2

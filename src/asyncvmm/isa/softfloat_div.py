@@ -173,14 +173,12 @@ def f32_sqrt(st: FloatStatus, a: i64, rm: i64) -> i64:
 
 
 def _isqrt(value: i64) -> i64:
-    """The integer part of the square root of ``value`` (2**60 <= value < 2**62)."""
-    # The host's square root is off by one at most; the remainder decides, so no host can differ.
+    """The integer part of a radicand's square root (53 bits and zeros, below 2**62)."""
+    # A double holds the radicand exactly, and its rounded root is never below the integer part; it
+    # is one too high when the root lies within half a place below an integer.
     root = i64(math.sqrt(float(value)))
-    rem = value - root * root
-    if rem < 0:
-        return root - 1
-    if rem > root << 1:
-        return root + 1
+    if root * root > value:
+        root -= 1
     return root
 
 

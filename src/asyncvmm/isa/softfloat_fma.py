@@ -96,8 +96,7 @@ def f64_fma(st: FloatStatus, a: i64, b: i64, c: i64, rm: i64) -> i64:
             lo = shift_right_jam(lo, distance) | ((hi - (upper << distance)) << (62 - distance))
             hi = upper
         else:
-            if lo != 0:
-                hi |= 1
+            # `hi` is not 0 and now below the place that decides: it alone is sticky enough.
             lo = shift_right_jam(hi, distance - 62)
             hi = 0
 

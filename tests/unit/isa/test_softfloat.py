@@ -55,12 +55,12 @@ def fields(fmt: reference.Format) -> st.SearchStrategy[int]:
         ones.map(lambda mask: mask ^ ((1 << bits) - 1)),
         st.integers(0, (1 << bits) - 1),
     )
-    return st.builds(
-        lambda sign, exponent, fraction: sign * fmt.sign_bit | exponent << bits | fraction,
-        st.integers(0, 1),
-        exponents,
-        fractions,
+    special = st.sampled_from([0, 1, fmt.infinity, fmt.infinity | 1, fmt.nan])
+    any_fields = st.builds(
+        lambda exponent, fraction: exponent << bits | fraction, exponents, fractions
     )
+    positive = st.one_of(any_fields, any_fields, any_fields, special)
+    return st.builds(fmt.signed, st.booleans(), positive)
 
 
 @st.composite
@@ -101,6 +101,13 @@ def triples(draw: st.DrawFn, fmt: reference.Format) -> tuple[int, int, int]:
     return a, b, c ^ draw(st.sampled_from([0, fmt.sign_bit]))
 
 
+def squares(fmt: reference.Format) -> st.SearchStrategy[int]:
+    """Squares of integers and their neighbours, where roots are exact or nearly so."""
+    roots = st.integers(1, 1 << ((fmt.fraction_bits + 1) // 2))
+    from_int = reference.FUNCTIONS[f"i64_to_{'f64' if fmt is reference.F64 else 'f32'}"]
+    return st.builds(lambda n, d: from_int(n * n, RNE)[0] + d, roots, st.integers(-2, 2))
+
+
 def integers() -> st.SearchStrategy[int]:
     """64-bit register values: powers of two and their neighbours, runs of ones, any."""
     near = st.builds(
@@ -121,7 +128,9 @@ def operands_of(name: str) -> st.SearchStrategy[tuple[int, ...]]:
     fmt = FORMATS[prefix]
     if operation == "fma":
         return triples(fmt)
-    if operation in ("sqrt", "class") or operation.startswith("to_"):
+    if operation == "sqrt":
+        return st.one_of(st.tuples(fields(fmt)), st.tuples(squares(fmt)))
+    if operation == "class" or operation.startswith("to_"):
         return st.tuples(fields(fmt))
     return pairs(fmt)
 
@@ -269,6 +278,9 @@ def test_riscv_comparisons_eq_is_quiet_lt_and_le_signal() -> None:
     assert run("f32_eq", 0, NEG32) == (1, 0)
     assert run("f32_lt", NEG32, 0) == (0, 0)
     assert run("f32_le", 0, NEG32) == (1, 0)
+    assert run("f64_eq", NEG64, 0) == (1, 0)
+    assert run("f64_lt", NEG64, 0) == (0, 0)
+    assert run("f64_le", 0, NEG64) == (1, 0)
 
 
 def test_riscv_domains_of_float_to_integer_conversions() -> None:
