@@ -8,11 +8,10 @@ from typing import Final, Literal, Protocol
 import attrs
 import trio
 
-from asyncvmm.base.errors import AsyncvmmError, ConfigError, GuestError, InternalError
+from asyncvmm.arch.hart import STOPPED
+from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.base.units import MS
-from asyncvmm.machine.config import GuestConfig
-from asyncvmm.machine.machine import Machine, MachineStats
-from asyncvmm.machine.scheduler import FOREVER, RAN_IDLE, RAN_STOP, RAN_TIME
+from asyncvmm.machine import RAN_IDLE, RAN_STOP, RAN_TIME, UNLIMITED, GuestConfig, Machine, Stats
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.ports import PortStream
@@ -51,7 +50,7 @@ class TrioWallClock:
 class GuestExit:
     """How a guest ended. ``code`` is the exit code of an ELF or of the test finisher, 0 elsewhere."""
 
-    reason: Literal["poweroff", "exit", "closed", "crash", "limit"]
+    reason: Literal["poweroff", "closed", "crash", "limit"]
     code: int = 0
     detail: str = ""
 
@@ -97,7 +96,9 @@ class Guest:
         self._cancel = trio.CancelScope()
         self._commands: CommandChannel | None = None
         self._run_stream: PortStream | None = None
-        run_port = machine.ports.get(RUN_PORT)
+        run_port = next(
+            (port for name, port in machine.ports.items() if name.endswith(f":{RUN_PORT}")), None
+        )
         if run_port is not None:
             self._run_stream = PortStream(run_port, self.wake)
             self._commands = CommandChannel(self._run_stream)
@@ -118,9 +119,14 @@ class Guest:
         return self._exit
 
     @property
+    def now_ns(self) -> int:
+        """The guest's virtual time, in ns since its host's start."""
+        return int(self.machine.timeline.now_ns)
+
+    @property
     def stats(self) -> GuestStats:
         """Counters now."""
-        counted: MachineStats = self.machine.stats()
+        counted: Stats = self.machine.stats()
         return GuestStats(
             instructions=counted.instructions,
             traps=counted.traps,
@@ -199,8 +205,6 @@ class Guest:
         try:
             with self._cancel:
                 ended = await self._live()
-        except GuestError as error:
-            ended = GuestExit("crash", detail=str(error))
         except AsyncvmmError as error:
             ended = GuestExit("crash", detail=f"{type(error).__name__}: {error}")
         finally:
@@ -208,19 +212,20 @@ class Guest:
             self.console.guest_ended()
             if self._run_stream is not None:
                 self._run_stream.guest_ended()
-            self.machine.close()
+            for device in self.machine.devices:
+                device.io.blob.close()
             self._ended.set()
             self._on_end(self)
 
     async def _live(self) -> GuestExit:
         realtime = self.config.clock == "realtime"
-        offset = self._wall.now_ns() - self.machine.now_ns  # wall time of virtual time 0
+        offset = self._wall.now_ns() - self.now_ns  # wall time of virtual time 0
         while True:
-            until = FOREVER
+            until = UNLIMITED
             if realtime:
                 wall = self._wall.now_ns() - offset
-                if wall - self.machine.now_ns > LAG_NS:
-                    offset += wall - self.machine.now_ns - LAG_NS
+                if wall - self.now_ns > LAG_NS:
+                    offset += wall - self.now_ns - LAG_NS
                     wall = self._wall.now_ns() - offset
                 until = wall
             why = self._run_slice(until)
@@ -242,20 +247,21 @@ class Guest:
             limit = min(limit, self._max_steps - self._steps)
         self._kick = trio.Event()
         started = self._wall.now_ns()
-        before = self.machine.steps
-        why = self.machine.run(until_ns, limit)
-        self._steps += self.machine.steps - before
-        self._busy_ns += self._wall.now_ns() - started
-        if self.machine.failure is not None:
-            raise InternalError(self.machine.failure)
-        return why
+        try:
+            return self.machine.run(until_ns, limit)
+        finally:
+            self._busy_ns += self._wall.now_ns() - started
+            if self._max_steps is not None:
+                counted = self.machine.stats()
+                self._steps = counted.instructions + counted.traps
 
     def _nap(self, offset: int) -> int:
         """How long a realtime guest that has caught up may sleep: to its next event, or a pace."""
         nap = PACE_NS
-        if self.machine.all_waiting:
-            nap = max(nap, self.machine.next_event_ns - (self._wall.now_ns() - offset))
-        return min(nap, 1000 * MS)
+        if all(hart.waiting or hart.state == STOPPED for hart in self.machine.harts):
+            due = self.machine.timeline.next_time_ns() - (self._wall.now_ns() - offset)
+            nap = max(nap, min(due, 1000 * MS))
+        return nap
 
     async def _sleep(self, ns: int | None) -> None:
         """Wait for outside input, at most ``ns``."""
@@ -273,10 +279,10 @@ class Guest:
 
     def _stopped(self) -> GuestExit | None:
         """The machine stopped itself: how the guest ends, or None when it goes on after a reset."""
-        power = self.machine.power_request
-        if power == "reboot":
+        ending = self.machine.ending
+        if ending is None:
+            return None
+        if ending.kind == "reboot":
             self.machine.reset()
             return None
-        code = self.machine.exit_code
-        reason: Literal["poweroff", "exit"] = "exit" if power == "exit" else "poweroff"
-        return GuestExit(reason, code)
+        return GuestExit("poweroff", ending.code, f"by {ending.by}")
