@@ -52,12 +52,14 @@ class Node:
     """One node: ``name`` with its unit address, ``properties`` in order, ``children`` in order."""
 
     def __init__(self, name: str, **properties: Value) -> None:
-        """Keyword names have ``_`` for ``-``; names with other signs go through ``set``."""
+        """Keyword names have ``_`` for ``-``, but for the standard ``device_type``; other names
+        go through ``set``.
+        """
         self.name = name
         self.properties: dict[str, bytes] = {}
         self.children: list[Node] = []
         for key, value in properties.items():
-            self.set(key.replace("_", "-"), value)
+            self.set(key if key == "device_type" else key.replace("_", "-"), value)
 
     def set(self, name: str, value: Value) -> Node:
         """Set a property (see ``encode`` for the values) and return the node."""

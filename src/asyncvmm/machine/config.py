@@ -20,7 +20,7 @@ _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes from a number or a text such as ``128M``, ``1GiB`` or ``0x8000000``; else ConfigError."""
+    """Bytes from a number or from ``128M``, ``1GiB``, ``0x8000000``; ConfigError otherwise."""
     if isinstance(text, int):
         return text
     word = text.strip().upper().removesuffix("IB").removesuffix("B")
@@ -105,7 +105,7 @@ class GuestConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GuestConfig:
-        """A config from keywords of any origin; an unknown key is a ConfigError that suggests one."""
+        """A config from keywords; an unknown one is a ConfigError that suggests the nearest."""
         known = [field.name for field in attrs.fields(cls)]
         for key in values:
             if key not in known:

@@ -173,7 +173,7 @@ class Machine:
         """
         digest = hashlib.sha256()
         state: dict[str, object] = {
-            "now_ns": int(self.timeline.now_ns),
+            "now_ns": int(self.scheduler.now_ns()),
             "highest_ns": int(self.clock.highest_ns),
             "harts": [hart_values(hart) for hart in self.harts],
             "scheduler": self.scheduler.state(),
@@ -204,7 +204,7 @@ class Machine:
             device_accesses=sum(int(hart.mmio_accesses) for hart in self.harts),
             tlb_misses=sum(int(hart.tlb_misses) for hart in self.harts),
             resident_bytes=int(self.ram.resident) * PAGE_SIZE,
-            virtual_ns=int(self.timeline.now_ns),
+            virtual_ns=int(self.scheduler.now_ns()),
         )
 
     def _make_devices(
@@ -265,7 +265,7 @@ class Machine:
                 self.coherence.add(hart)
 
     def _clear_ram(self) -> None:
-        """Every page absent, no code decoded, no translation left (the reset of harts sees to it)."""
+        """Every page absent and no code decoded."""
         ram = self.ram
         for index in range(int(ram.page_count)):
             if ram.has_code[index]:

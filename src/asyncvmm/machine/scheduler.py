@@ -139,6 +139,20 @@ class Scheduler(EarlierEventListener):
         if not self._open and target > self.timeline.now_ns:
             self.timeline.now_ns = target
 
+    def now_ns(self) -> i64:
+        """The time up to which every hart that runs has come."""
+        if not self._open:
+            return self.timeline.now_ns
+        earliest = self._end_ns
+        i: i64 = 0
+        while i < len(self.harts):
+            if self._runs[i] != 0:
+                place = self._times[i].time_ns()
+                if place < earliest:
+                    earliest = place
+            i += 1
+        return earliest
+
     def state(self) -> list[int]:
         """What a digest needs beside the harts: the place in the quantum."""
         values: list[int] = [int(self._end_ns), int(self._slot)] if self._open else [-1, 0]
