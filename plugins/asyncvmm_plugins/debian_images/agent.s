@@ -30,6 +30,7 @@
 .equ SYS_clone, 220
 .equ SYS_execve, 221
 .equ SYS_wait4, 260
+.equ SYS_finit_module, 273
 
 .equ EPERM, 1
 .equ ENOENT, 2
@@ -98,6 +99,10 @@ _start:
     li   t1, 2
     blt  t0, t1, usage
     ld   s1, 16(sp)             # the port's path
+    lbu  t1, 0(s1)
+    li   t2, '+'
+    beq  t1, t2, load_modules
+    li   t1, 2
     blt  t0, t1, 1f
     addi t1, t1, 1
     blt  t0, t1, 1f
@@ -953,6 +958,26 @@ exit:
     li   a7, SYS_exit_group
     ecall
 
+# ---- loading kernel modules: asyncvmm-agent + FILE... ---------------------------------------------
+
+load_modules:
+    addi s1, sp, 24
+1:  ld   a1, 0(s1)
+    addi s1, s1, 8
+    li   a0, 0
+    beqz a1, exit
+    li   a2, O_CLOEXEC
+    call open
+    bltz a0, 1b
+    mv   s2, a0
+    la   a1, no_options
+    li   a2, 0
+    li   a7, SYS_finit_module
+    ecall
+    mv   a0, s2
+    call close
+    j    1b
+
 # ---- small things --------------------------------------------------------------------------------
 
 # Sleeps for 100 ms.
@@ -1009,6 +1034,8 @@ slash:
     .asciz "/"
 none:
     .asciz "none"
+no_options:
+    .asciz ""
 path_name:
     .asciz "PATH="
 default_path:
