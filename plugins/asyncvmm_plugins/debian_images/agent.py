@@ -6,7 +6,7 @@ import functools
 from importlib import resources
 from typing import Final
 
-from asyncvmm.testing import assembler
+from asyncvmm.testing.assembler import assemble
 from asyncvmm_plugins.debian_images.elf import static_program
 
 TEXT_BASE: Final = 0x10000
@@ -18,4 +18,5 @@ DATA_BYTES: Final = 0x48000
 def agent_program() -> bytes:
     """A static RISC-V Linux program; see specs/run-protocol.md."""
     source = resources.files(__package__).joinpath("agent.s").read_text("utf-8")
-    return static_program(assembler.assemble(source, TEXT_BASE), TEXT_BASE, DATA_BASE, DATA_BYTES)
+    text = assemble(source, TEXT_BASE).data
+    return static_program(text, TEXT_BASE, DATA_BASE, DATA_BYTES)
