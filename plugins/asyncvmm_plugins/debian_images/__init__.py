@@ -1,0 +1,1 @@
+"""Guest images from Debian packages: debian, debian-full, linux, debian-root."""

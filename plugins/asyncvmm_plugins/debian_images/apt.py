@@ -1,0 +1,361 @@
+"""A private apt directory: the machine's apt fetches and verifies, without root and without touching
+the machine's own state.
+
+apt does what it is good at (mirrors, proxies, credentials, signatures, resuming); this module gives
+it a configuration of its own, reads its answers and turns its failures into typed errors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from asyncvmm.plugin.images import (
+    BuildError,
+    ChecksumError,
+    ImageCache,
+    ImageError,
+    NoAptError,
+    NoNetworkError,
+    NoSpaceError,
+    Progress,
+    sha256_of,
+)
+from asyncvmm_plugins.debian_images.lockfile import LockFile, Pin
+from asyncvmm_plugins.debian_images.sources import Mirror, machine_mirror, read_sources, stanzas
+
+NETWORK_SIGNS: Final = re.compile(
+    r"could not resolve|temporary failure|could not connect|unable to connect|cannot initiate"
+    r"|connection (?:failed|refused|timed out|reset)|network is unreachable|timed out|no route to host"
+    r"|\b40[347]\b|\b50[0-9]\b|proxy",
+    re.IGNORECASE,
+)
+MISMATCH_SIGNS: Final = re.compile(
+    r"unexpected size|hash sum mismatch|mirror sync in progress", re.IGNORECASE
+)
+KEY_SIGNS: Final = re.compile(
+    r"NO_PUBKEY|is not signed|couldn't be verified|Sub-process .*sqv|EXPKEYSIG", re.IGNORECASE
+)
+SPACE_SIGNS: Final = re.compile(r"no space left|not enough free space|quota exceeded", re.IGNORECASE)
+
+
+class IndexMismatchError(ChecksumError):
+    """A suite's index does not match its signature, as happens while a mirror is being updated."""
+
+
+@frozen
+class PackageFile:
+    """A binary package as an index describes it."""
+
+    package: str
+    version: str
+    architecture: str
+    size_bytes: int
+    sha256: str
+    depends: str = ""
+    suite: str = ""
+
+    def __str__(self) -> str:
+        """``name version (suite)``, for notes and manifests."""
+        return f"{self.package} {self.version} ({self.suite})"
+
+
+class AptDirectory:
+    """apt for one suite and architecture, in ``cache.root/apt/SUITE-ARCHITECTURE``."""
+
+    def __init__(
+        self, cache: ImageCache, suite: str, architecture: str, mirror: Mirror | None = None
+    ) -> None:
+        self.cache = cache
+        self.suite = suite
+        self.architecture = architecture
+        self.root = cache.root / "apt" / f"{suite}-{architecture}"
+        self._mirror = mirror
+        self._updated = False
+
+    def update(self, progress: Progress) -> None:
+        """Fetches and verifies the suite's index, once in this object's life."""
+        if self._updated:
+            return
+        require_apt()
+        self._configure()
+        label = f"index of {self.suite} ({self.architecture})"
+        self._run(["apt-get", "-c", str(self._conf), "update"], label, 100, progress)
+        self._updated = True
+
+    def packages(self, names: Sequence[str]) -> list[PackageFile]:
+        """Every version of the packages ``names`` in the index, newest first for each name."""
+        out = self._query(["apt-cache", "-c", str(self._conf), "show", *names])
+        return [self._package(fields) for fields in stanzas(out) if "sha256" in fields]
+
+    def index(self) -> list[dict[str, str]]:
+        """The whole index as stanzas."""
+        return list(stanzas(self._query(["apt-cache", "-c", str(self._conf), "dumpavail"])))
+
+    def resolve(self, name: str, lock: LockFile, progress: Progress) -> PackageFile:
+        """The pinned file of package ``name``, or the newest, with a note, if the pin has vanished."""
+        found = self.packages([name])
+        if not found:
+            raise ImageError(
+                f"{self.suite} has no package {name} for {self.architecture}: the archive has changed; "
+                "look for a newer asyncvmm"
+            )
+        pin = lock.find(name, self.suite)
+        for candidate in found:
+            if pin is not None and candidate.version == pin.version:
+                if candidate.sha256 != pin.sha256:
+                    raise ChecksumError(
+                        f"{candidate} is not the file that asyncvmm was tested with: its SHA-256 is "
+                        f"{candidate.sha256}, the lock file says {pin.sha256}"
+                    )
+                return candidate
+        if pin is not None:
+            progress.note(
+                f"{name} {pin.version} is no longer in {self.suite}; using {found[0].version} instead"
+            )
+        return found[0]
+
+    def pinned(self, name: str, lock: LockFile) -> PackageFile | None:
+        """The pinned file of package ``name`` if it was downloaded before: no network is needed."""
+        pin = lock.find(name, self.suite)
+        if pin is None:
+            return None
+        package = _from_pin(pin)
+        return package if self._is_downloaded(package) else None
+
+    def fetch(self, package: PackageFile, progress: Progress) -> Path:
+        """The path of the package's file, downloaded (resuming if it was cut off) and checked."""
+        target = self._path(package)
+        if self._is_downloaded(package):
+            return target
+        self.update(progress)
+        self.cache.require_space(package.size_bytes * 2, f"downloading {package.package}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        wanted = f"{package.package}={package.version}"
+        command = ["apt-get", "-c", str(self._conf), "download", wanted]
+        self._run(command, package.package, package.size_bytes, progress)
+        for path in target.parent.glob(f"{package.package}_*.deb"):
+            if path.stat().st_size == package.size_bytes and sha256_of(path) == package.sha256:
+                path.rename(target)
+                return target
+        raise ChecksumError(
+            f"apt delivered no file of {package} with SHA-256 {package.sha256}: try again; if it stays "
+            f"so, delete {self.root}"
+        )
+
+    @property
+    def _conf(self) -> Path:
+        return self.root / "apt.conf"
+
+    def _path(self, package: PackageFile) -> Path:
+        return self.root / "archives" / f"{package.package}_{package.sha256[:16]}.deb"
+
+    def _is_downloaded(self, package: PackageFile) -> bool:
+        path = self._path(package)
+        return (
+            path.is_file()
+            and path.stat().st_size == package.size_bytes
+            and sha256_of(path) == package.sha256
+        )
+
+    def _package(self, fields: dict[str, str]) -> PackageFile:
+        depends = ", ".join(
+            fields[key] for key in ("pre-depends", "depends") if fields.get(key, "").strip()
+        )
+        return PackageFile(
+            fields["package"],
+            fields["version"],
+            fields["architecture"],
+            int(fields["size"]),
+            fields["sha256"],
+            depends,
+            self.suite,
+        )
+
+    def _configure(self) -> None:
+        """Writes the private configuration. The machine's own is read before it by apt, so that
+        proxies and credentials hold; what would touch the machine's state is replaced."""
+        mirror = self._mirror if self._mirror is not None else find_mirror()
+        for name in ("lists/partial", "archives/partial", "sources.d", "empty.d"):
+            try:
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ImageError(f"{self.root / name} cannot be made: {error.strerror}") from error
+        (self.root / "status").touch()
+        self._conf.write_text(configuration(self.root, self.architecture), "utf-8")
+        source = source_stanza(mirror, self.suite, self.architecture)
+        (self.root / "sources.d" / "asyncvmm.sources").write_text(source, "utf-8")
+
+    def _query(self, command: list[str]) -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, env=_environment(), check=False)
+        except OSError as error:
+            raise no_apt(str(error)) from error
+        return done.stdout.decode("utf-8", "replace")
+
+    def _run(self, command: list[str], label: str, total: int, progress: Progress) -> None:
+        """Runs an apt command in the archive directory with a bar; raises what its failure means."""
+        reader, writer = os.pipe()
+        command = [*command, "-o", f"APT::Status-Fd={writer}"]
+        with progress.task(label, total) as task, open(reader, encoding="utf-8") as status:
+            with subprocess.Popen(
+                command,
+                cwd=self.root / "archives",
+                env=_environment(),
+                pass_fds=[writer],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            ) as process:
+                os.close(writer)
+                done = 0
+                for line in status:
+                    now = min(total, _status_percent(line) * total // 10_000)
+                    if now > done:
+                        task.advance(now - done)
+                        done = now
+                assert process.stderr is not None
+                errors = process.stderr.read().decode("utf-8", "replace")
+            if process.returncode == 0:
+                task.advance(total - done)
+                return
+        raise apt_failure(label, errors, self.root)
+
+
+def find_mirror() -> Mirror:
+    """The machine's Debian mirror, from the files that apt itself reads."""
+    command = [
+        "apt-config", "shell",
+        "LIST", "Dir::Etc::sourcelist/f",
+        "PARTS", "Dir::Etc::sourceparts/d",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise no_apt(str(error)) from error
+    found = dict(re.findall(r"^(LIST|PARTS)='(.*)'$", done.stdout, re.MULTILINE))
+    return machine_mirror(
+        read_sources(
+            Path(found.get("LIST", "/etc/apt/sources.list")),
+            Path(found.get("PARTS", "/etc/apt/sources.list.d")),
+        )
+    )
+
+
+def require_apt() -> None:
+    """Raises `NoAptError` unless apt's and dpkg's tools are installed."""
+    for tool in ("apt-get", "apt-cache", "apt-config", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise no_apt(f"{tool} is not installed")
+
+
+def no_apt(reason: str) -> NoAptError:
+    """The error for a machine that apt cannot be used on."""
+    return NoAptError(
+        f"the guest images come from Debian's archive through apt, which cannot be used here: {reason}; "
+        "use a machine with apt (Debian or a container of it), or copy ~/.cache/asyncvmm from one, or "
+        "try `asyncvmm run demo`, which needs no download"
+    )
+
+
+def configuration(root: Path, architecture: str) -> str:
+    """The private apt.conf."""
+    directory = str(root)
+    if any(character in directory for character in '"\n\\;{}'):
+        raise ImageError(f"apt cannot use a cache directory of this name: {directory!r}")
+    return f"""\
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg;
+#clear APT::Architectures;
+#clear APT::Default-Release;
+#clear Acquire::IndexTargets::deb::DEP-11;
+#clear Acquire::IndexTargets::deb::Contents-deb;
+Dir::State "{directory}";
+Dir::State::lists "{directory}/lists";
+Dir::State::status "{directory}/status";
+Dir::State::extended_states "{directory}/extended_states";
+Dir::Cache "{directory}";
+Dir::Cache::archives "{directory}/archives";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+Dir::Etc::sourcelist "/dev/null";
+Dir::Etc::sourceparts "{directory}/sources.d";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "{directory}/empty.d";
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
+APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
+APT::Get::List-Cleanup "true";
+Acquire::Languages "none";
+Acquire::GzipIndexes "false";
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+"""
+
+
+def source_stanza(mirror: Mirror, suite: str, architecture: str) -> str:
+    """The private sources file, deb822 style."""
+    lines = [
+        "Types: deb",
+        f"URIs: {' '.join(mirror.uris)}",
+        f"Suites: {suite}",
+        "Components: main",
+        f"Architectures: {architecture}",
+    ]
+    if mirror.signed_by:
+        lines.append(f"Signed-By: {mirror.signed_by}")
+    return "\n".join(lines) + "\n"
+
+
+def apt_failure(label: str, errors: str, root: Path) -> ImageError:
+    """What apt's error text means."""
+    text = "\n".join(line for line in errors.splitlines() if line[:2] in ("E:", "W:", "  ")).strip()
+    text = text or errors.strip() or "no reason given"
+    if SPACE_SIGNS.search(text):
+        return NoSpaceError(
+            f"{label}: the file system of {root} is full: make room there, or set ASYNCVMM_CACHE to a "
+            f"directory on a larger one (apt said: {text})"
+        )
+    if MISMATCH_SIGNS.search(text):
+        return IndexMismatchError(
+            f"{label}: the archive's index does not match its signature, most likely because the mirror "
+            f"is being updated: try again later (apt said: {text})"
+        )
+    if KEY_SIGNS.search(text):
+        return ChecksumError(
+            f"{label}: the archive's signature cannot be verified: install the newest "
+            f"`debian-archive-keyring` package (apt said: {text})"
+        )
+    if NETWORK_SIGNS.search(text):
+        return NoNetworkError(
+            f"{label}: the package archive cannot be reached: check the network and apt's proxy settings "
+            f"(`apt-get update` must work), then run the command again; what was downloaded is kept "
+            f"(apt said: {text})"
+        )
+    return BuildError(f"{label}: apt failed: {text}")
+
+
+def _from_pin(pin: Pin) -> PackageFile:
+    return PackageFile(
+        pin.package, pin.version, pin.architecture, pin.size_bytes, pin.sha256, "", pin.suite
+    )
+
+
+def _status_percent(line: str) -> int:
+    """Hundredths of a percent from an apt status line (``dlstatus:1:42.5:text``), 0 if it is none."""
+    match = re.match(r"dlstatus:\d+:([0-9]+(?:\.[0-9]+)?):", line)
+    return int(float(match[1]) * 100) if match is not None else 0
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": ""}

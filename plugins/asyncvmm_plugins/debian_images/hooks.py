@@ -1,0 +1,15 @@
+"""The guest images that are made from Debian's packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from asyncvmm.plugin import hookimpl
+from asyncvmm.plugin.images import ImageType
+from asyncvmm_plugins.debian_images.installer import DebianImage
+
+
+@hookimpl
+def asyncvmm_images() -> Sequence[ImageType]:
+    """``debian``."""
+    return [DebianImage()]

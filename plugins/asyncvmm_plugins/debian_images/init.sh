@@ -1,0 +1,73 @@
+#!/bin/sh
+# The first process of asyncvmm's guests (initramfs and root disk): mounts, drivers, the run agent
+# (specs/run-protocol.md), then an init with a shell on the console. Every command here costs the guest
+# a million instructions, so what the shell can do itself is done by the shell.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux
+[ -d /dev/pts ] || { mount -t devtmpfs dev /dev; mkdir -p /dev/pts /dev/shm; }
+mount -a 2>/dev/null
+agent=/sbin/asyncvmm-agent
+read -r command_line < /proc/cmdline
+for word in $command_line; do
+	case $word in
+	asyncvmm.run=1) only_run=1 ;;
+	root=/dev/*) root=${word#root=} ;;
+	rootfstype=*) type=${word#*=} ;;
+	ro) read_only=1 ;;
+	esac
+done
+
+if [ -s /lib/modules/asyncvmm.order ]; then
+	read -r order < /lib/modules/asyncvmm.order
+	$agent + $order
+fi
+
+if [ -n "$root" ] && [ ! -e /etc/asyncvmm-root ]; then
+	tries=0
+	while [ ! -b "$root" ] && [ $tries -lt 50 ]; do
+		sleep 0.1
+		tries=$((tries + 1))
+	done
+	if mount -t "${type:-ext4}" -o "r${read_only:+o}${read_only:-w}" "$root" /mnt; then
+		mount --move /dev /mnt/dev && mount --move /proc /mnt/proc && mount --move /sys /mnt/sys
+		umount /dev/pts /run 2>/dev/null
+		exec switch_root /mnt /sbin/init
+	fi
+	echo "asyncvmm: $root cannot be mounted; this is the shell of the initramfs" > /dev/console
+fi
+
+echo asyncvmm > /proc/sys/kernel/hostname
+ip link set lo up
+
+console=
+read -r consoles < /sys/class/tty/console/active
+for word in $consoles; do console=$word; done
+
+# The ports of a virtio-console appear a moment after its driver.
+tries=0
+for device in /sys/bus/virtio/drivers/virtio_console/virtio*; do
+	[ -e "$device" ] && tries=50
+done
+while :; do
+	for port in /sys/class/virtio-ports/*; do
+		name=
+		[ -e "$port/name" ] && read -r name < "$port/name"
+		[ "$name" = asyncvmm.run ] && break 2
+	done
+	port=
+	[ $tries -gt 0 ] || break
+	tries=$((tries - 1))
+	sleep 0.02
+done
+cd /root
+if [ -n "$port" ]; then
+	[ -n "$only_run" ] && exec $agent "/dev/${port##*/}" "/dev/$console"
+	$agent "/dev/${port##*/}" "/dev/$console" &
+fi
+
+cat > /run/inittab << END
+${console:-console}::respawn:-/bin/sh
+::ctrlaltdel:/sbin/reboot
+::shutdown:/bin/sync
+::shutdown:/bin/mount -o remount,ro /
+END
+exec busybox init
