@@ -6,7 +6,7 @@ from mypy_extensions import i64
 
 
 class FloatStatus:
-    """``flags``: fflags (NX 1, UF 2, OF 4, DZ 8, NV 16); ``frm``: the dynamic rounding mode (0..7)."""
+    """``flags``: fflags (NX 1, UF 2, OF 4, DZ 8, NV 16); ``frm``: dynamic rounding mode (0..7)."""
 
     def __init__(self) -> None:
         self.flags: i64 = 0
