@@ -26,7 +26,7 @@ RS2 = "(w >> 20) & 31"
 RD = "(w >> 9) & 63"
 IMM = "(w >> 32)"
 LENGTH = "((w >> 26) & 3)"
-SIGN = "-0x8000000000000000"
+SIGN = "(i64(0x80000000) << 32)"
 INLINE_SIGN_EXTENSION = {"sext8": 56, "sext16": 48, "sext32": 32}
 INLINE_MASK = {"zext8": "0xFF", "zext16": "0xFFFF", "zext32": "0xFFFFFFFF"}
 MEMORY = re.compile(r"(load|store)(8|16|32|64)$")
@@ -42,8 +42,12 @@ class Expressions:
     def text(self, node: ast.expr) -> str:
         """The expression, in parentheses where it needs them."""
         match node:
+            case ast.Constant(value=0x7FFFFFFFFFFFFFFF):
+                return f"(~{SIGN})"
             case ast.Constant(value=int(value)):
                 return str(value) if abs(value) < 4096 else f"{value:#x}"
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=0x8000000000000000)):
+                return SIGN  # a literal of this size would be unboxed at each use
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value))):
                 return f"-{value}" if value < 4096 else f"-{value:#x}"
             case ast.UnaryOp(op=op, operand=operand):
@@ -183,6 +187,11 @@ class LoopBody:
                 place = f"l_{name}"
             case _:
                 raise TypeError(ast.dump(target))
+        match value:
+            case ast.Call(func=ast.Name("int"), args=[condition]):
+                # Not "1 if c else 0": mypyc makes that a tagged integer.
+                test = _plain(self.expressions.text(condition))
+                return [f"if {test}:", f"    {place} = 1", "else:", f"    {place} = 0"]
         replaced = _Replace()
         value = replaced.visit(copy.deepcopy(value))
         out: list[str] = []

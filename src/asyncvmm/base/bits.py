@@ -11,7 +11,9 @@ MIN_I64: Final[i64] = -0x8000000000000000
 
 def ult(a: i64, b: i64) -> bool:
     """Whether ``a < b`` when both are read as unsigned 64-bit numbers."""
-    return (a ^ MIN_I64) < (b ^ MIN_I64)
+    # Not MIN_I64: mypyc unboxes literals of 2**62 and more at each use.
+    sign: i64 = i64(0x80000000) << 32
+    return (a ^ sign) < (b ^ sign)
 
 
 def shr(a: i64, n: i64) -> i64:

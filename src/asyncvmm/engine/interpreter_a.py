@@ -155,11 +155,11 @@ def execute_a(hart: Hart, x: vec[i64], w: i64) -> None:
                         l_t = amo_load(hart, address, 8)
                         if (hart.event & EVENT_TRAP) != 0:
                             return
-                        amo_store(hart, address, 8, l_t if ((l_t ^ -0x8000000000000000) < (x[(w >> 20) & 31] ^ -0x8000000000000000)) else x[(w >> 20) & 31])
+                        amo_store(hart, address, 8, l_t if ((l_t ^ (i64(0x80000000) << 32)) < (x[(w >> 20) & 31] ^ (i64(0x80000000) << 32))) else x[(w >> 20) & 31])
                         x[(w >> 9) & 63] = l_t
                     else:
                         l_t = amo_load(hart, address, 8)
                         if (hart.event & EVENT_TRAP) != 0:
                             return
-                        amo_store(hart, address, 8, x[(w >> 20) & 31] if ((l_t ^ -0x8000000000000000) < (x[(w >> 20) & 31] ^ -0x8000000000000000)) else l_t)
+                        amo_store(hart, address, 8, x[(w >> 20) & 31] if ((l_t ^ (i64(0x80000000) << 32)) < (x[(w >> 20) & 31] ^ (i64(0x80000000) << 32))) else l_t)
                         x[(w >> 9) & 63] = l_t

@@ -23,6 +23,7 @@ from asyncvmm.memory.pages import Ram
 
 PAYLOAD_OFFSET = 2 * MIB  # where firmware expects what it starts
 TREE_ALIGN = 2 * MIB
+INITRD_ALIGN = 2 * MIB
 TREE_SPARE = 16 * 1024  # for what firmware adds to the tree
 TREE_BELOW = 3 << 30  # 32-bit-minded firmware wants the tree in the first 3 GiB of RAM
 FW_DYNAMIC_MAGIC = 0x4942534F
@@ -116,7 +117,8 @@ def load(
     initrd = None
     if files.initrd is not None:
         above = max(span.end for span in loader.spans)
-        start = (above + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
+        # Linux reserves its own image up to the next 2 MiB boundary.
+        start = (above + INITRD_ALIGN - 1) // INITRD_ALIGN * INITRD_ALIGN
         data = files.initrd.data
         span = loader.put(start, data, len(data), files.initrd.name)
         initrd = (span.start, span.end)
