@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from asyncvmm.arch.cause_numbers import CAUSE_BREAKPOINT
 from asyncvmm.arch.code import CodeCache
 from asyncvmm.arch.coherence import Coherence
-from asyncvmm.arch.hart import Hart
+from asyncvmm.arch.hart import EXIT_BUDGET, Hart
 from asyncvmm.arch.mmu import update_context
 from asyncvmm.arch.status import FS
 from asyncvmm.base.bits import to_signed, to_unsigned
 from asyncvmm.bus.address_map import Bus
+from asyncvmm.engine.interpreter import Engine
 from asyncvmm.isa.reference import ReferenceHart, ReferenceRam, ReferenceTrap
 from asyncvmm.memory.pages import Ram
 from asyncvmm.testing.generated import SCRATCH_SIZE, GeneratedProgram
@@ -42,6 +44,10 @@ class State:
             )
             found.append(f"memory at {at:#x}: {self.memory[at]:#x}, {other.memory[at]:#x}")
         return found
+
+
+class DifferenceError(AssertionError):
+    """An engine and the reference do not agree; the text has the program and what differs."""
 
 
 def run_reference(program: GeneratedProgram, limit: int = 100_000) -> tuple[int, State]:
@@ -90,3 +96,31 @@ def state_of(hart: Hart, program: GeneratedProgram) -> State:
         to_unsigned(hart.mscratch),
         hart.ram.read(program.scratch, SCRATCH_SIZE),
     )
+
+
+def compare(engine: Engine, program: GeneratedProgram, split: int = 0) -> int:
+    """Run the program on ``engine`` and on the reference and compare; the number of steps.
+
+    With ``split`` the states are compared after that many steps too. DifferenceError otherwise.
+    """
+    steps, wanted = run_reference(program)
+    hart = make_hart(program)
+    if 0 < split < steps:
+        _advance(engine, hart, split, run_reference(program, split)[1], program)
+    _advance(engine, hart, steps, wanted, program)
+    engine.run(hart, 1)
+    if (hart.traps, hart.mcause) != (1, CAUSE_BREAKPOINT):
+        raise DifferenceError(f"{hart.traps} traps, mcause {hart.mcause} at the end: {program!r}")
+    return steps
+
+
+def _advance(
+    engine: Engine, hart: Hart, steps: int, wanted: State, program: GeneratedProgram
+) -> None:
+    """Run until ``steps`` steps in all and compare."""
+    answer = engine.run(hart, steps - hart.steps)
+    differing = wanted.difference(state_of(hart, program))
+    if answer != EXIT_BUDGET or hart.steps != steps or hart.traps:
+        differing.append(f"exit {answer} after {hart.steps} steps of {steps}, {hart.traps} traps")
+    if differing:
+        raise DifferenceError(f"reference, engine: {differing}\n{program!r}")
