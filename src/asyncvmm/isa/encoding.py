@@ -9,40 +9,33 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Operand(NamedTuple):
+class Operand:
     """One operand: its place in the word and what its value is.
 
     ``kind`` is "x" or "f" for a register's number and else the operand's name. ``pieces`` are
     (lowest bit in the word, width, lowest bit in the value); ``bias`` is added to the value (8 for
-    x8..x15).
+    x8..x15). Values run from ``low`` to ``high`` in steps of ``step``, in ``width`` bits.
     """
 
-    name: str
-    kind: str
-    pieces: tuple[tuple[int, int, int], ...]
-    signed: bool = False
-    bias: int = 0
+    __slots__ = ("bias", "high", "kind", "low", "name", "pieces", "signed", "step", "width")
 
-    @property
-    def width(self) -> int:
-        """Bits of the value, implied low zeros included."""
-        return max(low + width for _, width, low in self.pieces)
-
-    @property
-    def step(self) -> int:
-        """Values are multiples of this."""
-        return 1 << min(low for _, _, low in self.pieces)
-
-    @property
-    def low(self) -> int:
-        """The smallest value."""
-        return -(1 << (self.width - 1)) if self.signed else self.bias
-
-    @property
-    def high(self) -> int:
-        """The largest value."""
-        top = 1 << (self.width - self.signed)
-        return self.bias + top - self.step
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        pieces: tuple[tuple[int, int, int], ...],
+        signed: bool = False,
+        bias: int = 0,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.pieces = pieces
+        self.signed = signed
+        self.bias = bias
+        self.width = max(low + width for _, width, low in pieces)
+        self.step = 1 << min(low for _, _, low in pieces)
+        self.low = -(1 << (self.width - 1)) if signed else bias
+        self.high = bias + (1 << (self.width - signed)) - self.step
 
     def extract(self, word: int) -> int:
         """The operand's value in ``word``."""

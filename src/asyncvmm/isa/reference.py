@@ -19,16 +19,33 @@ from asyncvmm.isa.tables import ENCODINGS
 
 __all__ = ["ReferenceHart", "ReferenceMemory", "ReferenceRam", "ReferenceTrap", "find_encoding"]
 
-# The most specific mask first: the first row that matches is the one.
-_ORDERED = sorted(ENCODINGS, key=lambda encoding: -encoding.mask.bit_count())
-_ROWS = {opcode: [e for e in _ORDERED if e.match & 3 == opcode] for opcode in range(4)}
+
+def _row(word: int) -> int:
+    """Where to look for a word: opcode and funct3, which nearly every encoding fixes."""
+    return word & 0x707F if word & 3 == 3 else word & 0xE003
+
+
+def _index() -> dict[int, list[Encoding]]:
+    """Encodings by row, the most specific mask first: the first that matches is the one."""
+    rows: dict[int, list[Encoding]] = {}
+    for encoding in sorted(ENCODINGS, key=lambda encoding: -encoding.mask.bit_count()):
+        seen = 0x707F if encoding.length == 4 else 0xE003
+        for funct3 in range(8):
+            row = encoding.match & (0x7F if encoding.length == 4 else 3)
+            row |= funct3 << (12 if encoding.length == 4 else 13)
+            if not (row ^ encoding.match) & encoding.mask & seen:
+                rows.setdefault(row, []).append(encoding)
+    return rows
+
+
+_ROWS = _index()
 
 
 def find_encoding(word: int) -> Encoding | None:
     """The encoding that the fetched bits are, or None when they are illegal."""
     if word & 3 != 3:
         word &= 0xFFFF
-    for encoding in _ROWS[word & 3]:
+    for encoding in _ROWS.get(_row(word), ()):
         if word & encoding.mask == encoding.match:
             return None if encoding.is_reserved(encoding.values(word)) else encoding
     return None

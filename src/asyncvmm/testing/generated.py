@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from random import Random
 from typing import Final
 
@@ -155,6 +156,12 @@ def build_program(
     return GeneratedProgram(base, code, scratch, *_state(Random(state), scratch))
 
 
+def with_state(program: GeneratedProgram, state: int) -> GeneratedProgram:
+    """The same code with other registers and memory."""
+    data, x, f, fcsr = _state(Random(state), program.scratch)
+    return replace(program, data=data, x=x, f=f, fcsr=fcsr)
+
+
 def _state(random: Random, scratch: int) -> tuple[bytes, tuple[int, ...], tuple[int, ...], int]:
     """Scratch memory, registers and fcsr to start with."""
     x = [0] + [random_word(random) for _ in range(31)]
@@ -164,6 +171,7 @@ def _state(random: Random, scratch: int) -> tuple[bytes, tuple[int, ...], tuple[
     return random.randbytes(SCRATCH_SIZE), tuple(x), f, random.randrange(5) << 5
 
 
+@cache
 def _by_role(extensions: frozenset[str]) -> dict[str, list[Encoding]]:
     """The encodings to choose from; whole roles without any are left out."""
     roles: dict[str, list[Encoding]] = {}
