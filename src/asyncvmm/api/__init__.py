@@ -1,1 +1,39 @@
-"""api."""
+"""What a user imports: hosts, guests, their configuration, consoles, commands and errors."""
+
+from asyncvmm.api.images import find_image, image_config, image_types
+from asyncvmm.base.errors import (
+    AsyncvmmError,
+    BackendError,
+    ConfigError,
+    DmaError,
+    GuestError,
+    InternalError,
+)
+from asyncvmm.machine import GuestConfig
+from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
+from asyncvmm.runtime.console import Console
+from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
+from asyncvmm.runtime.host import Host, open_host
+from asyncvmm.runtime.ports import GuestEndedError
+
+__all__ = [
+    "AsyncvmmError",
+    "BackendError",
+    "CommandFailedError",
+    "CompletedCommand",
+    "ConfigError",
+    "Console",
+    "DmaError",
+    "Guest",
+    "GuestConfig",
+    "GuestEndedError",
+    "GuestError",
+    "GuestExit",
+    "GuestStats",
+    "Host",
+    "InternalError",
+    "find_image",
+    "image_config",
+    "image_types",
+    "open_host",
+]

@@ -35,7 +35,7 @@ SWAP: Final = 0
 SET: Final = 1
 CLEAR: Final = 2
 
-_MISA: Final = -0x8000000000000000 | 0x14112D  # RV64 ACDFIMSU
+_MISA: Final = -0x8000000000000000 | 0x14112F  # RV64 ABCDFIMSU
 
 
 def access(hart: Hart, csr: i64, how: i64, value: i64, reads: bool, writes: bool) -> i64:

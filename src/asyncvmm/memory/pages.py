@@ -162,7 +162,6 @@ class Ram:
         head = start & 7
         first = start >> 3
         padded_length = (head + count + 7) & ~7
-        words = padded_length >> 3
         # Keep the bytes around the chunk in its first and last word.
         old = memoryview(page).cast("B")
         begin = int(first << 3)

@@ -1,0 +1,75 @@
+"""Commands, their errors and their exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import asyncvmm
+from asyncvmm.base.errors import AsyncvmmError, ConfigError
+from asyncvmm.cli import dtb, image, run
+
+USAGE_STATUS = 2
+FAILURE_STATUS = 1
+INTERRUPTED_STATUS = 130
+
+EPILOG = """\
+examples:
+  asyncvmm run demo                          a guest of our own, at once, without a download
+  asyncvmm run debian -- uname -a            one command in Debian's own kernel
+  asyncvmm run linux                         a shell in a small Linux
+  asyncvmm run --kernel Image --append "console=ttyS0" --disk root.img
+  asyncvmm image list                        what can be run by name
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="asyncvmm",
+        description="Virtual machines as Python values: RISC-V operating systems in one process.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"asyncvmm {asyncvmm.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run.add_parser(commands)
+    image.add_parser(commands)
+    dtb.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. 2: the user's input is wrong, 1: the world's."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    guest_command: list[str] | None = None
+    if "--" in words:
+        at = words.index("--")
+        words, guest_command = words[:at], words[at + 1 :]
+    parser = build_parser()
+    options = parser.parse_args(words)
+    if guest_command is not None:
+        if options.command != "run":
+            parser.error(f"{options.command} takes no guest command after --")
+        if not guest_command:
+            parser.error("after -- comes the command to run in the guest")
+    options.guest_command = guest_command
+    try:
+        status: int = options.function(options)
+        sys.stdout.flush()
+        return status
+    except ConfigError as error:
+        print(f"asyncvmm: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    except AsyncvmmError as error:
+        print(f"asyncvmm: {error}", file=sys.stderr)
+        return FAILURE_STATUS
+    except KeyboardInterrupt:
+        return INTERRUPTED_STATUS
+    except BrokenPipeError:
+        # The reader of our output is gone; so is the reason to write. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
