@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 RunElf = Callable[[Path], tuple[int, bytes]]
-"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes. TimeoutError when
+"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes; TimeoutError if
 it does not end."""
 
 TIMEOUT_SECONDS = 5.0

@@ -13,8 +13,8 @@ PAGE = 4096
 
 
 class Tables:
-    """The tables of one address space, by default with the program at its own address for S-mode and
-    at the alias for U-mode, both as gigapages."""
+    """The tables of one address space, by default with the program at its own address for S-mode
+    and at the alias for U-mode, both as gigapages."""
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ _start:
     csrw scounteren, t0
     li t0, {0x1F << 56}
     csrw pmpcfg2, t0
+    csrw pmpcfg0, zero
     li t0, {1 << 13}
     csrs mstatus, t0
     li gp, 0

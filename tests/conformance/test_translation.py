@@ -193,7 +193,6 @@ def test_priv_4_3_2_invalid_tables_fault(run: Run, scheme: str, flags: int, what
     run(p)
 
 
-@pytest.mark.deviates("qemu", "7.2 ignores them")
 @pytest.mark.parametrize("flag", [A, D, U])
 def test_priv_4_4_1_d_a_and_u_are_reserved_in_tables(run: Run, flag: int) -> None:
     p = Program()
