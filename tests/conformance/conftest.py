@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import machines
 import pytest
-from program import RAM, Program
 
 from asyncvmm.isa.asm import assemble
 from asyncvmm.isa.elf_writer import to_elf
+from tests.conformance import machines
+from tests.conformance.program import RAM, Program, Run
 
-Run = Callable[[Program], None]
 ORACLES = {"spike": machines.spike, "qemu": machines.qemu}
 
 
@@ -41,7 +39,7 @@ def run_elf(request: pytest.FixtureRequest) -> machines.RunElf:
         if mark.args[0] == name:
             pytest.skip(f"{name}: {mark.args[1]}")
     if name == "asyncvmm":
-        pytest.skip("our machine is not wired yet")
+        return machines.asyncvmm()
     runner = ORACLES[name]()
     if runner is None:
         pytest.skip(f"{name} is not installed")

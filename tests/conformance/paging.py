@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from program import DATA, RAM, TABLES, USER_ALIAS, Program
+from tests.conformance.program import DATA, RAM, TABLES, USER_ALIAS, Program
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 RW = V | R | W | A | D

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import RW, RWX, Tables
-from program import DATA, LOAD_PAGE, STORE_PAGE, TABLES, Program
+
+from tests.conformance.paging import RW, RWX, Tables
+from tests.conformance.program import DATA, LOAD_PAGE, STORE_PAGE, TABLES, Program, Run
 
 VIRTUAL = 0xC000_0000
 ONE, TWO = 0x1111, 0x2222

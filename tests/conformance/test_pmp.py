@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import RWX, Tables, V
-from program import (
+
+from tests.conformance.paging import RWX, Tables, V
+from tests.conformance.program import (
     DATA,
     FETCH_ACCESS,
     ILLEGAL,
@@ -14,6 +14,7 @@ from program import (
     MPRV,
     STORE_ACCESS,
     Program,
+    Run,
 )
 
 R, W, X, L = 1, 2, 4, 0x80

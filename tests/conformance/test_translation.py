@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import LEVELS, PAGE, RW, RWX, A, D, G, Tables, U, V, W, X, leaf
-from program import (
+
+from tests.conformance.paging import LEVELS, PAGE, RW, RWX, A, D, G, Tables, U, V, W, X, leaf
+from tests.conformance.program import (
     DATA,
     FETCH_ACCESS,
     FETCH_PAGE,
@@ -15,6 +15,7 @@ from program import (
     STORE_ACCESS,
     STORE_PAGE,
     Program,
+    Run,
 )
 
 SCHEMES = pytest.mark.parametrize("scheme", ["sv39", "sv48"])
