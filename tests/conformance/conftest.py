@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
-import machines
 import pytest
-from program import Program
 
-from asyncvmm.base.errors import ConfigError
-from asyncvmm.testing import bench_build
+from asyncvmm.isa.asm import assemble
+from asyncvmm.isa.elf_writer import to_elf
+from tests.conformance import machines
+from tests.conformance.program import RAM, Program, Run
 
-Run = Callable[[Program], None]
 ORACLES = {"spike": machines.spike, "qemu": machines.qemu}
 
 
@@ -42,51 +39,23 @@ def run_elf(request: pytest.FixtureRequest) -> machines.RunElf:
         if mark.args[0] == name:
             pytest.skip(f"{name}: {mark.args[1]}")
     if name == "asyncvmm":
-        pytest.skip("our machine is not wired yet")
+        return machines.asyncvmm()
     runner = ORACLES[name]()
     if runner is None:
         pytest.skip(f"{name} is not installed")
     return runner
 
 
-@pytest.fixture(scope="session")
-def assemble(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Assembly text to an ELF at 0x80000000; the same text is assembled once."""
-    try:
-        compiler = bench_build.find_compiler()
-    except ConfigError as error:
-        pytest.skip(f"no assembler: {error}")
-    directory = tmp_path_factory.mktemp("conformance")
-    made: dict[str, Path] = {}
-
-    def build(source: str) -> Path:
-        if source not in made:
-            text = directory / f"{len(made)}.S"
-            text.write_text(source)
-            elf = text.with_suffix(".elf")
-            layout = bench_build.SOURCES / "link.ld"
-            flags = ["-mno-relax", "-nostdlib", "-static", f"-Wl,-T,{layout}"]
-            subprocess.run(
-                [*compiler.command, *flags, str(text), "-o", str(elf)],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            made[source] = elf
-        return made[source]
-
-    return build
-
-
 @pytest.fixture
-def run(run_elf: machines.RunElf, assemble: Callable[[str], Path]) -> Run:
-    """Run a program and fail with the words of its failing check."""
+def run(run_elf: machines.RunElf, tmp_path: Path) -> Run:
+    """Assemble and run a program, and fail with the words of its failing check."""
+    made = 0
 
     def execute(program: Program) -> None:
-        try:
-            elf = assemble(program.source())
-        except subprocess.CalledProcessError as error:
-            pytest.fail(f"assembler: {error.stderr}", pytrace=False)
+        nonlocal made
+        made += 1
+        elf = tmp_path / f"{made}.elf"
+        elf.write_bytes(to_elf(assemble(program.source(), RAM)))
         try:
             code, console = run_elf(elf)
         except TimeoutError as error:

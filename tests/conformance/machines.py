@@ -8,12 +8,31 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from asyncvmm.base.errors import GuestError
+from asyncvmm.plugin import create_plugin_manager
+from asyncvmm.testing.bare_metal import run_bare_metal
+
 RunElf = Callable[[Path], tuple[int, bytes]]
-"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes. TimeoutError when
+"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes; TimeoutError if
 it does not end."""
 
 TIMEOUT_SECONDS = 5.0
+MAX_STEPS = 2_000_000
 SPIKE_ISA = "rv64imafdc_zicntr_zihpm_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
+
+
+def asyncvmm() -> RunElf:
+    """Ours, with the devices of the installed plugins."""
+    types = create_plugin_manager().device_types
+
+    def run(elf: Path) -> tuple[int, bytes]:
+        try:
+            result = run_bare_metal(elf, types=types, max_steps=MAX_STEPS)
+        except GuestError as error:
+            raise TimeoutError(str(error)) from error
+        return result.code, result.console
+
+    return run
 
 
 def spike() -> RunElf | None:

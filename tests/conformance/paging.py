@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from program import DATA, RAM, TABLES, USER_ALIAS, Program
+from tests.conformance.program import DATA, RAM, TABLES, USER_ALIAS, Program
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 RW = V | R | W | A | D
@@ -13,8 +13,8 @@ PAGE = 4096
 
 
 class Tables:
-    """The tables of one address space, by default with the program at its own address for S-mode and
-    at the alias for U-mode, both as gigapages."""
+    """The tables of one address space, by default with the program at its own address for S-mode
+    and at the alias for U-mode, both as gigapages."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ test finisher of QEMU's virt board.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 RAM = 0x8000_0000
 TABLES = 0x8020_0000  # page tables are allocated from here
@@ -51,6 +51,7 @@ _start:
     csrw scounteren, t0
     li t0, {0x1F << 56}
     csrw pmpcfg2, t0
+    csrw pmpcfg0, zero
     li t0, {1 << 13}
     csrs mstatus, t0
     li gp, 0
@@ -108,6 +109,8 @@ fail:
 
 unexpected:
     ori gp, gp, {_UNEXPECTED}
+    la t4, finish
+    csrw mtvec, t4
     li t4, {MPRV}
     csrc mstatus, t4
     mv t3, s8
@@ -116,6 +119,7 @@ unexpected:
     jal t2, print
     mv t3, s10
     jal t2, print
+    .balign 4
 finish:
     li t4, {MPRV}
     csrc mstatus, t4
@@ -321,6 +325,9 @@ class Program:
             self.asm(f"la t4, {site}")
         self.check(register, *("t4" if value == "pc" else value for value in values), what=what)
 
+
+Run = Callable[[Program], None]
+"""The `run` fixture: run a program on the machine of this test, and fail with its check's words."""
 
 _WIDTHS = {1: "b", 2: "h", 4: "w", 8: "d"}
 

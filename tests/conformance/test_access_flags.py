@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import A, D, R, Tables, U, V, W, X
-from program import DATA, FETCH_PAGE, LOAD_PAGE, MPP, MPRV, STORE_PAGE, Program
+
+from tests.conformance.paging import A, D, R, Tables, U, V, W, X
+from tests.conformance.program import (
+    DATA,
+    FETCH_PAGE,
+    LOAD_PAGE,
+    MPP,
+    MPRV,
+    STORE_PAGE,
+    Program,
+    Run,
+)
 
 ADUE = 1 << 61
 VIRTUAL = 0xC000_0000

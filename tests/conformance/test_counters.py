@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from program import ECALL_M, ILLEGAL, Program
+
+from tests.conformance.program import ECALL_M, ILLEGAL, Program, Run
 
 QEMU = pytest.mark.deviates("qemu", "without -icount instret counts host time")
 NAMES = ("cycle", "time", "instret")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from program import DATA, FS, ILLEGAL, MPP, SIE, SPIE, SPP, SUM, Program
+
+from tests.conformance.program import DATA, FS, ILLEGAL, MPP, SIE, SPIE, SPP, SUM, Program, Run
 
 READ_ONLY = ("mvendorid", "marchid", "mimpid", "mhartid")
 

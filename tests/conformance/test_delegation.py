@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from program import (
+
+from tests.conformance.program import (
     BREAKPOINT,
     ECALL_S,
     ECALL_U,
@@ -13,6 +13,7 @@ from program import (
     NOWHERE,
     STORE_ACCESS,
     Program,
+    Run,
 )
 
 SSI, STI, SEI = 1 << 1, 1 << 5, 1 << 9

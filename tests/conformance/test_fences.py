@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import RW, RWX, Tables
-from program import DATA, LOAD_PAGE, STORE_PAGE, TABLES, Program
+
+from tests.conformance.paging import RW, RWX, Tables
+from tests.conformance.program import DATA, LOAD_PAGE, RAM, STORE_PAGE, TABLES, Program, Run
 
 VIRTUAL = 0xC000_0000
 ONE, TWO = 0x1111, 0x2222
@@ -61,20 +61,30 @@ def test_priv_4_2_1_sfence_makes_withdrawn_rights_seen(run: Run) -> None:
     run(p)
 
 
-def test_priv_4_2_1_sfence_by_address_reaches_the_middle_of_a_superpage(run: Run) -> None:
-    """An address anywhere in a superpage names its leaf."""
+@pytest.mark.parametrize(
+    ("level", "other"),
+    [(1, 0x12_3456), (1, 0x1F_F000), (2, 0x3000_0000), (3, 0x1000_0000), (3, 0x70_0000_0000)],
+)
+def test_priv_4_2_1_sfence_by_any_address_of_a_superpage_reaches_it(
+    run: Run, level: int, other: int
+) -> None:
+    """The leaf that translates the address is meant, not one of its 4 KiB."""
     p = Program()
-    tables = Tables(p)
-    p.store(DATA + 0x5008, ONE)
-    p.store(DATA + 0x20_5008, TWO)
-    entry = tables.map(VIRTUAL, DATA, RW, level=1)
+    tables = Tables(p, "sv48" if level == 3 else "sv39", program_mapped=False)
+    tables.map(RAM, RAM, RWX, level=1)
+    tables.map(TABLES, TABLES, RW, level=1)
+    virtual = 0x1000_0000_0000 if level == 3 else 0x10_0000_0000
+    frame = DATA & -(4096 << 9 * level)
+    inside = DATA - frame + 0x5008
+    entry = tables.map(virtual, frame, RW, level=level)
     tables.enable()
     p.enter("S")
-    p.check_memory(VIRTUAL + 0x5008, ONE, what="before")
-    p.store(entry, DATA + 0x20_0000 >> 2 | RW)
-    p.li("a0", VIRTUAL + 0x12_3456)
-    p.asm("sfence.vma a0")
-    p.check_memory(VIRTUAL + 0x5008, TWO, what="after")
+    p.li("a0", virtual + inside)
+    p.asm("sd zero, 0(a0)")
+    p.store(entry, frame >> 2 | RW & ~4)
+    p.li("a1", virtual + other)
+    p.asm("sfence.vma a1\nld a2, 0(a0)")
+    p.trap("sd a2, 0(a0)", STORE_PAGE, tval=virtual + inside, what="W withdrawn")
     p.leave()
     run(p)
 

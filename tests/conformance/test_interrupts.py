@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from program import MIE, SIE, Program
+
+from tests.conformance.program import MIE, SIE, Program, Run
 
 SSI, MSI, STI, MTI, SEI = 1, 3, 5, 7, 9
 CLINT_MSIP = 0x0200_0000

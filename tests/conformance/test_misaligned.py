@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import RW, Tables, V, X
-from program import (
+
+from tests.conformance.paging import RW, Tables, V, X
+from tests.conformance.program import (
     DATA,
     LOAD_ACCESS,
     LOAD_MISALIGNED,
@@ -14,6 +14,7 @@ from program import (
     STORE_MISALIGNED,
     STORE_PAGE,
     Program,
+    Run,
 )
 
 PATTERN = 0x8796_A5B4_C3D2_E1F0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import RWX, Tables, V
-from program import (
+
+from tests.conformance.paging import RWX, Tables, V
+from tests.conformance.program import (
     DATA,
     FETCH_ACCESS,
     ILLEGAL,
@@ -14,6 +14,7 @@ from program import (
     MPRV,
     STORE_ACCESS,
     Program,
+    Run,
 )
 
 R, W, X, L = 1, 2, 4, 0x80
@@ -94,14 +95,16 @@ def test_priv_3_7_1_tor_covers_from_the_address_before(run: Run) -> None:
     run(p)
 
 
-@pytest.mark.deviates("qemu", "7.2 lets the access pass")
 def test_priv_3_7_1_tor_in_entry_0_starts_at_zero(run: Run) -> None:
     p = Program()
-    p.write("pmpaddr0", 0x2000_0000 >> 2)
-    p.set("pmpcfg0", TOR)
+    p.write("pmpaddr0", DATA >> 2)
+    p.set("pmpcfg0", TOR | R | X)
     p.enter("S")
-    p.li("a0", 0x0200_BFF8)
-    p.trap("ld a1, 0(a0)", LOAD_ACCESS, tval=0x0200_BFF8, what="mtime")
+    works(p, DATA - 1, store=False)
+    refused(p, DATA - 1, load=False, what="just below")
+    refused(p, 0x8000_0000, load=False, what="the program")
+    p.li("a0", 0x0200_4000)
+    p.trap("sd a1, 0(a0)", STORE_ACCESS, tval=0x0200_4000, what="a device below")
     works(p, DATA)
     run(p)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import A, D, R, Tables, U, V, W, X
-from program import (
+
+from tests.conformance.paging import A, D, R, Tables, U, V, W, X
+from tests.conformance.program import (
     DATA,
     FETCH_PAGE,
     LOAD_PAGE,
@@ -15,6 +15,7 @@ from program import (
     STORE_PAGE,
     SUM,
     Program,
+    Run,
 )
 
 VIRTUAL = 0xC000_0000

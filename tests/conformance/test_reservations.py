@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from program import DATA, Program
+
+from tests.conformance.program import DATA, Program, Run
 
 WIDTHS = pytest.mark.parametrize("width", ["w", "d"])
 

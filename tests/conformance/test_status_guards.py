@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from program import ECALL_U, FS, ILLEGAL, TSR, TVM, TW, Program
+
+from tests.conformance.program import ECALL_U, FS, ILLEGAL, TSR, TVM, TW, Program, Run
 
 SD = 1 << 63
 OFF, INITIAL, CLEAN, DIRTY = (state << 13 for state in range(4))

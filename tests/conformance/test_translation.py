@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from paging import LEVELS, PAGE, RW, RWX, A, D, G, Tables, U, V, W, X, leaf
-from program import (
+
+from tests.conformance.paging import LEVELS, PAGE, RW, RWX, A, D, G, Tables, U, V, W, X, leaf
+from tests.conformance.program import (
     DATA,
     FETCH_ACCESS,
     FETCH_PAGE,
@@ -15,6 +15,7 @@ from program import (
     STORE_ACCESS,
     STORE_PAGE,
     Program,
+    Run,
 )
 
 SCHEMES = pytest.mark.parametrize("scheme", ["sv39", "sv48"])
@@ -193,7 +194,6 @@ def test_priv_4_3_2_invalid_tables_fault(run: Run, scheme: str, flags: int, what
     run(p)
 
 
-@pytest.mark.deviates("qemu", "7.2 ignores them")
 @pytest.mark.parametrize("flag", [A, D, U])
 def test_priv_4_4_1_d_a_and_u_are_reserved_in_tables(run: Run, flag: int) -> None:
     p = Program()

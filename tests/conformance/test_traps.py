@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
-from program import (
+
+from tests.conformance.program import (
     BREAKPOINT,
     DATA,
     ECALL_M,
@@ -23,6 +23,7 @@ from program import (
     SPP,
     STORE_ACCESS,
     Program,
+    Run,
 )
 
 

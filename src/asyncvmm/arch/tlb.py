@@ -77,6 +77,8 @@ class Tlb:
             if old != -1 and old != mega:
                 self._overflow = True
             self._mega[mega & 255] = mega
+        elif level == 3:
+            self._overflow = True  # too large for the tables below: every flush is of all
         else:
             giga = virtual >> 30
             old = self._giga[giga & 63]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from asyncvmm.base.errors import GuestError
+from asyncvmm.plugin import create_plugin_manager
+from asyncvmm.testing.bare_metal import run_bare_metal
 from asyncvmm.testing.bench import (
     Machine,
     Row,
+    Run,
     RunElf,
     format_table,
     measure,
@@ -19,6 +24,26 @@ from asyncvmm.testing.bench import (
 from asyncvmm.testing.bench_build import KERNELS, PAGINGS, kernel_named
 
 OURS = "asyncvmm"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: 0, or an error as an exception of ``asyncvmm.base.errors``."""
+    parser = argparse.ArgumentParser(prog="asyncvmm bench", description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args(arguments), our_machine())
+
+
+def our_machine() -> RunElf:
+    """Runs ELFs on a machine in this process, with the devices of the installed plugins."""
+    types = create_plugin_manager().device_types
+
+    def run_elf(elf: Path) -> Run:
+        result = run_bare_metal(elf, types=types)
+        if result.code != 0:
+            raise GuestError(f"{elf.name} ended with code {result.code}: {result.console!r}")
+        return Run(result.instructions, result.cpu_seconds, result.console)
+
+    return run_elf
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
