@@ -7,7 +7,12 @@ import shutil
 import subprocess
 
 import pytest
-from tests.unit.machine.machines import device_types, image_bytes, kernel_machine, program_machine
+from tests.unit.machine.guest_machines import (
+    device_types,
+    image_bytes,
+    kernel_machine,
+    program_machine,
+)
 
 from asyncvmm.arch.hart import Hart
 from asyncvmm.base.errors import ConfigError

@@ -89,6 +89,12 @@ class Bench:
 
         return action
 
+    def after_230(self, event: Action) -> Action:
+        def action() -> None:
+            self.clock.after(230, event)
+
+        return action
+
     def run(self, until_ns: int = UNLIMITED, max_steps: int = UNLIMITED) -> int:
         return int(self.scheduler.run(until_ns, max_steps))
 
@@ -235,7 +241,11 @@ def test_a_hart_alone_reads_its_exact_time() -> None:
 def test_an_event_cuts_the_quantum_for_the_harts_that_follow() -> None:
     bench = Bench(harts=2, quantum=1000)
     bench.actions[1] = {100: lambda: None}
-    bench.actions[0] = {600: lambda: bench.timeline.at(700, lambda: None) and None}
+
+    def schedule() -> None:
+        bench.timeline.at(700, lambda: None)
+
+    bench.actions[0] = {600: schedule}
     bench.run(until_ns=1000)
     assert bench.engine.slices[:4] == [(0, 0, 700), (1, 0, 700), (0, 700, 1000), (1, 700, 1000)]
 
@@ -291,8 +301,7 @@ def busy_bench(harts: int) -> Bench:
         for n in range(250 + 30 * number, 3000, 410):
             mine[n] = bench.interrupt((number + 1) % harts)
         for n in range(90 + number, 3000, 333):
-            event = bench.see("event", number, n)
-            mine[n] = lambda event=event: bench.clock.after(230, event) and None  # type: ignore[misc]
+            mine[n] = bench.after_230(bench.see("event", number, n))
     for ns in range(500, 20_000, 1300):
         bench.timeline.at(ns, bench.interrupt(ns % harts))
     return bench
