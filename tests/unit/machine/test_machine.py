@@ -7,12 +7,6 @@ import shutil
 import subprocess
 
 import pytest
-from tests.unit.machine.guest_machines import (
-    device_types,
-    image_bytes,
-    kernel_machine,
-    program_machine,
-)
 
 from asyncvmm.arch.hart import Hart
 from asyncvmm.base.errors import ConfigError
@@ -28,6 +22,12 @@ from asyncvmm.machine import (
     read_boot_files,
 )
 from asyncvmm.machine.registers import OTHER, SCALARS, VECTORS
+from tests.unit.machine.guest_machines import (
+    device_types,
+    image_bytes,
+    kernel_machine,
+    program_machine,
+)
 
 HTIF = """
     .data
@@ -352,7 +352,7 @@ def test_initrd_is_in_ram_and_in_the_tree() -> None:
     chosen = machine.tree.find("/chosen")
     assert chosen is not None
     start, end = chosen.number("linux,initrd-start"), chosen.number("linux,initrd-end")
-    assert start == 0x80202000 and end == start + len(data)
+    assert start == 0x80400000 and end == start + len(data)
     assert machine.ram.read(start, len(data)) == data
 
 
