@@ -77,7 +77,7 @@ class Ns16550(MmioDevice):
         super().reset()
         self._timeout.cancel()
         self._clear()
-        self.port.on_input = self._take_input
+        self.port.on_input = self._input_arrived
         self.port.on_room = self._drain
 
     def _clear(self) -> None:
@@ -135,7 +135,7 @@ class Ns16550(MmioDevice):
         # Enabling the interrupt while the holding register is empty raises it (Linux's THRE test).
         if enabled & IER_THR_EMPTY and not self.transmit_fifo:
             self.thre_pending = True
-        self._take_input()
+        self._input_arrived()
         self._update()
 
     def read_iir_fcr(self) -> int:
@@ -158,7 +158,7 @@ class Ns16550(MmioDevice):
             self.thre_pending = True
         # The other bits can be programmed only together with the enable bit.
         self.fcr = value & 0xC9 if value & FCR_ENABLE else 0
-        self._take_input()
+        self._input_arrived()
         self._update()
 
     def read_lcr(self) -> int:
@@ -233,7 +233,7 @@ class Ns16550(MmioDevice):
         self._start_timeout()
 
     def _take_input(self) -> None:
-        """Fill the receive FIFO from the port; the port calls this when something arrives."""
+        """Fill the receive FIFO from the port."""
         if self.mcr & MCR_LOOPBACK:
             return
         while room := self._fifo_size() - len(self.receive_fifo):
@@ -242,6 +242,13 @@ class Ns16550(MmioDevice):
                 break
             self._receive(data)
             self._update()
+
+    def _input_arrived(self) -> None:
+        """Until a driver has set the port up nobody may ever look: input stays in the port, where
+        other consoles of the machine (SBI, HTIF) can have it.
+        """
+        if self.ier & IER_RECEIVED or self.fcr & FCR_ENABLE:
+            self._take_input()
 
     def _drain(self) -> None:
         """Move the transmit FIFO to the port; the port calls this when it has room again."""

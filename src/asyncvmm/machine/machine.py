@@ -124,6 +124,8 @@ class Machine:
 
         After RAN_STOP, ``ending`` says more. InternalError names a device that has a bug.
         """
+        if self.htif is not None:
+            self.htif.input_arrived()
         reason = int(self.scheduler.run(until_ns, max_steps))
         self.bus.raise_failure()
         return reason

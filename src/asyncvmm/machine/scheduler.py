@@ -29,16 +29,28 @@ UNLIMITED: Final = FOREVER
 
 
 class HartTime(TimeSource):
-    """The exact time of one hart."""
+    """The place of one hart in time, and what it reads there.
+
+    When ``share`` harts run the same interval one after the other, the first reads the first part
+    of it, the second the next part, and so on: readings then rise in the order of execution, which
+    is what a guest can compare them by. A hart that runs alone reads its exact place.
+    """
 
     def __init__(self, hart: Hart, clock: Clock) -> None:
         self.hart: Hart = hart
         self.clock: Clock = clock
+        self.opened_ns: i64 = 0
+        self.base_ns: i64 = 0
+        self.share: i64 = 1
 
-    def time_ns(self) -> i64:
-        """See TimeSource."""
+    def place_ns(self) -> i64:
+        """Where the hart is."""
         hart = self.hart
         return hart.slice_start_ns + self.clock.ns_for(hart.steps - hart.slice_start_steps)
+
+    def time_ns(self) -> i64:
+        """What it reads: see TimeSource."""
+        return self.base_ns + (self.place_ns() - self.opened_ns) // self.share
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -147,7 +159,7 @@ class Scheduler(EarlierEventListener):
         i: i64 = 0
         while i < len(self.harts):
             if self._runs[i] != 0:
-                place = self._times[i].time_ns()
+                place = self._times[i].place_ns()
                 if place < earliest:
                     earliest = place
             i += 1
@@ -157,8 +169,10 @@ class Scheduler(EarlierEventListener):
         """What a digest needs beside the harts: the place in the quantum."""
         values: list[int] = [int(self._end_ns), int(self._slot)] if self._open else [-1, 0]
         for i in range(len(self.harts)):
+            time = self._times[i]
             values.append(int(self._slept[i]))
-            values.append(int(self._runs[i]) if self._open else 0)
+            if self._open:
+                values += [int(self._runs[i]), int(time.base_ns), int(time.share)]
         return values
 
     def _sleep_until(self, until_ns: i64) -> None:
@@ -199,13 +213,32 @@ class Scheduler(EarlierEventListener):
         self._end_ns = end
         self._slot = 0
         self._open = True
+        self._share_out(now)
         self.quanta += 1
         return True
+
+    def _share_out(self, now: i64) -> None:
+        """Divide what is read in the quantum among the harts that run in it."""
+        count: i64 = 0
+        i: i64 = 0
+        while i < len(self.harts):
+            count += self._runs[i]
+            i += 1
+        rank: i64 = 0
+        i = 0
+        while i < len(self.harts):
+            if self._runs[i] != 0:
+                time = self._times[i]
+                time.opened_ns = now
+                time.base_ns = now if rank == 0 else now + (self._end_ns - now) * rank // count
+                time.share = count
+                rank += 1
+            i += 1
 
     def _place(self, number: i64, now: i64) -> None:
         """A hart that slept is at ``now``, unless it had run a little ahead of that."""
         hart = self.harts[number]
-        was = self._times[number].time_ns()
+        was = self._times[number].place_ns()
         hart.slice_start_ns = now if now > was else was
         hart.slice_start_steps = hart.steps
 
@@ -256,7 +289,7 @@ class Scheduler(EarlierEventListener):
                 latest = self._end_ns
                 break
             if self.harts[i].state == STARTED:
-                place = self._times[i].time_ns()
+                place = self._times[i].place_ns()
                 if place > latest:
                     latest = place
             i += 1
