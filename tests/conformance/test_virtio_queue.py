@@ -226,6 +226,9 @@ BAD = {
     "next_index": [(0, 0x8008_0000, 4, NEXT, 8)],
     "loop_2_7_5_2": [(0, 0x8008_0000, 4, NEXT, 1), (1, 0x8008_0000, 4, NEXT, 0)],
     "self_loop_2_7_5_2": [(0, 0x8008_0000, 4, NEXT, 0)],
+    "longer_than_ram_2_7_5_2": [
+        (number, 0x8000_0000, 1 << 19, WRITE | NEXT, number + 1) for number in range(5)
+    ],
     "zero_length": [(0, 0x8008_0000, 0, 0, 0)],
     "outside_ram": [(0, 0x1000, 4, 0, 0)],
     "across_the_end_of_ram": [(0, 0x800F_FFFE, 4, 0, 0)],

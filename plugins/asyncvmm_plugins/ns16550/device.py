@@ -360,3 +360,8 @@ class Ns16550(MmioDevice):
     def load(self, saved: dict[str, object]) -> None:
         """``restore`` from plain data."""
         self.restore(Ns16550State.load(saved))
+
+    def resume(self) -> None:
+        """See MmioDevice: what waited for room goes on."""
+        self._drain()
+        self._take_input()

@@ -231,3 +231,10 @@ class VirtioConsole(VirtioDevice):
         for port, is_open in zip(self.ports, state.guest_open, strict=True):
             port.set_guest_open(is_open)
         self._set_size()
+
+    def resume(self) -> None:
+        """See VirtioDevice: what waited for room, or for a buffer, goes on."""
+        super().resume()
+        for number in range(len(self.ports)):
+            self._send(number)
+            self._deliver(number)

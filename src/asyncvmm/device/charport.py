@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from asyncvmm.base.errors import ConfigError
+
 DEFAULT_CAPACITY: Final = 1 << 20
 
 
@@ -156,3 +158,35 @@ class CharPort:
         if connected != self.connected:
             self.connected = connected
             self.on_connection()
+
+    # Snapshots.
+
+    def save(self) -> dict[str, object]:
+        """What is under way in both directions, and the window, as plain data."""
+        return {
+            "version": 1,
+            "input": self._input.hex(),
+            "output": self._output.hex(),
+            "columns": self.columns,
+            "rows": self.rows,
+        }
+
+    def load(self, saved: dict[str, object]) -> None:
+        """Take back what ``save`` gave; nobody is called. ConfigError when it does not fit."""
+        queues: list[bytearray] = []
+        for name in ("input", "output"):
+            text = saved.get(name)
+            try:
+                queues.append(bytearray.fromhex(text if isinstance(text, str) else "?"))
+            except ValueError as error:
+                raise ConfigError(f"port {self.name}: saved {name} is not bytes") from error
+            if len(queues[-1]) > self.capacity:
+                raise ConfigError(f"port {self.name}: saved {name} does not fit")
+        columns, rows = saved.get("columns"), saved.get("rows")
+        if type(columns) is not int or type(rows) is not int or saved.get("version") != 1:
+            raise ConfigError(f"port {self.name}: saved state of an unknown version")
+        if columns < 1 or rows < 1 or columns > 0xFFFF or rows > 0xFFFF:
+            raise ConfigError(f"port {self.name}: saved window is {columns} by {rows}")
+        self._input, self._output = queues[0], queues[1]
+        self.columns, self.rows = columns, rows
+        self._input_starved = self._output_starved = True

@@ -30,6 +30,11 @@ class Dma:
     def __init__(self, ram: Ram) -> None:
         self._ram: Ram = ram
 
+    @property
+    def size_bytes(self) -> int:
+        """How much RAM there is."""
+        return self._ram.size
+
     def contains(self, address: i64, length: i64) -> bool:
         """Whether ``length`` bytes from ``address`` can be reached."""
         return self._ram.contains(address, length)
@@ -101,7 +106,7 @@ class DeviceIo:
     """All capabilities of one device. ``path`` names it in messages and seeds its randomness.
 
     The last four may be replaced before the device is created: an empty blob, a port nobody reads,
-    a power button that only records, and a log that keeps the last 1000 lines are what it gets
+    a power button that only records, and a list of log lines are what it gets
     otherwise.
     """
 
@@ -123,6 +128,7 @@ class DeviceIo:
         self.ports: dict[str, CharPort] = {}
         self.messages: list[str] = []
         self.log_sink: Callable[[str, str], None] | None = None
+        self._lines: int = 0
         self._console: CharPort = CharPort("console")
 
     @property
@@ -145,13 +151,21 @@ class DeviceIo:
         return port
 
     def log(self, message: str) -> None:
-        """Leave a line for the guest's log; to ``log_sink(path, message)`` when there is one."""
-        if len(message) > LOG_LINE_LENGTH:
+        """Leave a line for the guest's log: ``log_sink(path, message)``, or ``messages`` without
+        one.
+
+        A device says at most 1000 lines of 500 characters in its life, since a guest may provoke
+        them.
+        """
+        if self._lines > LOG_LINES:
+            return
+        self._lines += 1
+        if self._lines > LOG_LINES:
+            message = "further messages are dropped"
+        elif len(message) > LOG_LINE_LENGTH:
             message = message[:LOG_LINE_LENGTH] + "..."
         sink = self.log_sink
         if sink is not None:
             sink(self.path, message)
-            return
-        if len(self.messages) >= LOG_LINES:
-            del self.messages[: LOG_LINES // 2]
-        self.messages.append(message)
+        else:
+            self.messages.append(message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from librt.strings import read_i64_le
 from librt.vecs import vec
 from mypy_extensions import i64, mypyc_attr
 
@@ -162,18 +163,20 @@ class Ram:
         head = start & 7
         first = start >> 3
         padded_length = (head + count + 7) & ~7
-        # Keep the bytes around the chunk in its first and last word.
-        old = memoryview(page).cast("B")
-        begin = int(first << 3)
-        padded = (
-            bytes(old[begin : begin + int(head)])
-            + chunk
-            + bytes(old[begin + int(head + count) : begin + int(padded_length)])
-        )
-        fresh: list[i64] = memoryview(padded).cast("q").tolist()
+        words = padded_length >> 3
+        padded = chunk
+        if padded_length != count:
+            # Keep the bytes around the chunk in its first and last word.
+            old = memoryview(page).cast("B")
+            begin = int(first << 3)
+            padded = (
+                bytes(old[begin : begin + int(head)])
+                + chunk
+                + bytes(old[begin + int(head + count) : begin + int(padded_length)])
+            )
         i: i64 = 0
-        for word in fresh:
-            page[first + i] = word
+        while i < words:
+            page[first + i] = read_i64_le(padded, i << 3)
             i += 1
         if self.has_code[index] != 0:
             self.watcher.page_written(self.first_ppn + index, start, count)

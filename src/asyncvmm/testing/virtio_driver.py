@@ -39,6 +39,12 @@ class DriverQueue:
         self.descriptors = driver.allocate(16 * size, 16)
         self.available = driver.allocate(6 + 2 * size, 2)
         self.used = driver.allocate(6 + 8 * size, 4)
+        for address, length in (
+            (self.descriptors, 16 * size),
+            (self.available, 6 + 2 * size),
+            (self.used, 6 + 8 * size),
+        ):
+            self.ram.write(address, bytes(length))
         self.free = list(range(size))
         self.available_index = 0
         self.seen_used = 0

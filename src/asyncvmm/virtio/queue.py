@@ -161,6 +161,11 @@ class VirtQueue:
         left = count
         index = head
         inside = False
+        # Buffers that add up to more than the RAM overlap: no driver does that, and copying them
+        # all could take forever.
+        limit: i64 = dma.size_bytes
+        if limit > MAX_CHAIN_BYTES:
+            limit = MAX_CHAIN_BYTES
         while True:
             if index >= count:
                 raise QueueError(f"descriptor {int(index)} of {int(count)} (2.7.5)")
@@ -194,8 +199,8 @@ class VirtQueue:
             if not writable and chain.writable_bytes != 0:
                 raise QueueError("a readable descriptor after a writable one (2.7.4.2)")
             chain.add(address, length, writable)
-            if chain.readable_bytes + chain.writable_bytes > MAX_CHAIN_BYTES:
-                raise QueueError("a chain of more than 2**32 bytes (2.7.5.2)")
+            if chain.readable_bytes + chain.writable_bytes > limit:
+                raise QueueError(f"a chain of more than {int(limit)} bytes (2.7.5.2)")
             if flags & DESC_NEXT == 0:
                 return chain
             index = (word >> 48) & 0xFFFF

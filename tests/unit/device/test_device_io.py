@@ -117,6 +117,28 @@ def test_port_tells_of_size_and_openings_on_changes_only() -> None:
         port.resize(0, 50)
 
 
+def test_port_snapshot() -> None:
+    port, other = CharPort("p", capacity=8), CharPort("p", capacity=8)
+    port.push(b"in")
+    port.transmit(b"out")
+    port.resize(100, 30)
+    saved = port.save()
+    other.load(saved)
+    assert other.save() == saved
+    assert (other.receive(9), other.take_output()) == (b"in", b"out")
+    for change in (
+        {"input": "x"},
+        {"output": "00" * 9},
+        {"rows": 0},
+        {"columns": "9"},
+        {"version": 2},
+        {"input": None},
+    ):
+        with pytest.raises(ConfigError):
+            other.load({**saved, **change})
+    assert other.input_waiting == 0
+
+
 def test_memory_blob_keeps_its_bounds() -> None:
     blob = MemoryBlob(bytes(1024))
     blob.pwrite(512, b"x" * 512)
@@ -137,9 +159,11 @@ def test_ports_and_log_lines_are_bounded() -> None:
             io.port(f"p{number}")
     for number in range(5000):
         io.log(f"{number} " + "x" * 10_000)
-    assert len(io.messages) <= 1000
-    assert io.messages[-1].startswith("4999 ")
+    assert len(io.messages) == 1001
+    assert io.messages[999].startswith("999 ")
+    assert io.messages[-1] == "further messages are dropped"
     assert max(map(len, io.messages)) < 600
+    io = DeviceBench().io
     sunk: list[tuple[str, str]] = []
     io.log_sink = lambda path, message: sunk.append((path, message))
     io.log("hello")
