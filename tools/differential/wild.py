@@ -88,10 +88,10 @@ class WildSequences:
                 size = random.choice((2, 4))
                 word = random.getrandbits(8 * size)
             else:
-                word, size = self.mixer.word(64)
-                if word & 0x707F in (0x1073, 0x2073, 0x3073, 0x5073, 0x6073, 0x7073):
-                    if random.randrange(3) == 0:
-                        word = word & 0xFFFFF | random.choice(MACHINE_CSRS) << 20
+                word, encoding = self.mixer.word(64)
+                size = encoding.length
+                if encoding.role == "csr" and random.randrange(3) == 0:
+                    word = word & 0xFFFFF | random.choice(MACHINE_CSRS) << 20
             parts.append(word.to_bytes(size, "little"))
             length += size
         return b"".join(parts)[:CODE_BYTES]

@@ -6,7 +6,7 @@ from random import Random
 from typing import Final
 
 from asyncvmm.isa.encoding import Encoding
-from asyncvmm.isa.tables import BY_NAME, ENCODINGS
+from asyncvmm.isa.tables import ENCODINGS
 
 # How often each role is drawn, in proportion. "system" holds mret, sret and wfi: never drawn.
 WEIGHTS: Final = {
@@ -46,30 +46,34 @@ class Mixer:
     """Draws encodings by role, and patches what would lead nowhere useful.
 
     ``pointers`` are the registers that hold data addresses: most loads and stores go through them.
-    ``extensions`` limits the encodings drawn (a compressed one needs its base's extension too).
+    Encodings named in ``avoid`` are not drawn.
     """
 
     def __init__(
-        self, random: Random, pointers: tuple[int, ...], extensions: frozenset[str] | None = None
+        self,
+        random: Random,
+        pointers: tuple[int, ...],
+        avoid: frozenset[str] = frozenset(),
     ) -> None:
         self.random = random
         self.pointers = pointers
         self.short_pointers = tuple(p - 8 for p in pointers if 8 <= p < 16)
         roles: dict[str, list[Encoding]] = {}
         for encoding in ENCODINGS:
-            base = BY_NAME[encoding.base] if encoding.base else encoding
-            if extensions is None or {encoding.extension, base.extension} <= extensions:
-                if encoding.role in WEIGHTS:
-                    roles.setdefault(encoding.role, []).append(encoding)
+            if encoding.role in WEIGHTS and encoding.name not in avoid:
+                roles.setdefault(encoding.role, []).append(encoding)
         self.wheel = [e for role, some in roles.items() for e in _spread(some, WEIGHTS[role])]
 
-    def word(self, reach: int) -> tuple[int, int]:
-        """A word and its length in bytes; direct branches and jumps stay within ``reach`` bytes."""
+    def word(self, reach: int) -> tuple[int, Encoding]:
+        """A word and what it was drawn as; direct branches and jumps stay within ``reach`` bytes.
+
+        It may be reserved, or a special case that has an encoding of its own.
+        """
         random = self.random
         encoding = random.choice(self.wheel)
         word = encoding.match | (random.getrandbits(32) & ~encoding.mask)
         if encoding.length == 2:
-            return self._short(encoding, word & 0xFFFF, reach), 2
+            return self._short(encoding, word & 0xFFFF, reach), encoding
         role = encoding.role
         if role == "load" or role == "store" or role == "atomic":
             if random.random() < 0.9:
@@ -77,18 +81,18 @@ class Mixer:
                 if role != "atomic" and random.random() < 0.7:
                     word &= 0xC3FFFFFF if role == "load" else 0xC1FFFFFF  # a small offset
         elif role == "branch" or encoding.name == "jal":
-            word = _aim(encoding, word, _offset(random, reach))
+            word = aim(encoding, word, _offset(random, reach))
         elif role == "csr":
             word = word & 0xFFFFF | random.choice(FLOAT_CSRS) << 20
         elif role == "float" and word >> 12 & 7 in (5, 6) and random.random() < 0.7:
             if encoding.mask >> 12 & 7 == 0:
                 word |= 7 << 12  # rather a dynamic rounding mode than a reserved one
-        return word, 4
+        return word, encoding
 
     def _short(self, encoding: Encoding, word: int, reach: int) -> int:
         role = encoding.role
         if role == "branch" or encoding.name == "c.j":
-            return _aim(encoding, word, _offset(self.random, reach))
+            return aim(encoding, word, _offset(self.random, reach))
         if role == "load" or role == "store":
             for operand in encoding.operands:
                 if operand.name == "rs1" and operand.width == 3 and self.short_pointers:
@@ -108,13 +112,17 @@ def _offset(random: Random, reach: int) -> int:
     return distance if random.random() < 0.75 else -distance
 
 
-def _aim(encoding: Encoding, word: int, offset: int) -> int:
-    """The word with its immediate set to ``offset``."""
-    for operand in encoding.operands:
-        if operand.name == "imm":
-            field = operand.insert(-operand.step)
-            return word & ~field | operand.insert(offset)
-    raise ValueError(f"{encoding.name} has no offset")
+def aim(encoding: Encoding, word: int, offset: int) -> int:
+    """The word of a direct branch or jump with its immediate set to ``offset``."""
+    key = (encoding.name, offset)
+    if key not in _AIMS:
+        operand = next(o for o in encoding.operands if o.name == "imm")
+        _AIMS[key] = (~operand.insert(-operand.step), operand.insert(offset))
+    keep, field = _AIMS[key]
+    return word & keep | field
+
+
+_AIMS: Final[dict[tuple[str, int], tuple[int, int]]] = {}
 
 
 def random_word(random: Random) -> int:
