@@ -25,9 +25,9 @@ Runner = Callable[[bytes, int, int, Path], bytes]
 """(ELF, address, size in bytes, a directory for files) to the memory there when the program has ended."""
 
 TIMEOUT_SECONDS: Final = 120.0
-MAX_STEPS: Final = 1_000_000_000
+MAX_STEPS: Final = 200_000_000
 SPIKE_ISA: Final = "rv64imafdc_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
-QEMU_CPU: Final = "rv64,h=false,zba=true,zbb=true,zbc=false,zbs=true,sstc=false"
+QEMU_CPU: Final = "rv64,h=false,zba=true,zbb=true,zbc=false,zbs=true,sstc=false,svpbmt=false,svnapot=false"
 
 
 class _Finisher(MmioTarget):
@@ -62,7 +62,10 @@ def run_interpreter(elf: bytes, address: int, size: int, directory: Path) -> byt
     while not hart.stop:
         engine.run(hart, 1_000_003)
         if hart.steps > MAX_STEPS:
-            raise TimeoutError(f"no end after {MAX_STEPS} steps, pc {hart.pc:#x}")
+            raise TimeoutError(
+                f"no end after {MAX_STEPS} steps: pc {hart.pc:#x}, mepc {hart.mepc:#x}, "
+                f"mcause {hart.mcause}, mtval {hart.mtval:#x}"
+            )
     return ram.read(address, size)
 
 
