@@ -1,7 +1,7 @@
-"""Bare-metal ELFs of random blocks: each block's registers and every trap go to a signature in memory.
+"""Bare-metal ELFs of random blocks: each block's registers and every trap go to a signature.
 
-What all machines must do alike is in them: no device, no counter, no address outside the scratch memory
-but one pointer that faults. ``Signature`` takes the result apart for comparing.
+What all machines must do alike is in them: no device, no counter, no address outside the scratch
+memory but one pointer that faults. ``Signature`` takes the result apart for comparing.
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ class Signature:
         self.image = image
         blocks = len(image.starts)
         self.scratch = data[:SCRATCH_SIZE]
-        self.records = [
-            data[SCRATCH_SIZE + RECORD_SIZE * n :][:RECORD_SIZE] for n in range(blocks)
-        ]
+        self.records = [data[SCRATCH_SIZE + RECORD_SIZE * n :][:RECORD_SIZE] for n in range(blocks)]
         traps = data[SCRATCH_SIZE + RECORD_SIZE * blocks :]
         self.traps: list[tuple[int, int, int]] = []
         for cause, pc, value in struct.iter_unpack("<QQQ", traps[: len(traps) // 24 * 24]):
@@ -365,7 +363,7 @@ class ImageBuilder:
 
 
 Part = tuple[int, int, Encoding | None]
-"""A word, its length in bytes, and its encoding when it is a branch or jump whose target is open."""
+"""A word, its length in bytes, and its encoding when it is a branch or jump still to be aimed."""
 
 # Compressed encodings overlap, so what a word is has to be looked up: once.
 _SHORT: Final[dict[int, Encoding | None]] = {}

@@ -16,7 +16,7 @@ from asyncvmm.isa.disasm import disassemble
 from asyncvmm.isa.encoding import Encoding
 from asyncvmm.isa.reference import ReferenceHart, find_encoding
 from asyncvmm.isa.reference_operations import OPERATIONS
-from asyncvmm.isa.reference_state import MSCRATCH, ReferenceRam, ReferenceTrap
+from asyncvmm.isa.reference_state import ReferenceRam, ReferenceTrap
 from asyncvmm.isa.reference_words import MASK, signed
 from asyncvmm.memory.pages import Ram
 from tools.differential.wild import (
@@ -42,8 +42,8 @@ class Mismatch(AssertionError):
 class MachineReference(ReferenceHart):
     """The reference with M-mode traps. ``run`` stops before what it does not model.
 
-    That is mret, sret, wfi, sfence.vma and CSRs other than its own: ``run`` then answers fewer steps.
-    A misaligned access that reaches past the end of memory names its first byte there, as the
+    That is mret, sret, wfi, sfence.vma and CSRs other than its own: ``run`` then answers fewer
+    steps. A misaligned access that reaches past the end of memory names its first byte there, as the
     interpreter does (the portion of the access that caused the fault: privileged 3.1.16).
     """
 
@@ -228,16 +228,16 @@ def load_hart(hart: Hart, sequence: Sequence) -> None:
 
 def read_registers(hart: Hart) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """x0..x31 and f0..f31 as unsigned patterns."""
-    x = bytes(memoryview(hart.x))[:256]  # type: ignore[arg-type]
-    f = bytes(memoryview(hart.f))  # type: ignore[arg-type]
+    x = bytes(memoryview(hart.x))[:256]
+    f = bytes(memoryview(hart.f))
     return _STATE.unpack(x), _STATE.unpack(f)
 
 
 class Lockstep:
     """Sessions of sequences from one seed, compared as they go.
 
-    ``steps`` counts what was compared, ``sequences`` how many; ``stepped`` of them after each single
-    step. A session keeps its machines for several sequences, so that stale state would show.
+    ``steps`` counts what was compared, ``sequences`` how many; ``stepped`` of them after each
+    single step. A session keeps its machines for several sequences, so that stale state shows.
     """
 
     def __init__(self, seed: int, sequences: int = 16, steps: int = 40) -> None:
@@ -276,12 +276,9 @@ class Lockstep:
                     break
             self.traps += pair.reference.traps - before
 
-    def _message(
-        self, number: int, index: int, sequence: Sequence, start: int, found: str
-    ) -> str:
+    def _message(self, number: int, index: int, sequence: Sequence, start: int, found: str) -> str:
         return (
             f"seed {self.seed}, session {number}, sequence {index}, part from {start:#x}\n{found}\n"
-            f"again: python -m tools.differential reference --seed {self.seed} --only {number}\n"
             f"handler {sequence.handler:#x}, pc {sequence.pc:#x}\n{listing(sequence)}"
         )
 

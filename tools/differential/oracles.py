@@ -22,12 +22,14 @@ from asyncvmm.memory.pages import Ram
 from tools.differential.image import BASE, FINISHER, MEMORY_MIB
 
 Runner = Callable[[bytes, int, int, Path], bytes]
-"""(ELF, address, size in bytes, a directory for files) to the memory there when the program has ended."""
+"""(ELF, address, size in bytes, a directory for files) to the memory there after the program's end."""
 
 TIMEOUT_SECONDS: Final = 120.0
 MAX_STEPS: Final = 200_000_000
 SPIKE_ISA: Final = "rv64imafdc_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
-QEMU_CPU: Final = "rv64,h=false,zba=true,zbb=true,zbc=false,zbs=true,sstc=false,svpbmt=false,svnapot=false"
+QEMU_CPU: Final = (
+    "rv64,h=false,zba=true,zbb=true,zbc=false,zbs=true,sstc=false,svpbmt=false,svnapot=false"
+)
 
 
 class _Finisher(MmioTarget):
@@ -72,7 +74,7 @@ def run_interpreter(elf: bytes, address: int, size: int, directory: Path) -> byt
 def spike_path() -> str | None:
     """The executable inside the `spike` package, or one of PATH."""
     package = importlib.util.find_spec("riscv")
-    for place in (package.submodule_search_locations or () if package is not None else ()):
+    for place in package.submodule_search_locations or () if package is not None else ():
         inside = Path(place) / "data" / "bin" / "spike"
         if inside.exists():
             return str(inside)

@@ -1,8 +1,9 @@
 """ELFs that probe translation and protection: thousands of (PTEs, PMP, mode, access) combinations.
 
-M-mode code writes the page-table entries of one probe, sets satp, PMP and mstatus, flushes as little as the
-standard asks for, then loads, stores, swaps or fetches as M, S or U, and logs what came of it: cause, tval,
-value, and the entries afterwards (A and D). The answer of a probe is the same on every machine.
+M-mode code writes the page-table entries of one probe, sets satp, PMP and mstatus, flushes as
+little as the standard asks for, then loads, stores, swaps or fetches as M, S or U, and logs what
+came of it: cause, tval, value, and the entries afterwards (A and D). The answer of a probe is the
+same on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BASE: Final = 0x80000000
 PROBES: Final = 0x80100000
 DATA: Final = 0x80400000
 PAGES: Final = 8
-"""Pages that loads, stores and fetches aim at: the lower half and the end are ecall instructions."""
+"""Pages that accesses aim at: the lower half and the end are ecall instructions."""
 _CODE: Final = struct.pack("<I", 0x00730000)
 TABLES: Final = 0x80410000
 """Four table pages, root first, and a page for entries that a probe does not need."""
@@ -202,9 +203,8 @@ class ProbeImage:
         for number, probe in enumerate(self.probes):
             a, b = ours[size * number :][:size], theirs[size * number :][:size]
             if a != b:
-                found.append(
-                    f"probe {number}: {probe}\n  {names[0]}: {_result(a)}\n  {names[1]}: {_result(b)}"
-                )
+                results = f"  {names[0]}: {_result(a)}\n  {names[1]}: {_result(b)}"
+                found.append(f"probe {number}: {probe}\n{results}")
         return found
 
 
@@ -217,8 +217,9 @@ def _result(data: bytes) -> str:
 class ProbeBuilder:
     """Probes from one seed.
 
-    ``adue`` fixes menvcfg.ADUE (QEMU 7.2 always updates A and D); ``fine_pmp`` allows PMP ranges smaller
-    than a page; ``lost_tables`` lets tables lie where there is no memory.
+    ``adue`` fixes menvcfg.ADUE; ``fine_pmp`` allows PMP ranges smaller than a page; ``lost_tables``
+    lets tables lie where there is no memory; ``with_pmp`` draws any PMP at all, ``with_crossing``
+    accesses across pages; ``ops`` are the accesses to draw from.
     """
 
     def __init__(
@@ -275,7 +276,7 @@ class ProbeBuilder:
         asid = random.choice((0, 1, 2, 63, 64, 65, 0xFFFF))
         target, offset = self._target(op, pmp)
         crossing = offset > 4088
-        # A store across pages may or may not leave its first bytes when it faults: it changes nothing.
+        # A store across pages may leave its first bytes when it faults: so it changes nothing.
         value = random.getrandbits(64)
         if crossing:
             value = int.from_bytes((_CODE * 3)[offset & 3 :][:8], "little")
@@ -295,9 +296,7 @@ class ProbeBuilder:
                 address, entries = self._tables(scheme, target, offset, op)
             entries = [*entries, *[spare] * (4 - len(entries))]
         satp = scheme << 60 | (asid << 44 | TABLES >> 12 if scheme else 0)
-        return Probe(
-            tuple(entries), satp, adue, mstatus, op, address, asid, pmp, new, flush, value
-        )
+        return Probe(tuple(entries), satp, adue, mstatus, op, address, asid, pmp, new, flush, value)
 
     def _target(self, op: str, pmp: tuple[tuple[int, int], ...]) -> tuple[int, int]:
         """A page, and an offset in it: often at a boundary of the PMP."""
@@ -331,7 +330,7 @@ class ProbeBuilder:
     def _tables(
         self, scheme: int, target: int, offset: int, op: str
     ) -> tuple[int, list[tuple[int, int]]]:
-        """A virtual address for ``target`` and the entries on the way, often with something wrong."""
+        """A virtual address for ``target`` and the entries on the way, often something wrong."""
         random = self.random
         levels = 3 if scheme == SV39 else 4
         leaf_level = random.choice((0, 0, 0, 0, 1, 1, 2, levels - 1))
@@ -381,7 +380,7 @@ class ProbeBuilder:
         random = self.random
         flags = random.getrandbits(10)
         if random.randrange(2):
-            flags |= V | A | D | {"fetch": X, "amoswap.w": R | W}.get(op, R | W if op[0] == "s" else R)
+            flags |= V | A | D | (X if op == "fetch" else R | W if op[0] in "sa" else R)
         elif random.randrange(4):
             flags |= V
         return flags
@@ -389,7 +388,7 @@ class ProbeBuilder:
     def _pmp(self, fine: bool) -> tuple[tuple[int, int], ...]:
         """Entries 0 to 5 over the data and table pages; entry 15 allows the rest."""
         random = self.random
-        made = []
+        made: list[tuple[int, int]] = []
         if not self.with_pmp or random.randrange(4) == 0:
             return ((0, 0),) * PMP_USED
         for _ in range(PMP_USED):

@@ -1,7 +1,7 @@
 """Wild sequences: random code at a page boundary, pointers to everywhere, nothing kept apart.
 
-Branches lead into the middle of instructions, stores hit the code that runs, and every fault is taken
-to a handler that is itself random code. What makes them comparable is the number of steps.
+Branches lead into the middle of instructions, stores hit the code that runs, and every fault is
+taken to a handler that is itself random code. What makes them comparable is the number of steps.
 """
 
 from __future__ import annotations
