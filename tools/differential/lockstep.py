@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from random import Random
 from typing import Final
 
@@ -43,8 +44,8 @@ class MachineReference(ReferenceHart):
     """The reference with M-mode traps. ``run`` stops before what it does not model.
 
     That is mret, sret, wfi, sfence.vma and CSRs other than its own: ``run`` then answers fewer
-    steps. A misaligned access that reaches past the end of memory names its first byte there, as the
-    interpreter does (the portion of the access that caused the fault: privileged 3.1.16).
+    steps. A misaligned access that reaches past the end of memory names its first byte there, as
+    the interpreter does (the portion of the access that caused the fault: privileged 3.1.16).
     """
 
     def __init__(self, memory: ReferenceRam) -> None:
@@ -54,6 +55,7 @@ class MachineReference(ReferenceHart):
         self.mtval = 0
         self.mtvec = 0
         self.traps = 0
+        self.seen: Counter[str] = Counter()  # names executed and "cause N", for the tests
         self.stuck = False
         self._decoded: dict[int, tuple[str, dict[str, int], int] | None] = {}
 
@@ -113,6 +115,7 @@ class MachineReference(ReferenceHart):
                 if name in _UNMODELLED or values.get("csr", 1) not in _KNOWN_CSRS:
                     return taken
                 self.npc = self.next_pc = (self.pc + length) & MASK
+                self.seen[name] += 1
                 OPERATIONS[name](self, **values)
                 self.pc = self.next_pc
             except ReferenceTrap as trap:
@@ -121,6 +124,7 @@ class MachineReference(ReferenceHart):
                 self.mtval = trap.tval
                 self.reservation = None
                 self.traps += 1
+                self.seen[f"cause {trap.cause}"] += 1
                 if self.pc == self.mtvec:
                     self.stuck = True  # a handler that traps at once would do so for ever
                     return taken + 1
@@ -148,12 +152,9 @@ class Pair:
     """One interpreter machine and one reference machine with the same memory."""
 
     def __init__(self, memory: bytes, engine: Engine | None = None) -> None:
-        self.ram = Ram(RAM_BASE, RAM_SIZE)
-        code = CodeCache()
-        self.hart = Hart(0, self.ram, Bus(), code)
-        Coherence(self.ram, code).add(self.hart)
+        self.hart = new_hart(memory)
+        self.ram = self.hart.ram
         self.engine = engine or Interpreter()
-        self.ram.write(RAM_BASE, memory)
         self.mirror = ReferenceRam(RAM_BASE, RAM_SIZE)
         self.mirror.data[:] = memory
         self.reference = MachineReference(self.mirror)
@@ -210,6 +211,16 @@ def _unequal(name: str, ours: tuple[int, ...], theirs: list[int]) -> list[str]:
     ]
 
 
+def new_hart(memory: bytes) -> Hart:
+    """A hart with the sequences' RAM, which holds ``memory``, and nothing else."""
+    ram = Ram(RAM_BASE, RAM_SIZE)
+    code = CodeCache()
+    hart = Hart(0, ram, Bus(), code)
+    Coherence(ram, code).add(hart)
+    ram.write(RAM_BASE, memory)
+    return hart
+
+
 def load_hart(hart: Hart, sequence: Sequence) -> None:
     """Code and registers of ``sequence``, in M-mode; the rest of the hart stays as it was."""
     at = sequence.start - RAM_BASE
@@ -248,6 +259,7 @@ class Lockstep:
         self.sequences = 0
         self.stepped = 0
         self.traps = 0
+        self.seen: Counter[str] = Counter()
 
     def session(self, number: int) -> None:
         """Run session ``number``; raises Mismatch."""
@@ -275,6 +287,7 @@ class Lockstep:
                 if taken < part or pair.reference.stuck:
                     break
             self.traps += pair.reference.traps - before
+        self.seen += pair.reference.seen
 
     def _message(self, number: int, index: int, sequence: Sequence, start: int, found: str) -> str:
         return (

@@ -22,7 +22,7 @@ from asyncvmm.memory.pages import Ram
 from tools.differential.image import BASE, FINISHER, MEMORY_MIB
 
 Runner = Callable[[bytes, int, int, Path], bytes]
-"""(ELF, address, size in bytes, a directory for files) to the memory there after the program's end."""
+"""(ELF, address, size in bytes, a directory for files) to the memory there at the program's end."""
 
 TIMEOUT_SECONDS: Final = 120.0
 MAX_STEPS: Final = 200_000_000

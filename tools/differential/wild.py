@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from asyncvmm.isa.table_csrs import CSR_NUMBERS
 from tools.differential.words import C_EBREAK, EBREAK, ECALL, Mixer, random_float, random_word
 
 RAM_BASE: Final = 0x80000000
@@ -37,11 +38,16 @@ class Sequence:
 
 
 class WildSequences:
-    """An endless supply, the same for the same seed."""
+    """An endless supply, the same for the same seed.
 
-    def __init__(self, seed: int) -> None:
+    With ``system`` there are trap returns, WFI, SFENCE.VMA and accesses to any CSR too, which the
+    reference does not model.
+    """
+
+    def __init__(self, seed: int, system: bool = False) -> None:
         self.random = Random(seed)
         self.mixer = Mixer(self.random, POINTERS)
+        self.system = system
 
     def memory(self) -> bytes:
         """What RAM holds at first: some of it zero pages, some random, some words."""
@@ -84,6 +90,8 @@ class WildSequences:
             kind = random.randrange(64)
             if kind == 0:
                 word, size = random.choice(((EBREAK, 4), (C_EBREAK, 2), (ECALL, 4)))
+            elif self.system and kind < 8:
+                word, size = self._system(), 4
             elif kind < 3:
                 size = random.choice((2, 4))
                 word = random.getrandbits(8 * size)
@@ -95,6 +103,14 @@ class WildSequences:
             parts.append(word.to_bytes(size, "little"))
             length += size
         return b"".join(parts)[:CODE_BYTES]
+
+    def _system(self) -> int:
+        random = self.random
+        if random.randrange(3) == 0:
+            return random.choice((0x30200073, 0x10200073, 0x10500073, 0x12000073))
+        csr = random.choice(tuple(CSR_NUMBERS.values()))
+        how = random.choice((1, 2, 3, 5, 6, 7))
+        return csr << 20 | random.getrandbits(5) << 15 | how << 12 | random.getrandbits(5) << 7 | 0x73
 
     def _value(self, start: int) -> int:
         if self.random.randrange(4) == 0:
