@@ -76,6 +76,8 @@ def _load_bytes(hart: Hart, address: i64, size: i64) -> i64:
         if physical == -1:
             return 0
         if not hart.ram.contains(physical, 1):
+            if hart.bus.find(physical, 1) is None:
+                return access_fault(hart, address + i, LOAD)
             return fault(hart, LOAD_MISALIGNED, address)  # devices take aligned accesses only
         _enter_load(hart, address + i, physical)
         value |= hart.ram.load(physical, 1) << (i << 3)
@@ -164,7 +166,10 @@ def _store_bytes(hart: Hart, address: i64, size: i64, value: i64) -> None:
         if physical == -1:
             return
         if not hart.ram.contains(physical, 1):
-            fault(hart, STORE_MISALIGNED, address)
+            if hart.bus.find(physical, 1) is None:
+                access_fault(hart, address + i, STORE)
+            else:
+                fault(hart, STORE_MISALIGNED, address)
             return
         i += 1
     i = 0

@@ -53,6 +53,8 @@ def fetch_page(hart: Hart, pc: i64) -> vec[i64]:
         tlb.fetch_ppns[i] = ppn
     else:
         hart.event |= EVENT_CHECK
+        if (pc & 4095) < 4094 and (ram.load(physical, 2) & 3) == 3:
+            translate(hart, pc + 2, FETCH, 2)  # a boundary may lie inside the instruction
     return code
 
 

@@ -131,10 +131,13 @@ class ReferenceState:
         return value
 
     def sc(self, address: int, size: int, value: int) -> int:
-        """Store if the reservation is for this address and size; 0 if stored (I 13.2)."""
+        """Store if the reservation is for this address; 0 if stored (I 13.2).
+
+        A reservation set may be larger than what LR read: SC.D after LR.W succeeds here.
+        """
         if address % size:
             raise ReferenceTrap(CAUSE_STORE_ADDRESS_MISALIGNED, address)
-        reserved = self.reservation == (address, size)
+        reserved = self.reservation is not None and self.reservation[0] == address
         self.reservation = None
         if not reserved:
             return 1

@@ -1,0 +1,423 @@
+"""Bare-metal ELFs of random blocks: each block's registers and every trap go to a signature.
+
+What all machines must do alike is in them: no device, no counter, no address outside the scratch
+memory but one pointer that faults. ``Signature`` takes the result apart for comparing.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from asyncvmm.arch.cause_numbers import (
+    CAUSE_BREAKPOINT,
+    CAUSE_LOAD_ACCESS_FAULT,
+    CAUSE_STORE_ACCESS_FAULT,
+)
+from asyncvmm.isa.asm import Program, assemble
+from asyncvmm.isa.disasm import disassemble
+from asyncvmm.isa.elf_writer import to_elf
+from asyncvmm.isa.encoding import Encoding
+from asyncvmm.isa.reference import find_encoding
+from asyncvmm.isa.tables import BY_NAME, ENCODINGS
+from tools.differential.words import (
+    C_EBREAK,
+    EBREAK,
+    ECALL,
+    Mixer,
+    aim,
+    random_float,
+    random_word,
+)
+
+BASE: Final = 0x80000000
+BLOCKS: Final = 0x80001000
+TABLE: Final = 0x80200000
+SCRATCH: Final = 0x80600000
+SCRATCH_SIZE: Final = 0x2000
+RECORDS: Final = SCRATCH + SCRATCH_SIZE
+QEMU_WRONG: Final = frozenset(("ctzw",))
+"""What QEMU 7.2 computes wrongly (ctzw of 0 is 63 there): to be avoided in images for it."""
+RECORD_SIZE: Final = 512
+TRAP_SIZE: Final = 24
+NOWHERE: Final = 0xC0000000
+"""Nothing is here on any of the machines, which have less memory than 1 GiB."""
+MEMORY_MIB: Final = 32
+MAX_BLOCKS: Final = 8000
+FINISHER: Final = 0x100000
+
+# x3 is the record, x4 the way back, the pointers hold addresses in the scratch memory.
+_ALIGNED: Final = (2, 8, 26)
+_UNALIGNED: Final = (9, 27)
+_NOWHERE_POINTER: Final = 18
+_KEPT: Final = frozenset((3, 4, *_ALIGNED, *_UNALIGNED, _NOWHERE_POINTER))
+
+_RUNTIME: Final = """
+_start:
+        la      x5, handler
+        csrw    mtvec, x5
+        li      x5, 3 << 13             # mstatus.FS
+        csrs    mstatus, x5
+        li      x3, {records:#x} - 512
+        jal     x4, next                # loads the first block's state
+        li      x5, {blocks:#x}
+        jr      x5
+
+finish:                                 # every block came here in turn; the last one ends
+        la      x5, park
+        csrw    mtvec, x5
+        la      x5, tohost
+        li      x6, 1
+        sd      x6, 0(x5)
+        li      x5, 0x7777             # reset: QEMU 7.2 exits at once on 0x5555
+        li      x6, {finisher:#x}
+        sw      x5, 0(x6)
+        .balign 4
+park:   j       park
+
+        .balign 4
+handler:                                # logs mcause, mepc, mtval and skips the instruction
+        sd      x5, 40(x3)
+        sd      x6, 48(x3)
+        la      x5, trap_pointer
+        ld      x6, 0(x5)
+        csrr    x5, mcause
+        sd      x5, 0(x6)
+        csrr    x5, mtval
+        sd      x5, 16(x6)
+        csrr    x5, mepc
+        sd      x5, 8(x6)
+        lhu     x6, 0(x5)
+        andi    x6, x6, 3
+        sltiu   x6, x6, 3
+        slli    x6, x6, 1
+        addi    x5, x5, 4
+        sub     x5, x5, x6
+        csrw    mepc, x5
+        la      x5, trap_pointer
+        ld      x6, 0(x5)
+        addi    x6, x6, 24
+        sd      x6, 0(x5)
+        ld      x5, 40(x3)
+        ld      x6, 48(x3)
+        mret
+
+dump:                                   # the state to the record at x3, then the next state
+{save}
+        csrr    x5, fcsr
+        sd      x5, 0(x3)
+next:   la      x5, table_pointer
+        ld      x6, 0(x5)
+        addi    x7, x6, 512
+        sd      x7, 0(x5)
+        ld      x5, 0(x6)
+        csrw    fcsr, x5
+{restore}
+        ld      x6, 48(x6)
+        addi    x3, x3, 512
+        jr      x4
+
+        .balign 8
+tohost: .dword  0
+fromhost: .dword 0
+trap_pointer: .dword {traps:#x}
+table_pointer: .dword {table:#x}
+        .equ    begin_signature, {scratch:#x}
+        .equ    end_signature, {end:#x}
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An ELF with ``blocks`` random blocks, where each begins, and what it leaves behind."""
+
+    elf: bytes
+    starts: tuple[int, ...]
+    code: bytes
+    instructions: int
+    signature: int
+    signature_size: int
+
+    def block_listing(self, number: int) -> str:
+        """The disassembly of one block."""
+        ends = (*self.starts[1:], BLOCKS + len(self.code))
+        lines = []
+        at = self.starts[number]
+        while at < ends[number]:
+            word = int.from_bytes(self.code[at - BLOCKS : at - BLOCKS + 4], "little")
+            lines.append(f"{at:#x}: {disassemble(word, at)}")
+            at += 4 if word & 3 == 3 else 2
+        return "\n".join(lines)
+
+
+class Signature:
+    """What a machine left: scratch memory, a record per block, and the traps in their order."""
+
+    def __init__(self, image: Image, data: bytes) -> None:
+        if len(data) != image.signature_size:
+            raise ValueError(f"a signature of {len(data)} bytes, not {image.signature_size}")
+        self.image = image
+        blocks = len(image.starts)
+        self.scratch = data[:SCRATCH_SIZE]
+        self.records = [data[SCRATCH_SIZE + RECORD_SIZE * n :][:RECORD_SIZE] for n in range(blocks)]
+        traps = data[SCRATCH_SIZE + RECORD_SIZE * blocks :]
+        self.traps: list[tuple[int, int, int]] = []
+        for cause, pc, value in struct.iter_unpack("<QQQ", traps[: len(traps) // 24 * 24]):
+            if pc == 0:
+                break
+            # QEMU 7.2 leaves mtval 0 at an ebreak, where Spike and we say pc, and names the aligned
+            # word below a misaligned access that faults. The standard allows all of it.
+            if cause == CAUSE_BREAKPOINT:
+                value = 0
+            elif cause in (CAUSE_LOAD_ACCESS_FAULT, CAUSE_STORE_ACCESS_FAULT):
+                value &= ~7
+            self.traps.append((cause, pc, value))
+
+    def differences(self, other: Signature, names: tuple[str, str]) -> str:
+        """The first block in which the two differ, or the first trap; "" when they are the same."""
+        for number, (ours, theirs) in enumerate(zip(self.records, other.records, strict=True)):
+            if ours != theirs:
+                lines = [f"block {number}:"]
+                for slot, (a, b) in enumerate(
+                    zip(struct.unpack("<64Q", ours), struct.unpack("<64Q", theirs), strict=True)
+                ):
+                    if a != b:
+                        name = f"x{slot}" if slot < 32 else f"f{slot - 32}"
+                        name = "fcsr" if slot == 0 else name
+                        lines.append(f"{name}: {names[0]} {a:#x}, {names[1]} {b:#x}")
+                return "\n".join([*lines, *self._trap_lines(other, names), self._where(number)])
+        if self.traps != other.traps:
+            return "\n".join(self._trap_lines(other, names))
+        if self.scratch != other.scratch:
+            at = next(i for i, v in enumerate(self.scratch) if v != other.scratch[i])
+            return f"scratch memory at {SCRATCH + at:#x} and possibly more"
+        return ""
+
+    def _where(self, number: int) -> str:
+        return self.image.block_listing(number)
+
+    def _trap_lines(self, other: Signature, names: tuple[str, str]) -> list[str]:
+        for number in range(max(len(self.traps), len(other.traps))):
+            ours = self.traps[number] if number < len(self.traps) else None
+            theirs = other.traps[number] if number < len(other.traps) else None
+            if ours != theirs:
+                return [
+                    f"trap {number} (cause, pc, value): {names[0]} {_trap_text(ours)}, "
+                    f"{names[1]} {_trap_text(theirs)}",
+                    self._instruction((ours or theirs or (0, 0, 0))[1]),
+                ]
+        return []
+
+    def _instruction(self, pc: int) -> str:
+        at = pc - BLOCKS
+        word = int.from_bytes(self.image.code[at : at + 4], "little")
+        return f"at {pc:#x}: {word:#x} {disassemble(word, pc)}"
+
+
+def _trap_text(trap: tuple[int, int, int] | None) -> str:
+    return "none" if trap is None else "({:#x}, {:#x}, {:#x})".format(*trap)
+
+
+class ImageBuilder:
+    """Images from one seed, without the instructions named in ``avoid``."""
+
+    def __init__(self, seed: int, avoid: frozenset[str] = frozenset()) -> None:
+        self.random = Random(seed)
+        self.mixer = Mixer(self.random, _ALIGNED + _UNALIGNED, avoid)
+
+    def build(self, blocks: int, length: int) -> Image:
+        """``blocks`` blocks of about ``length`` instructions."""
+        if not 0 < blocks <= MAX_BLOCKS:
+            raise ValueError(f"{blocks} blocks, not 1..{MAX_BLOCKS}")
+        random = self.random
+        traps = RECORDS + RECORD_SIZE * blocks
+        counts = 0
+        starts = []
+        code = bytearray()
+        runtime = self._runtime(traps, traps)
+        dump, finish = runtime.symbols["dump"], runtime.symbols["finish"]
+        for _ in range(blocks):
+            starts.append(BLOCKS + len(code))
+            pieces = [self._piece() for _ in range(length)]
+            counts += sum(map(len, pieces))
+            code += _place(pieces, random)
+            code += _jal(4, dump - BLOCKS - len(code))
+        code += _jal(0, finish - BLOCKS - len(code))
+        if BLOCKS + len(code) > TABLE:
+            raise ValueError("the blocks do not fit: fewer or shorter ones")
+        end = traps + TRAP_SIZE * (counts + 1)
+        end += -end % 64
+        runtime = self._runtime(traps, end)
+        data = bytearray(runtime.data).ljust(SCRATCH - BASE + SCRATCH_SIZE, b"\0")
+        if len(runtime.data) > BLOCKS - BASE:
+            raise ValueError("the runtime does not fit before the blocks")
+        data[BLOCKS - BASE : BLOCKS - BASE + len(code)] = code
+        table = b"".join(self._state() for _ in range(blocks + 1))
+        data[TABLE - BASE : TABLE - BASE + len(table)] = table
+        data[SCRATCH - BASE :] = random.randbytes(SCRATCH_SIZE)
+        elf = to_elf(Program(bytes(data), runtime.symbols, BASE))
+        return Image(elf, tuple(starts), bytes(code), counts, SCRATCH, end - SCRATCH)
+
+    def _runtime(self, traps: int, end: int) -> Program:
+        saved = [n for n in range(1, 32) if n not in (3, 4)]
+        save = [f"sd x{n}, {8 * n}(x3)" for n in saved]
+        save += [f"fsd f{n}, {256 + 8 * n}(x3)" for n in range(32)]
+        restore = [f"fld f{n}, {256 + 8 * n}(x6)" for n in range(32)]
+        restore += [f"ld x{n}, {8 * n}(x6)" for n in saved if n != 6]
+        source = _RUNTIME.format(
+            records=RECORDS, blocks=BLOCKS, finisher=FINISHER, traps=traps, table=TABLE,
+            scratch=SCRATCH, end=end, save="\n".join(save), restore="\n".join(restore),
+        )  # fmt: skip
+        return assemble(source, BASE)
+
+    def _state(self) -> bytes:
+        random = self.random
+        x = [0] + [random_word(random) for _ in range(31)]
+        frm = random.randrange(8) if random.randrange(16) == 0 else random.randrange(5)
+        x[0] = frm << 5 | (random.getrandbits(5) if random.getrandbits(1) else 0)
+        for register in _ALIGNED:
+            x[register] = SCRATCH + 0x800 + 8 * random.randrange((SCRATCH_SIZE - 0x1000) // 8)
+        x[9] = SCRATCH + 0x1000 + random.randrange(-32, 32)
+        x[27] = SCRATCH + 0x800 + random.randrange(SCRATCH_SIZE - 0x1000)
+        x[_NOWHERE_POINTER] = NOWHERE + random.randrange(0x800, 0x1000)
+        f = [random_float(random) for _ in range(32)]
+        return struct.pack("<64Q", *x, *f)
+
+    def _piece(self) -> list[Part]:
+        """One instruction, or a few that belong together."""
+        random = self.random
+        kind = random.randrange(128)
+        if kind == 0:
+            return [(*random.choice(((EBREAK, 4), (C_EBREAK, 2), (ECALL, 4))), None)]
+        if kind == 1:
+            return [(_illegal(random), 4, None)]
+        if kind < 5:
+            return self._reserve()
+        while True:
+            word, drawn = self.mixer.word(64)
+            encoding = _as_fetched(word, drawn)
+            if encoding is None:
+                if drawn.length == 4:
+                    return [(word, 4, None)]  # a reserved rounding mode
+                continue
+            made = self._tame(encoding, word)
+            if made:
+                return made
+
+    def _reserve(self) -> list[Part]:
+        """LR, an addition, SC to the same place; or the SC alone, which fails."""
+        random = self.random
+        size = random.choice((2, 3)) << 12
+        pointer = random.choice(_ALIGNED)
+        order = random.getrandbits(2) << 25
+        lr = 0x1000002F | size | order | pointer << 15 | self._free() << 7
+        sc = 0x1800002F | size | order | pointer << 15 | random.randrange(32) << 20
+        sc |= self._free() << 7
+        if random.randrange(4) == 0:
+            return [(sc, 4, None)]
+        between = BY_NAME["addi"].encode({"rd": self._free(), "rs1": 5, "imm": 1})
+        return [(lr, 4, None), (between, 4, None), (sc, 4, None)]
+
+    def _free(self) -> int:
+        """A register that a block may write."""
+        return self.random.choice(_FREE)
+
+    def _tame(self, encoding: Encoding, word: int) -> list[Part]:
+        """The instruction with harmless operands; nothing when that cannot be."""
+        role, length = encoding.role, encoding.length
+        base = encoding.base or encoding.name
+        if base == "jalr":
+            return self._indirect(encoding)
+        if base.startswith(("lr.", "sc.")):
+            return []
+        if length == 2:
+            if base == "jal" or role == "branch":
+                return [(word, 2, encoding)] if encoding.name in _BRANCHES else []
+            values = encoding.expand(encoding.values(word))[1]
+            if values.get("rd") in _KEPT and base in _WRITES_X:
+                return []
+            if role in ("load", "store") and values["rs1"] not in _POINTERS:
+                return []
+            return [(word, 2, None)]
+        if base in _WRITES_X and word >> 7 & 31 in _KEPT:
+            word = word & ~(31 << 7) | self._free() << 7
+        if role == "atomic" or role == "load" or role == "store":
+            # A misaligned AMO is 6 here, 7 in Spike (or it works), 4 in QEMU: not in images.
+            allowed = _ALIGNED if role == "atomic" else _POINTERS
+            if word >> 15 & 31 not in allowed:
+                word = word & ~(31 << 15) | self.random.choice(allowed) << 15
+        return [(word, 4, encoding if encoding.name in _BRANCHES else None)]
+
+    def _indirect(self, encoding: Encoding) -> list[Part]:
+        """jalr, c.jr and c.jalr to the instruction after them."""
+        register = self._free()
+        auipc = (BY_NAME["auipc"].encode({"rd": register, "imm": 0}), 4, None)
+        if encoding.length == 4:
+            imm = 8 + self.random.getrandbits(1)
+            values = {"rd": self._free(), "rs1": register, "imm": imm}
+            return [auipc, (encoding.encode(values), 4, None)]
+        add = BY_NAME["addi"].encode({"rd": register, "rs1": register, "imm": 10})
+        return [auipc, (add, 4, None), (encoding.encode({"rs1": register}), 2, None)]
+
+
+Part = tuple[int, int, Encoding | None]
+"""A word, its length in bytes, and its encoding when it is a branch or jump still to be aimed."""
+
+# Compressed encodings overlap, so what a word is has to be looked up: once.
+_SHORT: Final[dict[int, Encoding | None]] = {}
+
+
+def _as_fetched(word: int, drawn: Encoding) -> Encoding | None:
+    """What the hart will take the word for; None when it is illegal."""
+    if drawn.length == 4:
+        return None if drawn.name in _ROUNDS and word >> 12 & 7 in (5, 6) else drawn
+    if word not in _SHORT:
+        _SHORT[word] = find_encoding(word)
+    return _SHORT[word]
+
+
+def _has(encoding: Encoding, operand: str, kind: str) -> bool:
+    return any(o.name == operand and o.kind == kind for o in encoding.operands)
+
+
+_ROUNDS: Final = frozenset(e.name for e in ENCODINGS if _has(e, "rm", "rm"))
+_WRITES_X: Final = frozenset(e.name for e in ENCODINGS if _has(e, "rd", "x"))
+_POINTERS: Final = (*_ALIGNED, *_ALIGNED, *_UNALIGNED, _NOWHERE_POINTER)
+_FREE: Final = tuple(n for n in range(32) if n not in _KEPT and n != 0)
+_BRANCHES: Final = frozenset(
+    e.name for e in ENCODINGS if e.role == "branch" or e.name in ("jal", "c.j")
+)
+_MAJOR: Final = (0x33, 0x3B, 0x13, 0x1B, 0x53, 0x43, 0x2F, 0x03, 0x23, 0x63, 0x07, 0x27)
+
+
+def _illegal(random: Random) -> int:
+    """A word that is no instruction here, in a major opcode that is full elsewhere too."""
+    while True:
+        word: int = random.getrandbits(25) << 7 | random.choice(_MAJOR)
+        if find_encoding(word) is None:
+            return word
+
+
+def _place(pieces: list[list[Part]], random: Random) -> bytes:
+    """The pieces' bytes; branches and jumps go forward to where a piece begins, at most four on."""
+    starts = []
+    at = 0
+    for piece in pieces:
+        starts.append(at)
+        for _, length, _ in piece:
+            at += length
+    starts.append(at)
+    code = bytearray()
+    for index, piece in enumerate(pieces):
+        for word, length, encoding in piece:
+            if encoding is not None:
+                target = starts[min(index + random.randrange(1, 5), len(pieces))]
+                word = aim(encoding, word, target - len(code))
+            code += word.to_bytes(length, "little")
+    return bytes(code)
+
+
+def _jal(rd: int, offset: int) -> bytes:
+    return BY_NAME["jal"].encode({"rd": rd, "imm": offset}).to_bytes(4, "little")
