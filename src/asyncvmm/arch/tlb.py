@@ -46,7 +46,7 @@ class Tlb:
         # Superpages of which slices may be in the tables, by virtual address: their FENCE of one
         # address must take all slices with it. Sets of region numbers, direct-mapped.
         self._mega: vec[i64] = vec[i64]([-1] * 256)  # 2 MiB regions
-        self._giga: vec[i64] = vec[i64]([-1] * 64)  # 1 GiB regions and larger ones
+        self._giga: vec[i64] = vec[i64]([-1] * 64)  # 1 GiB regions
         self._overflow: bool = False
         self.flushes: i64 = 0
 
