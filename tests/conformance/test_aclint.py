@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyncvmm.base.errors import GuestError
 from asyncvmm.interrupts.lines import InterruptSink
@@ -167,3 +169,26 @@ def test_a_guest_that_rearms_for_ever_costs_no_memory() -> None:
     for i in range(20_000):
         bench.aclint.write(MTIMECMP, 8, 1_000_000 - i)
     assert len(bench.timeline) < 3000
+
+
+values = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-3, 300))
+offsets = st.one_of(st.sampled_from([MTIME, MTIMECMP, MTIMECMP + 8]), st.integers(0, 0xFFF8))
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    writes=st.lists(st.tuples(offsets, st.sampled_from([4, 8]), values), max_size=12),
+    steps=st.lists(st.integers(0, 20_000), min_size=1, max_size=6),
+)
+def test_2_2_the_line_is_high_exactly_while_mtime_has_reached_mtimecmp(
+    writes: list[tuple[int, int, int]], steps: list[int]
+) -> None:
+    bench = Bench(harts=2)
+    for number, (offset, size, value) in enumerate(writes):
+        if offset % size == 0 and (offset >= MTIMECMP or size == 4):
+            bench.aclint.write(offset, size, value)
+        bench.go_to(bench.timeline.now_ns + steps[number % len(steps)])
+        mtime = bench.aclint.read(MTIME, 8) % 2**64
+        for hart, pins in enumerate(bench.harts):
+            compare = bench.aclint.read(MTIMECMP + 8 * hart, 8) % 2**64
+            assert (MTI in pins.high) == (mtime >= compare)

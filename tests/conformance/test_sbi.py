@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyncvmm.arch.code import CodeCache
 from asyncvmm.arch.hart import STARTED, STOPPED, Hart
@@ -323,3 +325,30 @@ def test_12_buffers_outside_ram_are_refused(
     bench.terminal.typed = b"x"
     assert bench.call(DBCN, function, length, low, high) == (INVALID_PARAM, 0)
     assert bench.terminal.written == b""
+
+
+words = st.one_of(
+    st.integers(-(2**63), 2**63 - 1), st.integers(-2, 5), st.integers(RAM - 8, RAM + (1 << 20) + 8)
+)
+extensions = st.one_of(
+    st.sampled_from([0, 1, 2, 3, 8, BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN]), words
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(
+    calls=st.lists(
+        st.tuples(extensions, st.one_of(st.integers(0, 7), words), st.lists(words, max_size=5)),
+        max_size=12,
+    )
+)
+def test_wild_calls_are_answered_and_change_nothing_outside_ram(
+    calls: list[tuple[int, int, list[int]]],
+) -> None:
+    bench = Bench()
+    bench.terminal.typed = b"typed" * 100
+    for extension, function, arguments in calls:
+        error, _ = bench.call(extension, function, *arguments)
+        assert extension in (2, 3) or -8 <= error <= 0 or extension == HSM
+    assert bench.timeline.now_ns == 0
+    assert len(bench.timeline) <= 12

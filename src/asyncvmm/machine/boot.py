@@ -159,16 +159,16 @@ def _programs(
     firmware = files.firmware
     assert firmware is not None
     entry = base
-    symbols: dict[str, int] = {}
     if is_elf(firmware.data):
         elf = parse_elf(firmware.data, firmware.name)
         loader.put_elf(elf, firmware.name)
-        entry, symbols = elf.entry, elf.symbols
+        entry = elf.entry
     else:
         loader.put(base, firmware.data, len(firmware.data), firmware.name)
     if files.kernel is not None:
         payload = _put_payload(files.kernel, loader)
-    return entry, payload, symbols
+    # Firmware has a tohost for other machines too (OpenSBI's); here it is told of a UART.
+    return entry, payload, {}
 
 
 def _put_image(kernel: BootFile, loader: Loader) -> int:
