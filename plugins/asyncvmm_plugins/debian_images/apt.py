@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -93,7 +93,7 @@ class AptDirectory:
     def packages(self, names: Sequence[str]) -> list[PackageFile]:
         """Every version of the packages ``names`` in the index, newest first for each name."""
         out = self._query(["apt-cache", "-c", str(self._conf), "show", *names])
-        return [self._package(fields) for fields in stanzas(out) if "sha256" in fields]
+        return [package_file(fields, self.suite) for fields in stanzas(out) if "sha256" in fields]
 
     def index(self) -> list[dict[str, str]]:
         """The whole index as stanzas."""
@@ -132,19 +132,29 @@ class AptDirectory:
 
     def fetch(self, package: PackageFile, progress: Progress) -> Path:
         """The path of the package's file, downloaded (resuming if it was cut off) and checked."""
-        target = self._path(package)
-        if self._is_downloaded(package):
-            return target
-        self.update(progress)
-        self.cache.require_space(package.size_bytes * 2, f"downloading {package.package}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        wanted = f"{package.package}={package.version}"
-        command = ["apt-get", "-c", str(self._conf), "download", wanted]
-        self._run(command, package.package, package.size_bytes, progress)
-        for path in target.parent.glob(f"{package.package}_*.deb"):
+        return self.fetch_all([package], progress)[0]
+
+    def fetch_all(self, packages: Sequence[PackageFile], progress: Progress) -> list[Path]:
+        """The paths of the packages' files, those that are missing downloaded in one go and checked."""
+        missing = [package for package in packages if not self._is_downloaded(package)]
+        if missing:
+            self.update(progress)
+            size = sum(package.size_bytes for package in missing)
+            label = missing[0].package if len(missing) == 1 else f"{len(missing)} packages"
+            self.cache.require_space(size * 2, f"downloading {label}")
+            wanted = [f"{package.package}={package.version}" for package in missing]
+            command = ["apt-get", "-c", str(self._conf), "download", *wanted]
+            self._run(command, label, size, progress)
+            for package in missing:
+                self._accept(package)
+        return [self._path(package) for package in packages]
+
+    def _accept(self, package: PackageFile) -> None:
+        """Finds a package's file among what apt delivered and gives it its checked name."""
+        for path in (self.root / "archives").glob(f"{package.package}_*.deb"):
             if path.stat().st_size == package.size_bytes and sha256_of(path) == package.sha256:
-                path.rename(target)
-                return target
+                path.rename(self._path(package))
+                return
         raise ChecksumError(
             f"apt delivered no file of {package} with SHA-256 {package.sha256}: try again; if it stays "
             f"so, delete {self.root}"
@@ -163,20 +173,6 @@ class AptDirectory:
             path.is_file()
             and path.stat().st_size == package.size_bytes
             and sha256_of(path) == package.sha256
-        )
-
-    def _package(self, fields: dict[str, str]) -> PackageFile:
-        depends = ", ".join(
-            fields[key] for key in ("pre-depends", "depends") if fields.get(key, "").strip()
-        )
-        return PackageFile(
-            fields["package"],
-            fields["version"],
-            fields["architecture"],
-            int(fields["size"]),
-            fields["sha256"],
-            depends,
-            self.suite,
         )
 
     def _configure(self) -> None:
@@ -343,6 +339,25 @@ def apt_failure(label: str, errors: str, root: Path) -> ImageError:
             f"(apt said: {text})"
         )
     return BuildError(f"{label}: apt failed: {text}")
+
+
+def package_file(fields: Mapping[str, str], suite: str) -> PackageFile:
+    """A package file from its stanza in the index of ``suite``. Raises `BuildError` if it lacks a field."""
+    depends = ", ".join(
+        fields[key] for key in ("pre-depends", "depends") if fields.get(key, "").strip()
+    )
+    try:
+        return PackageFile(
+            fields["package"],
+            fields["version"],
+            fields["architecture"],
+            int(fields["size"]),
+            fields["sha256"],
+            depends,
+            suite,
+        )
+    except (KeyError, ValueError) as error:
+        raise BuildError(f"the index of {suite} has a package without {error}") from error
 
 
 def _from_pin(pin: Pin) -> PackageFile:

@@ -98,7 +98,8 @@ def verified_suite(
         try:
             apt.update(progress)
         except ChecksumError as error:
-            progress.note(f"Debian's suite {suite} is passed over: {error}")
+            reason = str(error).partition(" (apt said")[0]
+            progress.note(f"Debian's suite {suite} is passed over: {reason}")
             failure = error
             continue
         return apt
