@@ -84,6 +84,6 @@ cat > /run/inittab << END
 ${console:-console}::respawn:-$shell
 ::ctrlaltdel:/sbin/reboot
 ::shutdown:/bin/sync
-::shutdown:/bin/mount -o remount,ro /
+::shutdown:/bin/sh -c 'mount -o remount,ro / 2>/dev/null'
 END
 exec busybox init
