@@ -13,7 +13,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from attrs import frozen
 
@@ -22,32 +21,12 @@ from asyncvmm.plugin.images import (
     ChecksumError,
     ImageCache,
     ImageError,
-    NoAptError,
-    NoNetworkError,
-    NoSpaceError,
     Progress,
     sha256_of,
 )
+from asyncvmm_plugins.debian_images.apt_errors import apt_failure, no_apt
 from asyncvmm_plugins.debian_images.lockfile import LockFile, Pin
 from asyncvmm_plugins.debian_images.sources import Mirror, machine_mirror, read_sources, stanzas
-
-NETWORK_SIGNS: Final = re.compile(
-    r"could not resolve|temporary failure|could not connect|unable to connect|cannot initiate"
-    r"|connection (?:failed|refused|timed out|reset)|network is unreachable|timed out|no route to host"
-    r"|\b40[347]\b|\b50[0-9]\b|proxy",
-    re.IGNORECASE,
-)
-MISMATCH_SIGNS: Final = re.compile(
-    r"unexpected size|hash sum mismatch|mirror sync in progress", re.IGNORECASE
-)
-KEY_SIGNS: Final = re.compile(
-    r"NO_PUBKEY|is not signed|couldn't be verified|Sub-process .*sqv|EXPKEYSIG", re.IGNORECASE
-)
-SPACE_SIGNS: Final = re.compile(r"no space left|not enough free space|quota exceeded", re.IGNORECASE)
-
-
-class IndexMismatchError(ChecksumError):
-    """A suite's index does not match its signature, as happens while a mirror is being updated."""
 
 
 @frozen
@@ -252,15 +231,6 @@ def require_apt() -> None:
             raise no_apt(f"{tool} is not installed")
 
 
-def no_apt(reason: str) -> NoAptError:
-    """The error for a machine that apt cannot be used on."""
-    return NoAptError(
-        f"the guest images come from Debian's archive through apt, which cannot be used here: {reason}; "
-        "use a machine with apt (Debian or a container of it), or copy ~/.cache/asyncvmm from one, or "
-        "try `asyncvmm run demo`, which needs no download"
-    )
-
-
 def configuration(root: Path, architecture: str) -> str:
     """The private apt.conf."""
     directory = str(root)
@@ -311,34 +281,6 @@ def source_stanza(mirror: Mirror, suite: str, architecture: str) -> str:
     if mirror.signed_by:
         lines.append(f"Signed-By: {mirror.signed_by}")
     return "\n".join(lines) + "\n"
-
-
-def apt_failure(label: str, errors: str, root: Path) -> ImageError:
-    """What apt's error text means."""
-    text = "\n".join(line for line in errors.splitlines() if line[:2] in ("E:", "W:", "  ")).strip()
-    text = text or errors.strip() or "no reason given"
-    if SPACE_SIGNS.search(text):
-        return NoSpaceError(
-            f"{label}: the file system of {root} is full: make room there, or set ASYNCVMM_CACHE to a "
-            f"directory on a larger one (apt said: {text})"
-        )
-    if MISMATCH_SIGNS.search(text):
-        return IndexMismatchError(
-            f"{label}: the archive's index does not match its signature, most likely because the mirror "
-            f"is being updated: try again later (apt said: {text})"
-        )
-    if KEY_SIGNS.search(text):
-        return ChecksumError(
-            f"{label}: the archive's signature cannot be verified: install the newest "
-            f"`debian-archive-keyring` package (apt said: {text})"
-        )
-    if NETWORK_SIGNS.search(text):
-        return NoNetworkError(
-            f"{label}: the package archive cannot be reached: check the network and apt's proxy settings "
-            f"(`apt-get update` must work), then run the command again; what was downloaded is kept "
-            f"(apt said: {text})"
-        )
-    return BuildError(f"{label}: apt failed: {text}")
 
 
 def package_file(fields: Mapping[str, str], suite: str) -> PackageFile:

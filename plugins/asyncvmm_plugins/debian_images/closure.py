@@ -72,7 +72,9 @@ class PackageIndex:
             if candidate in selected:
                 return candidate
         if not candidates:
-            raise BuildError(f"nothing in the archive is {' or '.join(names)}, which {needed_by} needs")
+            raise BuildError(
+                f"nothing in the archive is {' or '.join(names)}, which {needed_by} needs"
+            )
         return candidates[0]
 
 

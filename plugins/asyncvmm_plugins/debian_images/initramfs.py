@@ -53,7 +53,11 @@ def busybox_entries(binary: bytes) -> list[cpio.Entry]:
         for name in busybox.applets(binary)
         if name != "busybox" and "/" not in name
     ]
-    return [cpio.file("bin/busybox", binary, 0o755), *links, cpio.symlink("sbin/init", "../bin/busybox")]
+    return [
+        cpio.file("bin/busybox", binary, 0o755),
+        *links,
+        cpio.symlink("sbin/init", "../bin/busybox"),
+    ]
 
 
 def program_entries(tree: Tree, programs: Mapping[str, bytes]) -> list[cpio.Entry]:

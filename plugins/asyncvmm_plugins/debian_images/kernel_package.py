@@ -44,7 +44,9 @@ class DebianFullImage(ImageType):
     """``debian-full``."""
 
     name = "debian-full"
-    summary = "Debian's packaged kernel of the newest suite, with disk, net, 9p, vsock, ext4 (~120 MB)"
+    summary = (
+        "Debian's packaged kernel of the newest suite, with disk, net, 9p, vsock, ext4 (~120 MB)"
+    )
     size_bytes_estimate = 170 * MIB
 
     def pull(self, cache: ImageCache, progress: Progress) -> None:
@@ -66,11 +68,13 @@ class DebianFullImage(ImageType):
                 box = read_members(box_deb, lambda name: name.endswith("bin/busybox"))
             if len(box) != 1:
                 raise BuildError(f"{box_package} does not hold one busybox")
-            with cache.build(self.name, recipe=RECIPE, sources=sources) as directory:
-                with progress.task("building debian-full's initramfs", None):
-                    (directory / "Image").write_bytes(_kernel(files, packages))
-                    archive = build_initramfs(next(iter(box.values())), _modules(files))
-                    (directory / "initrd.cpio").write_bytes(archive)
+            with (
+                cache.build(self.name, recipe=RECIPE, sources=sources) as directory,
+                progress.task("building debian-full's initramfs", None),
+            ):
+                (directory / "Image").write_bytes(_kernel(files, packages))
+                archive = build_initramfs(next(iter(box.values())), _modules(files))
+                (directory / "initrd.cpio").write_bytes(archive)
 
     def boot_files(self, cache: ImageCache) -> BootFiles:
         """Kernel, initramfs and command line."""
@@ -84,9 +88,7 @@ class DebianFullImage(ImageType):
         )
 
 
-def verified_suite(
-    cache: ImageCache, suites: tuple[str, ...], progress: Progress
-) -> AptDirectory:
+def verified_suite(cache: ImageCache, suites: tuple[str, ...], progress: Progress) -> AptDirectory:
     """apt for the first of ``suites`` whose riscv64 index verifies; ``ASYNCVMM_DEBIAN_SUITE`` asks for
     another. Says in a note which were passed over. Raises the last failure if there is none."""
     wanted = os.environ.get("ASYNCVMM_DEBIAN_SUITE")
@@ -161,7 +163,7 @@ def _modules(files: dict[str, bytes]) -> dict[str, bytes]:
     """The modules that are wanted and what they need, plain and unsigned, by name."""
     compressed = {module_name(name): name for name in files if is_module(name)}
     plain: dict[str, bytes] = {}
-    todo = [name for name in FULL_MODULES if name in compressed]
+    todo: list[str] = [name for name in FULL_MODULES if name in compressed]
     while todo:
         name = todo.pop()
         if name in plain or name not in compressed:

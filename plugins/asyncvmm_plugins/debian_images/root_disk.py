@@ -39,9 +39,12 @@ DISK: Final = "root.ext4"
 FIRST: Final = ("base-files", "base-passwd", "libc6", "libc-bin")
 PACKAGES: Final = (
     *FIRST,
-    *"bash dash coreutils util-linux mount grep sed mawk findutils tar gzip hostname procps".split(),
-    *"ncurses-base ncurses-bin busybox-static e2fsprogs kmod".split(),
-    *"nginx redis-server redis-tools sqlite3 python3 curl iproute2 iputils-ping netbase".split(),
+    # A system to work in.
+    *("bash", "dash", "coreutils", "util-linux", "mount", "grep", "sed", "mawk", "findutils"),
+    *("tar", "gzip", "hostname", "procps", "ncurses-base", "ncurses-bin", "busybox-static"),
+    *("e2fsprogs", "kmod", "iproute2", "iputils-ping", "netbase"),
+    # What it is for.
+    *("nginx", "redis-server", "redis-tools", "sqlite3", "python3", "curl"),
 )
 ROOT_APPEND: Final = "root=/dev/vda ro asyncvmm.overlay=1"
 """The cached disk is never written: init.sh puts an overlay in the guest's memory over it. A copy of the
@@ -52,7 +55,9 @@ UUID: Final = "6b1f9c52-8d5b-4c2b-9f3e-1f7d9a60c113"
 TOOLS: Final = ("mke2fs", "debugfs")
 SYSTEM_DIRECTORIES: Final = ("/usr/sbin", "/sbin")
 
-FSTAB: Final = initramfs.FSTAB + "tmpfs /tmp tmpfs mode=1777 0 0\ntmpfs /dev/shm tmpfs mode=1777 0 0\n"
+FSTAB: Final = (
+    initramfs.FSTAB + "tmpfs /tmp tmpfs mode=1777 0 0\ntmpfs /dev/shm tmpfs mode=1777 0 0\n"
+)
 
 
 class DebianRootImage(ImageType):
@@ -69,7 +74,9 @@ class DebianRootImage(ImageType):
             cache.require_space(1200 * MIB, "the image debian-root")
             apt = verified_suite(cache, SUITES_STABLE_FIRST, progress)
             if apt.suite != SUITES_STABLE_FIRST[0]:
-                progress.note(f"debian-root is made from Debian's suite {apt.suite}, not from Debian 13")
+                progress.note(
+                    f"debian-root is made from Debian's suite {apt.suite}, not from Debian 13"
+                )
             packages, debs = fetch_closure(apt, progress)
             sources = [f"Debian suite {apt.suite}", *packages]
             work = cache.work_directory()

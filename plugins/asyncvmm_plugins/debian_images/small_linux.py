@@ -67,7 +67,9 @@ class SmallLinuxImage(ImageType):
     """``linux``."""
 
     name = "linux"
-    summary = "a small SMP Linux 6.12, compiled here from Debian's source (205 MB download, minutes)"
+    summary = (
+        "a small SMP Linux 6.12, compiled here from Debian's source (205 MB download, minutes)"
+    )
     size_bytes_estimate = 220 * MIB
 
     def pull(self, cache: ImageCache, progress: Progress) -> None:
