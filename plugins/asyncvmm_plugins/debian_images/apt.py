@@ -11,9 +11,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from attrs import frozen
 
@@ -22,32 +21,12 @@ from asyncvmm.plugin.images import (
     ChecksumError,
     ImageCache,
     ImageError,
-    NoAptError,
-    NoNetworkError,
-    NoSpaceError,
     Progress,
     sha256_of,
 )
+from asyncvmm_plugins.debian_images.apt_errors import apt_failure, no_apt
 from asyncvmm_plugins.debian_images.lockfile import LockFile, Pin
 from asyncvmm_plugins.debian_images.sources import Mirror, machine_mirror, read_sources, stanzas
-
-NETWORK_SIGNS: Final = re.compile(
-    r"could not resolve|temporary failure|could not connect|unable to connect|cannot initiate"
-    r"|connection (?:failed|refused|timed out|reset)|network is unreachable|timed out|no route to host"
-    r"|\b40[347]\b|\b50[0-9]\b|proxy",
-    re.IGNORECASE,
-)
-MISMATCH_SIGNS: Final = re.compile(
-    r"unexpected size|hash sum mismatch|mirror sync in progress", re.IGNORECASE
-)
-KEY_SIGNS: Final = re.compile(
-    r"NO_PUBKEY|is not signed|couldn't be verified|Sub-process .*sqv|EXPKEYSIG", re.IGNORECASE
-)
-SPACE_SIGNS: Final = re.compile(r"no space left|not enough free space|quota exceeded", re.IGNORECASE)
-
-
-class IndexMismatchError(ChecksumError):
-    """A suite's index does not match its signature, as happens while a mirror is being updated."""
 
 
 @frozen
@@ -93,7 +72,7 @@ class AptDirectory:
     def packages(self, names: Sequence[str]) -> list[PackageFile]:
         """Every version of the packages ``names`` in the index, newest first for each name."""
         out = self._query(["apt-cache", "-c", str(self._conf), "show", *names])
-        return [self._package(fields) for fields in stanzas(out) if "sha256" in fields]
+        return [package_file(fields, self.suite) for fields in stanzas(out) if "sha256" in fields]
 
     def index(self) -> list[dict[str, str]]:
         """The whole index as stanzas."""
@@ -132,19 +111,29 @@ class AptDirectory:
 
     def fetch(self, package: PackageFile, progress: Progress) -> Path:
         """The path of the package's file, downloaded (resuming if it was cut off) and checked."""
-        target = self._path(package)
-        if self._is_downloaded(package):
-            return target
-        self.update(progress)
-        self.cache.require_space(package.size_bytes * 2, f"downloading {package.package}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        wanted = f"{package.package}={package.version}"
-        command = ["apt-get", "-c", str(self._conf), "download", wanted]
-        self._run(command, package.package, package.size_bytes, progress)
-        for path in target.parent.glob(f"{package.package}_*.deb"):
+        return self.fetch_all([package], progress)[0]
+
+    def fetch_all(self, packages: Sequence[PackageFile], progress: Progress) -> list[Path]:
+        """The paths of the packages' files, those that are missing downloaded in one go and checked."""
+        missing = [package for package in packages if not self._is_downloaded(package)]
+        if missing:
+            self.update(progress)
+            size = sum(package.size_bytes for package in missing)
+            label = missing[0].package if len(missing) == 1 else f"{len(missing)} packages"
+            self.cache.require_space(size * 2, f"downloading {label}")
+            wanted = [f"{package.package}={package.version}" for package in missing]
+            command = ["apt-get", "-c", str(self._conf), "download", *wanted]
+            self._run(command, label, size, progress)
+            for package in missing:
+                self._accept(package)
+        return [self._path(package) for package in packages]
+
+    def _accept(self, package: PackageFile) -> None:
+        """Finds a package's file among what apt delivered and gives it its checked name."""
+        for path in (self.root / "archives").glob(f"{package.package}_*.deb"):
             if path.stat().st_size == package.size_bytes and sha256_of(path) == package.sha256:
-                path.rename(target)
-                return target
+                path.rename(self._path(package))
+                return
         raise ChecksumError(
             f"apt delivered no file of {package} with SHA-256 {package.sha256}: try again; if it stays "
             f"so, delete {self.root}"
@@ -163,20 +152,6 @@ class AptDirectory:
             path.is_file()
             and path.stat().st_size == package.size_bytes
             and sha256_of(path) == package.sha256
-        )
-
-    def _package(self, fields: dict[str, str]) -> PackageFile:
-        depends = ", ".join(
-            fields[key] for key in ("pre-depends", "depends") if fields.get(key, "").strip()
-        )
-        return PackageFile(
-            fields["package"],
-            fields["version"],
-            fields["architecture"],
-            int(fields["size"]),
-            fields["sha256"],
-            depends,
-            self.suite,
         )
 
     def _configure(self) -> None:
@@ -256,15 +231,6 @@ def require_apt() -> None:
             raise no_apt(f"{tool} is not installed")
 
 
-def no_apt(reason: str) -> NoAptError:
-    """The error for a machine that apt cannot be used on."""
-    return NoAptError(
-        f"the guest images come from Debian's archive through apt, which cannot be used here: {reason}; "
-        "use a machine with apt (Debian or a container of it), or copy ~/.cache/asyncvmm from one, or "
-        "try `asyncvmm run demo`, which needs no download"
-    )
-
-
 def configuration(root: Path, architecture: str) -> str:
     """The private apt.conf."""
     directory = str(root)
@@ -317,32 +283,23 @@ def source_stanza(mirror: Mirror, suite: str, architecture: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def apt_failure(label: str, errors: str, root: Path) -> ImageError:
-    """What apt's error text means."""
-    text = "\n".join(line for line in errors.splitlines() if line[:2] in ("E:", "W:", "  ")).strip()
-    text = text or errors.strip() or "no reason given"
-    if SPACE_SIGNS.search(text):
-        return NoSpaceError(
-            f"{label}: the file system of {root} is full: make room there, or set ASYNCVMM_CACHE to a "
-            f"directory on a larger one (apt said: {text})"
+def package_file(fields: Mapping[str, str], suite: str) -> PackageFile:
+    """A package file from its stanza in the index of ``suite``. Raises `BuildError` if it lacks a field."""
+    depends = ", ".join(
+        fields[key] for key in ("pre-depends", "depends") if fields.get(key, "").strip()
+    )
+    try:
+        return PackageFile(
+            fields["package"],
+            fields["version"],
+            fields["architecture"],
+            int(fields["size"]),
+            fields["sha256"],
+            depends,
+            suite,
         )
-    if MISMATCH_SIGNS.search(text):
-        return IndexMismatchError(
-            f"{label}: the archive's index does not match its signature, most likely because the mirror "
-            f"is being updated: try again later (apt said: {text})"
-        )
-    if KEY_SIGNS.search(text):
-        return ChecksumError(
-            f"{label}: the archive's signature cannot be verified: install the newest "
-            f"`debian-archive-keyring` package (apt said: {text})"
-        )
-    if NETWORK_SIGNS.search(text):
-        return NoNetworkError(
-            f"{label}: the package archive cannot be reached: check the network and apt's proxy settings "
-            f"(`apt-get update` must work), then run the command again; what was downloaded is kept "
-            f"(apt said: {text})"
-        )
-    return BuildError(f"{label}: apt failed: {text}")
+    except (KeyError, ValueError) as error:
+        raise BuildError(f"the index of {suite} has a package without {error}") from error
 
 
 def _from_pin(pin: Pin) -> PackageFile:

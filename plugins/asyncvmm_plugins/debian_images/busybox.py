@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from asyncvmm.plugin.images import BuildError
 
-FIRST_APPLETS: Final = b"\0[\0[[\0"
+FIRST_APPLETS: Final = re.compile(rb"\[\0\[\[\0(?=[a-z])")
 MAX_APPLETS: Final = 1000
 
 
 def applets(binary: bytes) -> list[str]:
     """The names of its applets: a sorted table of strings that begins with ``[`` and ``[[`` and ends
     with an empty one. Raises `BuildError` if there is no such table."""
-    at = binary.find(FIRST_APPLETS)
-    end = binary.find(b"\0\0", at + 1)
-    if at < 0 or end < 0:
+    first = FIRST_APPLETS.search(binary)
+    end = binary.find(b"\0\0", first.end()) if first is not None else -1
+    if first is None or end < 0:
         raise BuildError("this busybox binary has no table of applets that can be read")
-    names = binary[at + 1 : end].decode("ascii", "replace").split("\0")
+    names = binary[first.start() : end].decode("ascii", "replace").split("\0")
     if len(names) > MAX_APPLETS or names != sorted(names) or "sh" not in names:
         raise BuildError("this busybox binary's table of applets makes no sense")
     return names

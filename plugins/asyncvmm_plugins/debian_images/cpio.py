@@ -105,7 +105,7 @@ def read(archive: bytes) -> Iterator[Entry]:
             return
         data = bytes(view[data_at:data_end])
         if nlink > 1 and stat.S_ISREG(mode):
-            data = linked.setdefault(ino, data) if not data else data
+            data = data if data else linked.setdefault(ino, data)
             linked[ino] = data
         yield Entry(_clean(name), mode, data, fields[9], fields[10], nlink, ino)
         at = _pad(data_end)

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from asyncvmm.plugin import hookimpl
 from asyncvmm.plugin.images import ImageType
 from asyncvmm_plugins.debian_images.installer import DebianImage
+from asyncvmm_plugins.debian_images.kernel_package import DebianFullImage
+from asyncvmm_plugins.debian_images.root_disk import DebianRootImage
+from asyncvmm_plugins.debian_images.small_linux import SmallLinuxImage
 
 
 @hookimpl
 def asyncvmm_images() -> Sequence[ImageType]:
-    """``debian``."""
-    return [DebianImage()]
+    """``debian``, ``debian-full``, ``linux`` and ``debian-root``."""
+    return [DebianImage(), DebianFullImage(), SmallLinuxImage(), DebianRootImage()]

@@ -10,9 +10,10 @@ read -r command_line < /proc/cmdline
 for word in $command_line; do
 	case $word in
 	asyncvmm.run=1) only_run=1 ;;
+	asyncvmm.overlay=1) overlay=1 ;;
 	root=/dev/*) root=${word#root=} ;;
 	rootfstype=*) type=${word#*=} ;;
-	ro) read_only=1 ;;
+	ro | rw) mode=$word ;;
 	esac
 done
 
@@ -27,12 +28,25 @@ if [ -n "$root" ] && [ ! -e /etc/asyncvmm-root ]; then
 		sleep 0.1
 		tries=$((tries + 1))
 	done
-	if mount -t "${type:-ext4}" -o "r${read_only:+o}${read_only:-w}" "$root" /mnt; then
+	if mount -t "${type:-ext4}" -o "${mode:-ro}" "$root" /mnt; then
 		mount --move /dev /mnt/dev && mount --move /proc /mnt/proc && mount --move /sys /mnt/sys
 		umount /dev/pts /run 2>/dev/null
 		exec switch_root /mnt /sbin/init
 	fi
 	echo "asyncvmm: $root cannot be mounted; this is the shell of the initramfs" > /dev/console
+fi
+
+# A root disk that is shared and read-only: what the guest writes goes to its own memory.
+if [ -n "$overlay" ] && [ -e /etc/asyncvmm-root ] && [ ! -d /run/overlay ]; then
+	mkdir /run/overlay
+	mount -t tmpfs -o size=80% tmpfs /run/overlay
+	mkdir /run/overlay/upper /run/overlay/work
+	if mount -t overlay -o lowerdir=/,upperdir=/run/overlay/upper,workdir=/run/overlay/work \
+		overlay /mnt; then
+		for place in /dev /proc /sys /run; do mount --rbind $place /mnt$place; done
+		exec chroot /mnt /sbin/init
+	fi
+	echo 'asyncvmm: no overlay; the root is read-only' > /dev/console
 fi
 
 echo asyncvmm > /proc/sys/kernel/hostname
@@ -64,10 +78,12 @@ if [ -n "$port" ]; then
 	$agent "/dev/${port##*/}" "/dev/$console" &
 fi
 
+shell=/bin/sh
+[ -x /bin/bash ] && shell=/bin/bash
 cat > /run/inittab << END
-${console:-console}::respawn:-/bin/sh
+${console:-console}::respawn:-$shell
 ::ctrlaltdel:/sbin/reboot
 ::shutdown:/bin/sync
-::shutdown:/bin/mount -o remount,ro /
+::shutdown:/bin/sh -c 'mount -o remount,ro / 2>/dev/null'
 END
 exec busybox init

@@ -49,9 +49,15 @@ def base_entries() -> list[cpio.Entry]:
 def busybox_entries(binary: bytes) -> list[cpio.Entry]:
     """The busybox program and a link for each of its applets."""
     links = [
-        cpio.symlink(f"bin/{name}", "busybox") for name in busybox.applets(binary) if "/" not in name
+        cpio.symlink(f"bin/{name}", "busybox")
+        for name in busybox.applets(binary)
+        if name != "busybox" and "/" not in name
     ]
-    return [cpio.file("bin/busybox", binary, 0o755), *links, cpio.symlink("sbin/init", "../bin/busybox")]
+    return [
+        cpio.file("bin/busybox", binary, 0o755),
+        *links,
+        cpio.symlink("sbin/init", "../bin/busybox"),
+    ]
 
 
 def program_entries(tree: Tree, programs: Mapping[str, bytes]) -> list[cpio.Entry]:

@@ -83,10 +83,12 @@ class DebianImage(ImageType):
         with cache.lock(self.name):
             cache.require_space(220 * MIB, "the image debian")
             installer, source = read_installer(cache, progress)
-            with cache.build(self.name, recipe=RECIPE, sources=[str(source)]) as directory:
-                with progress.task("building debian's initramfs", None):
-                    (directory / "Image").write_bytes(installer.kernel)
-                    (directory / "initrd.cpio").write_bytes(build_initramfs(installer))
+            with (
+                cache.build(self.name, recipe=RECIPE, sources=[str(source)]) as directory,
+                progress.task("building debian's initramfs", None),
+            ):
+                (directory / "Image").write_bytes(installer.kernel)
+                (directory / "initrd.cpio").write_bytes(build_initramfs(installer))
 
     def boot_files(self, cache: ImageCache) -> BootFiles:
         """Kernel, initramfs and command line."""

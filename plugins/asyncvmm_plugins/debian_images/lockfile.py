@@ -55,8 +55,11 @@ def load() -> LockFile:
 
 def dump(pins: list[Pin]) -> str:
     """The text of a lock file with ``pins``."""
-    lines = ["# Package files that the images are made from. Written by `python -m "
-             "asyncvmm_plugins.debian_images.relock`.", "format = 1"]
+    lines = [
+        "# Package files that the images are made from. Written by `python -m "
+        "asyncvmm_plugins.debian_images.relock`.",
+        "format = 1",
+    ]
     for pin in sorted(pins, key=lambda pin: (pin.suite, pin.package)):
         lines += [
             "",

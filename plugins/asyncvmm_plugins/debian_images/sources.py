@@ -14,9 +14,9 @@ from attrs import frozen
 
 from asyncvmm.plugin.images import NoAptError
 
-DEBIAN_SUITES: Final = frozenset(
-    "bullseye bookworm trixie forky duke sid oldoldstable oldstable stable testing unstable".split()
-)
+RELEASES: Final = ("bullseye", "bookworm", "trixie", "forky", "duke", "sid")
+ALIASES: Final = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
+DEBIAN_SUITES: Final = frozenset({*RELEASES, *ALIASES})
 KEYRINGS: Final = (
     "/usr/share/keyrings/debian-archive-keyring.pgp",
     "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -88,9 +88,7 @@ def parse_one_line(text: str) -> list[Source]:
         match = re.fullmatch(r"deb\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)((?:\s+\S+)*)", line)
         if match is None:
             continue
-        options = dict(
-            option.split("=", 1) for option in (match[1] or "").split() if "=" in option
-        )
+        options = dict(option.split("=", 1) for option in (match[1] or "").split() if "=" in option)
         signed_by = options.get("signed-by", "")
         found += _sources([match[2]], [match[3]], match[4].split(), signed_by)
     return found
@@ -139,6 +137,4 @@ def _sources(
     uris: list[str], suites: list[str], components: list[str], signed_by: str
 ) -> list[Source]:
     usable = [uri for uri in uris if not uri.startswith("cdrom:")]
-    return [
-        Source(uri, suite, tuple(components), signed_by) for suite in suites for uri in usable
-    ]
+    return [Source(uri, suite, tuple(components), signed_by) for suite in suites for uri in usable]
