@@ -68,7 +68,7 @@ def compile_modules(jobs: int | None = None, verbose: bool = False) -> list[Path
     try:
         modules = [str(path.relative_to(ROOT / "src")) for path in compiled_modules()]
         extensions = mypycify(
-            ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(work / "mypy"), *modules],
+            ["--config-file=", "--cache-dir", str(work / "mypy"), *modules],
             opt_level="3",
             debug_level="0",
             multi_file=True,
