@@ -12,6 +12,7 @@ ground floors. Imports go down only.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
@@ -21,15 +22,11 @@ def __getattr__(name: str) -> Any:
     # Lazily, so that a plugin or a tool that needs one floor does not load them all.
     if name.startswith("_"):
         raise AttributeError(name)
-    from asyncvmm import api
-
     try:
-        return getattr(api, name)
+        return getattr(import_module("asyncvmm.api"), name)
     except AttributeError:
         raise AttributeError(f"module 'asyncvmm' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    from asyncvmm import api
-
-    return [*api.__all__, "__version__"]
+    return [*import_module("asyncvmm.api").__all__, "__version__"]
