@@ -82,11 +82,13 @@ def compile_modules(jobs: int | None = None, verbose: bool = False) -> list[Path
         command = build_ext(distribution)
         command.inplace = True
         command.force = True  # objects are skipped by content below
+        command.build_lib = str(work / "lib")
         command.build_temp = str(work / "objects")
         command.ensure_finalized()
         with _parallel(command, jobs or os.cpu_count() or 1, work / "c"):
             command.run()
-        return [Path(path).resolve() for path in command.get_outputs()]
+        made = [Path(path).relative_to(work / "lib") for path in command.get_outputs()]
+        return [ROOT / "src" / path for path in made]
     finally:
         os.chdir(here)
 
