@@ -10,7 +10,7 @@ import pytest
 
 from asyncvmm.device import DeviceIo, MmioDevice, Register
 from asyncvmm.plugin import DeviceType
-from asyncvmm.testing.check_device import check_device
+from asyncvmm.testing import check_device
 
 DEVICES: list[tuple[str, dict[str, str | None]]] = [
     ("ns16550", {}),
