@@ -108,8 +108,8 @@ class VirtioDevice(QueueOwner):
     # What a device author calls.
 
     def has(self, feature: int) -> bool:
-        """Whether the feature mask was negotiated."""
-        return self.negotiated & feature == feature
+        """Whether the feature mask was negotiated (never before FEATURES_OK)."""
+        return self.status & FEATURES_OK != 0 and self.negotiated & feature == feature
 
     @property
     def active(self) -> bool:
@@ -229,7 +229,9 @@ class VirtioDevice(QueueOwner):
             value = saved.get(name)
             if type(value) is not int or value < 0 or value >= 1 << 64:
                 raise ConfigError(f"{self.io.path}: saved {name} is {value!r}")
-        if cast(int, saved["negotiated"]) & ~self.features:
+        # Before FEATURES_OK it is only what the driver wrote.
+        agreed = cast(int, saved["status"]) & FEATURES_OK != 0
+        if agreed and cast(int, saved["negotiated"]) & ~self.features:
             raise ConfigError(f"{self.io.path}: saved features are not those of this device")
         if cast(int, saved["status"]) > 0xFF or cast(int, saved["interrupt_status"]) > 3:
             raise ConfigError(f"{self.io.path}: saved status is not possible")

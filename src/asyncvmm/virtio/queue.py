@@ -26,6 +26,10 @@ DESC_INDIRECT: Final = 4
 AVAIL_NO_INTERRUPT: Final = 1
 
 
+_ADDRESSES: Final = ("descriptors", "available", "used")
+_COUNTERS: Final = ("next_available", "next_used", "signalled")
+
+
 class QueueError(GuestError):
     """The driver broke a rule of the split virtqueue; the text names the clause."""
 
@@ -282,28 +286,20 @@ class VirtQueue:
     def load(self, saved: dict[str, object]) -> None:
         """Take back what ``save`` gave, into a queue just reset; ConfigError when it is wrong."""
         numbers: dict[str, int] = {}
-        for name in (
-            "size",
-            "descriptors",
-            "available",
-            "used",
-            "next_available",
-            "next_used",
-            "signalled",
-        ):
-            value = saved.get(name)
-            if type(value) is not int or value < -(1 << 63) or value >= 1 << 63:
-                raise ConfigError(f"saved queue {self.index}: {name} is {value!r}")
-            if name not in ("descriptors", "available", "used") and (value < 0 or value > 0xFFFF):
-                raise ConfigError(f"saved queue {self.index}: {name} is {value!r}")
-            numbers[name] = value
+        for name in _ADDRESSES:
+            numbers[name] = self._saved_number(saved, name, -(1 << 63), (1 << 63) - 1)
+        # Size and addresses are the driver's word until the queue is enabled, which checks them.
+        numbers["size"] = self._saved_number(saved, "size", 0, 0xFFFFFFFF)
+        for name in _COUNTERS:
+            numbers[name] = self._saved_number(saved, name, 0, 0xFFFF)
         heads = saved.get("in_flight")
         ready = saved.get("ready")
         if type(ready) is not bool or not isinstance(heads, list) or len(saved) != 9:
             raise ConfigError(f"saved queue {self.index} has wrong fields")
         redo: list[int] = []
         for head in heads:
-            if type(head) is not int or head < 0 or head >= numbers["size"] or head in redo:
+            known = type(head) is int and head >= 0 and head < numbers["size"]
+            if not known or not ready or head in redo or len(redo) == self.max_size:
                 raise ConfigError(f"saved queue {self.index}: in flight is {head!r}")
             redo.append(head)
         self.size = numbers["size"]
@@ -320,3 +316,9 @@ class VirtQueue:
         self.next_used = numbers["next_used"]
         self._signalled = numbers["signalled"]
         self._redo = redo
+
+    def _saved_number(self, saved: dict[str, object], name: str, low: int, high: int) -> int:
+        value = saved.get(name)
+        if type(value) is not int or value < low or value > high:
+            raise ConfigError(f"saved queue {self.index}: {name} is {value!r}")
+        return value
