@@ -142,9 +142,7 @@ def test_the_manifest_is_json_with_hashes(cache: ImageCache) -> None:
     assert raw["files"][0]["sha256"] == digest
 
 
-def test_the_environment_chooses_the_root(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_environment_chooses_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ASYNCVMM_CACHE", str(tmp_path / "own"))
     assert default_cache_root() == tmp_path / "own"
     monkeypatch.delenv("ASYNCVMM_CACHE")
