@@ -39,7 +39,7 @@ fd=$(echo "$@" | sed 's/.*Status-Fd=//')
 if [ -e {fail} ]; then cat {fail} >&2; exit 100; fi
 case " $* " in
 *" download "*)
-	eval "echo dlstatus:1:50.0:half >&$fd"
+	echo dlstatus:1:50.0:half > /proc/self/fd/$fd
 	printf %s "$(cat {deb})" > thing_1%3a2_riscv64.deb ;;
 esac
 """
