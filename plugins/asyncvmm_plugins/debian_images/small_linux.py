@@ -131,7 +131,7 @@ def build_kernel(cache: ImageCache, deb: Path, source: PackageFile, progress: Pr
     """The kernel Image built from the source package; its log stays in the cache's work directory if
     the build fails."""
     log = cache.work_directory() / "linux-build.log"
-    with tempfile.TemporaryDirectory(prefix="linux-src-", dir=cache.work_directory()) as scratch:
+    with tempfile.TemporaryDirectory(prefix="linux.src-", dir=cache.work_directory()) as scratch:
         tree = Path(scratch)
         with progress.task(f"unpacking {source.package}", None):
             unpack(deb, tree)
