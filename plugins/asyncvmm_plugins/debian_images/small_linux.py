@@ -51,7 +51,7 @@ TOOLS: Final = {
 }
 """Program to the Debian package that has it."""
 
-COMPILE_STEPS: Final = 1700
+COMPILE_STEPS: Final = 1500
 """Lines that the build prints, about; for the bar only."""
 
 LOG_LINES_SHOWN: Final = 15
@@ -190,7 +190,7 @@ def _run(command: list[str], log: Path, on_line: Callable[[], None] | None = Non
     """Runs a build step, its output appended to ``log``; the number of lines. Raises `BuildError`."""
     lines = 0
     tail: list[str] = []
-    with log.open("a", encoding="utf-8") as out:
+    with log.open("a", buffering=1, encoding="utf-8") as out:
         try:
             process = subprocess.Popen(
                 command,
