@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -179,7 +180,11 @@ class AptDirectory:
         """Runs an apt command in the archive directory with a bar; raises what its failure means."""
         reader, writer = os.pipe()
         command = [*command, "-o", f"APT::Status-Fd={writer}"]
-        with progress.task(label, total) as task, open(reader, encoding="utf-8") as status:
+        with (
+            progress.task(label, total) as task,
+            open(reader, encoding="utf-8") as status,
+            tempfile.TemporaryFile() as said,
+        ):
             with subprocess.Popen(
                 command,
                 cwd=self.root / "archives",
@@ -187,7 +192,7 @@ class AptDirectory:
                 pass_fds=[writer],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stderr=said,
             ) as process:
                 os.close(writer)
                 done = 0
@@ -196,11 +201,11 @@ class AptDirectory:
                     if now > done:
                         task.advance(now - done)
                         done = now
-                assert process.stderr is not None
-                errors = process.stderr.read().decode("utf-8", "replace")
             if process.returncode == 0:
                 task.advance(total - done)
                 return
+            said.seek(0)
+            errors = said.read().decode("utf-8", "replace")
         raise apt_failure(label, errors, self.root)
 
 

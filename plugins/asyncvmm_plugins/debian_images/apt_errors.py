@@ -27,9 +27,7 @@ MISMATCH_SIGNS: Final = re.compile(
 KEY_SIGNS: Final = re.compile(
     r"NO_PUBKEY|is not signed|couldn't be verified|Sub-process .*sqv|EXPKEYSIG", re.IGNORECASE
 )
-SPACE_SIGNS: Final = re.compile(
-    r"no space left|not enough free space|quota exceeded", re.IGNORECASE
-)
+SPACE_SIGNS: Final = re.compile(r"no space left|enough free space|quota exceeded", re.IGNORECASE)
 
 
 class IndexMismatchError(ChecksumError):

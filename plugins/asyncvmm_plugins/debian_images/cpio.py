@@ -174,4 +174,7 @@ def _pad(offset: int) -> int:
 def _clean(name: str) -> str:
     while name.startswith("./"):
         name = name[2:]
-    return name.lstrip("/")
+    name = name.lstrip("/")
+    if ".." in name.split("/"):
+        raise CpioError(f"cpio entry {name!r} climbs out of the archive")
+    return name

@@ -25,7 +25,7 @@ def needed_libraries(binary: bytes) -> tuple[str, list[str]]:
     """
     try:
         return _needed(binary)
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise BuildError("a program of the archive is not a readable ELF file") from error
 
 

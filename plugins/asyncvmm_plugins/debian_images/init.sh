@@ -73,15 +73,17 @@ while :; do
 	sleep 0.02
 done
 cd /root
+agent_line=
 if [ -n "$port" ]; then
 	[ -n "$only_run" ] && exec $agent "/dev/${port##*/}" "/dev/$console"
-	$agent "/dev/${port##*/}" "/dev/$console" &
+	agent_line="::respawn:$agent /dev/${port##*/} /dev/$console"
 fi
 
 shell=/bin/sh
 [ -x /bin/bash ] && shell=/bin/bash
 cat > /run/inittab << END
 ${console:-console}::respawn:-$shell
+$agent_line
 ::ctrlaltdel:/sbin/reboot
 ::shutdown:/bin/sync
 ::shutdown:/bin/sh -c 'mount -o remount,ro / 2>/dev/null'

@@ -82,7 +82,7 @@ class DebianRootImage(ImageType):
             work = cache.work_directory()
             with (
                 cache.build(self.name, recipe=RECIPE, sources=sources) as directory,
-                tempfile.TemporaryDirectory(prefix="root-", dir=work) as scratch,
+                tempfile.TemporaryDirectory(prefix="debian-root.tree-", dir=work) as scratch,
             ):
                 root = Path(scratch) / "root"
                 root.mkdir(mode=0o755)

@@ -51,7 +51,7 @@ TOOLS: Final = {
 }
 """Program to the Debian package that has it."""
 
-COMPILE_STEPS: Final = 1700
+COMPILE_STEPS: Final = 1500
 """Lines that the build prints, about; for the bar only."""
 
 LOG_LINES_SHOWN: Final = 15
@@ -131,7 +131,7 @@ def build_kernel(cache: ImageCache, deb: Path, source: PackageFile, progress: Pr
     """The kernel Image built from the source package; its log stays in the cache's work directory if
     the build fails."""
     log = cache.work_directory() / "linux-build.log"
-    with tempfile.TemporaryDirectory(prefix="linux-src-", dir=cache.work_directory()) as scratch:
+    with tempfile.TemporaryDirectory(prefix="linux.src-", dir=cache.work_directory()) as scratch:
         tree = Path(scratch)
         with progress.task(f"unpacking {source.package}", None):
             unpack(deb, tree)
@@ -190,7 +190,7 @@ def _run(command: list[str], log: Path, on_line: Callable[[], None] | None = Non
     """Runs a build step, its output appended to ``log``; the number of lines. Raises `BuildError`."""
     lines = 0
     tail: list[str] = []
-    with log.open("a", encoding="utf-8") as out:
+    with log.open("a", buffering=1, encoding="utf-8") as out:
         try:
             process = subprocess.Popen(
                 command,

@@ -1,0 +1,120 @@
+"""The root disk: what replaces the packages' scripts, and a disk that is all root's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from asyncvmm.plugin.images import BuildError, ImageCache, ImageError, MissingToolError
+from asyncvmm_plugins.debian_images import root_disk
+from asyncvmm_plugins.debian_images.root_disk import (
+    DebianRootImage,
+    find_tool,
+    finish_root,
+    make_disk,
+    ownership_commands,
+)
+
+TOOLS = {name: shutil.which(name, path="/usr/sbin:/sbin:/usr/bin") for name in root_disk.TOOLS}
+needs_e2fsprogs = pytest.mark.skipif(None in TOOLS.values(), reason="e2fsprogs is not installed")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """What the essential packages leave, in small."""
+    root = tmp_path / "root"
+    for name in ("usr/bin", "usr/sbin", "usr/lib", "usr/share/base-passwd", "usr/share/base-files"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "sbin", "lib"):
+        (root / name).symlink_to(f"usr/{name}")
+    (root / "usr/share/base-passwd/passwd.master").write_text("root:*:0:0:root:/root:/bin/bash\n")
+    (root / "usr/share/base-passwd/group.master").write_text("root:*:0:\n")
+    (root / "usr/share/base-files/nsswitch.conf").write_text("passwd: files\n")
+    return root
+
+
+def test_the_root_gets_accounts_init_and_agent(root: Path) -> None:
+    finish_root(root)
+    assert (root / "etc/passwd").read_text().startswith("root::0:0:")
+    assert "redis" in (root / "etc/group").read_text()
+    assert (root / "usr/sbin/init").read_text().startswith("#!/bin/sh")
+    assert (root / "usr/sbin/asyncvmm-agent").read_bytes()[:4] == b"\x7fELF"
+    assert os.access(root / "usr/sbin/init", os.X_OK)
+    assert (root / "usr/bin/awk").readlink() == Path("mawk")
+    assert (root / "etc/nsswitch.conf").is_file()
+    assert (root / "etc/asyncvmm-root").is_file(), "init.sh tells by it where it runs"
+
+
+def test_what_a_package_brings_is_not_replaced_by_a_link(root: Path) -> None:
+    (root / "usr/bin/awk").write_text("own")
+    finish_root(root)
+    assert (root / "usr/bin/awk").read_text() == "own"
+
+
+def test_an_unmerged_root_is_refused(root: Path) -> None:
+    (root / "bin").unlink()
+    (root / "bin").mkdir()
+    with pytest.raises(BuildError, match="/bin is not the link"):
+        finish_root(root)
+
+
+@needs_e2fsprogs
+def test_the_disk_holds_the_files_and_is_clean(root: Path, tmp_path: Path) -> None:
+    finish_root(root)
+    (root / "usr/bin/tool").write_bytes(b"12345")
+    (root / "usr/bin/tool").chmod(0o4755)
+    disk = tmp_path / "disk.ext4"
+    make_disk(root, disk, {name: find_tool(name) for name in root_disk.TOOLS})
+    assert disk.stat().st_size >= root_disk.FREE_BYTES
+    assert disk.stat().st_blocks * 512 < disk.stat().st_size, "it is sparse"
+    stat = subprocess.run(
+        [find_tool("debugfs"), "-R", "stat /usr/bin/tool", str(disk)],
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "Mode:  04755" in stat and "User:     0   Group:     0" in stat and "Size: 5" in stat
+    check = subprocess.run([find_tool("e2fsck"), "-fn", str(disk)], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout
+
+
+@needs_e2fsprogs
+def test_an_ordinary_users_files_become_roots(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "usr/bin/my tool").write_bytes(b"x")
+    if os.getuid() == 0:
+        os.chown(root / "usr/bin/my tool", 1234, 1234)
+        monkeypatch.setattr(os, "getuid", lambda: 1234)
+    assert 'set_inode_field "/usr/bin/my tool" uid 0' in ownership_commands(root)
+    disk = tmp_path / "disk.ext4"
+    make_disk(root, disk, {name: find_tool(name) for name in root_disk.TOOLS})
+    stat = subprocess.run(
+        [find_tool("debugfs"), "-R", 'stat "/usr/bin/my tool"', str(disk)],
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "User:     0   Group:     0" in stat
+
+
+def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingToolError, match="apt-get install e2fsprogs"):
+        find_tool("no-such-mke2fs")
+
+
+def test_a_disk_without_a_kernel_is_not_present(tmp_path: Path) -> None:
+    cache = ImageCache(tmp_path)
+    with cache.build("debian-root") as directory:
+        (directory / root_disk.DISK).write_bytes(b"disk")
+    assert not DebianRootImage().is_present(cache)
+    with pytest.raises(ImageError, match="image pull debian-root"):
+        DebianRootImage().boot_files(cache)
+    with cache.build("linux") as directory:
+        (directory / "Image").write_bytes(b"kernel")
+    files = DebianRootImage().boot_files(cache)
+    assert files.initrd is None and files.disks[0].readonly
+    assert files.kernel == cache.directory("linux") / "Image"
+    assert "asyncvmm.overlay=1" in files.append
