@@ -57,7 +57,7 @@ def run(run_elf: machines.RunElf, tmp_path: Path) -> Run:
         elf = tmp_path / f"{made}.elf"
         elf.write_bytes(to_elf(assemble(program.source(), RAM)))
         try:
-            code, console = run_elf(elf)
+            code, console = run_elf(elf, program.harts)
         except TimeoutError as error:
             pytest.fail(f"{error}; {elf}", pytrace=False)
         if code == 0:

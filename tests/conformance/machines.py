@@ -12,12 +12,12 @@ from asyncvmm.base.errors import GuestError
 from asyncvmm.plugin import create_plugin_manager
 from asyncvmm.testing.bare_metal import run_bare_metal
 
-RunElf = Callable[[Path], tuple[int, bytes]]
-"""Runs one ELF to its end: the HTIF exit code (0 is pass) and the console's bytes; TimeoutError if
-it does not end."""
+RunElf = Callable[[Path, int], tuple[int, bytes]]
+"""Runs one ELF with so many harts to its end: the HTIF exit code (0 is pass) and the console's
+bytes; TimeoutError if it does not end."""
 
-TIMEOUT_SECONDS = 5.0
-MAX_STEPS = 2_000_000
+TIMEOUT_SECONDS = 60.0
+MAX_STEPS = 5_000_000
 SPIKE_ISA = "rv64imafdc_zicntr_zihpm_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
 
 
@@ -25,9 +25,9 @@ def asyncvmm() -> RunElf:
     """Ours, with the devices of the installed plugins."""
     types = create_plugin_manager().device_types
 
-    def run(elf: Path) -> tuple[int, bytes]:
+    def run(elf: Path, harts: int) -> tuple[int, bytes]:
         try:
-            result = run_bare_metal(elf, types=types, max_steps=MAX_STEPS)
+            result = run_bare_metal(elf, types=types, harts=harts, max_steps=MAX_STEPS)
         except GuestError as error:
             raise TimeoutError(str(error)) from error
         return result.code, result.console
@@ -39,7 +39,9 @@ def spike() -> RunElf | None:
     """The riscv-isa-sim of the `spike` package, or of PATH."""
     beside = Path(sys.executable).with_name("spike")
     program = str(beside) if beside.exists() else shutil.which("spike")
-    return None if program is None else _runner([program, f"--isa={SPIKE_ISA}", "-m64"])
+    return (
+        None if program is None else _runner([program, f"--isa={SPIKE_ISA}", "-m64", "-p{harts}"])
+    )
 
 
 def qemu() -> RunElf | None:
@@ -47,15 +49,15 @@ def qemu() -> RunElf | None:
     program = shutil.which("qemu-system-riscv64")
     if program is None:
         return None
-    board = ["-M", "virt", "-m", "64M", "-bios", "none", "-nographic", "-kernel"]
+    board = ["-M", "virt", "-m", "64M", "-smp", "{harts}", "-bios", "none", "-nographic", "-kernel"]
     return _runner([program, *board])
 
 
 def _runner(command: list[str]) -> RunElf:
-    def run(elf: Path) -> tuple[int, bytes]:
+    def run(elf: Path, harts: int) -> tuple[int, bytes]:
         try:
             done = subprocess.run(
-                [*command, str(elf)],
+                [*(word.replace("{harts}", str(harts)) for word in command), str(elf)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=TIMEOUT_SECONDS,

@@ -40,7 +40,7 @@ _PROLOGUE = f"""
     .globl _start, tohost, fromhost
 _start:
     csrr t0, mhartid
-    bnez t0, park
+    bnez t0, {{others}}
     la t0, m_catch
     csrw mtvec, t0
     la t0, s_catch
@@ -177,9 +177,14 @@ Operand = int | str
 
 
 class Program:
-    """One test program; every method appends to it. `checks[n - 1]` says what check n is about."""
+    """One test program; every method appends to it. `checks[n - 1]` says what check n is about.
 
-    def __init__(self) -> None:
+    With several `harts` the others jump to the label ``others`` (t0 is the hart's number), which
+    the test must place; hart 0 runs the program and its checks.
+    """
+
+    def __init__(self, harts: int = 1) -> None:
+        self.harts = harts
         self._lines: list[str] = []
         self.checks: list[str] = []
         self._labels = 0
@@ -188,7 +193,12 @@ class Program:
 
     def source(self) -> str:
         """The whole assembly text."""
-        return _PROLOGUE + "\n".join(self._lines) + _EPILOGUE.format(service=_SERVICE)
+        elsewhere = "others" if self.harts > 1 else "park"
+        return (
+            _PROLOGUE.replace("{others}", elsewhere)
+            + "\n".join(self._lines)
+            + _EPILOGUE.format(service=_SERVICE)
+        )
 
     def asm(self, text: str) -> None:
         """Append instructions and labels as they are."""

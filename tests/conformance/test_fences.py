@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance.paging import RW, RWX, Tables
-from tests.conformance.program import DATA, LOAD_PAGE, RAM, STORE_PAGE, TABLES, Program, Run
+from tests.conformance.program import (
+    DATA,
+    FETCH_PAGE,
+    LOAD_PAGE,
+    RAM,
+    STORE_PAGE,
+    TABLES,
+    Program,
+    Run,
+)
 
 VIRTUAL = 0xC000_0000
 ONE, TWO = 0x1111, 0x2222
@@ -73,7 +82,7 @@ def test_priv_4_2_1_sfence_by_any_address_of_a_superpage_reaches_it(
     tables = Tables(p, "sv48" if level == 3 else "sv39", program_mapped=False)
     tables.map(RAM, RAM, RWX, level=1)
     tables.map(TABLES, TABLES, RW, level=1)
-    virtual = 0x1000_0000_0000 if level == 3 else 0x10_0000_0000
+    virtual = {1: 0x10_0C40_0000, 2: 0x10_0000_0000, 3: 0x1000_0000_0000}[level]
     frame = DATA & -(4096 << 9 * level)
     inside = DATA - frame + 0x5008
     entry = tables.map(virtual, frame, RW, level=level)
@@ -133,6 +142,33 @@ def test_priv_4_2_1_sfence_of_one_asid_leaves_the_others_right(run: Run) -> None
     p.trap("ld a2, 0(a0)", LOAD_PAGE, what="ASID 1 after its fence")
     p.write("satp", second.satp(2))
     p.check_memory(VIRTUAL, TWO, what="ASID 2 afterwards")
+    p.leave()
+    run(p)
+
+
+@pytest.mark.parametrize(
+    "fence", ["sfence.vma", "sfence.vma a2", "sfence.vma zero, a3", "sfence.vma a2, a3"]
+)
+def test_priv_4_2_1_sfence_counts_for_fetches(run: Run, fence: str) -> None:
+    p = Program()
+    tables = Tables(p)
+    for number, frame in enumerate((DATA, DATA + 4096)):
+        p.store(frame + 8, 0x0000_0513 | number + 1 << 20, width=4)  # addi a0, zero, number + 1
+        p.store(frame + 12, 0x8582, width=2)  # c.jr a1
+    entry = tables.map(VIRTUAL, DATA, RWX)
+    tables.enable(3)
+    p.asm("fence.i")
+    p.enter("S")
+    p.li("a2", VIRTUAL + 8)
+    p.li("a3", 3)
+    p.asm("jalr a1, 0(a2)")
+    p.check("a0", 1, what="the first frame's code")
+    p.store(entry, DATA + 4096 >> 2 | RWX)
+    p.asm(f"{fence}\njalr a1, 0(a2)")
+    p.check("a0", 2, what=f"the second frame's code after {fence}")
+    p.store(entry, DATA >> 2 | RW)
+    p.asm(fence)
+    p.trap("jr a2", FETCH_PAGE, epc="a2", tval=VIRTUAL + 8, what=f"X withdrawn, after {fence}")
     p.leave()
     run(p)
 

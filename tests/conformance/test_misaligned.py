@@ -28,12 +28,16 @@ def expected(offset: int, width: int, signed: bool) -> int:
     return value - (1 << 8 * width) if signed and value >> 8 * width - 1 else value
 
 
-def test_unpriv_2_6_misaligned_loads_give_the_bytes(run: Run) -> None:
+@pytest.mark.parametrize("warm", [False, True])
+def test_unpriv_2_6_misaligned_loads_give_the_bytes(run: Run, warm: bool) -> None:
+    """Whether or not an aligned load has come before: a TLB may make a difference."""
     for base in (DATA, DATA + 4088):  # the second crosses a page
         p = Program()
         p.store(base, PATTERN)
         p.store(base + 8, NEXT)
         p.li("a0", base)
+        if warm:
+            p.asm("ld a1, 0(a0)\nld a1, 8(a0)")
         for offset in range(1, 8):
             for name, width, signed in (
                 ("lh", 2, True),
@@ -50,11 +54,14 @@ def test_unpriv_2_6_misaligned_loads_give_the_bytes(run: Run) -> None:
         run(p)
 
 
-def test_unpriv_2_6_misaligned_stores_change_only_their_bytes(run: Run) -> None:
+@pytest.mark.parametrize("warm", [False, True])
+def test_unpriv_2_6_misaligned_stores_change_only_their_bytes(run: Run, warm: bool) -> None:
     for base in (DATA, DATA + 4088):
         p = Program()
         p.li("a0", base)
         p.li("a1", 0x1122_3344_5566_7788)
+        if warm:
+            p.asm("sd a1, 0(a0)\nsd a1, 8(a0)")
         for offset in range(1, 8):
             for name, width in (("sh", 2), ("sw", 4), ("sd", 8)):
                 p.store(base, PATTERN)

@@ -335,6 +335,51 @@ def test_priv_3_7_1_mprv_is_judged_as_the_mode_of_mpp(run: Run, mode: int) -> No
     run(p)
 
 
+@pytest.mark.deviates("qemu", "7.2 goes on past the end of a region within a page")
+def test_priv_3_7_1_a_fetch_is_judged_within_its_page(run: Run) -> None:
+    """Code on one page: the part that may be executed runs, and ends where its region ends."""
+    p = Program()
+    for offset in range(0x7F0, 0x810, 2):
+        p.store(DATA + offset, 0x0505, width=2)  # c.addi a0, 1
+    p.asm("fence.i")
+    entry(p, 0, napot(DATA + 0x800, 0x100), NAPOT | R)
+    p.enter("S")
+    for start, steps in ((0x7F0, 8), (0x7FC, 2), (0x7FE, 1)):
+        p.li("a0", 0)
+        p.li("a2", DATA + start)
+        end = DATA + 0x800
+        p.trap("jr a2", FETCH_ACCESS, epc=end, tval=end, what=f"from {start:#x}")
+        p.check("a0", steps, what=f"from {start:#x}: all before it has run")
+    run(p)
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        pytest.param(DATA + 0x800, marks=pytest.mark.deviates("qemu", "7.2 does not end")),
+        DATA + 0x1000,
+    ],
+)
+def test_priv_3_7_1_an_instruction_may_straddle_the_end_of_a_region(
+    run: Run, boundary: int
+) -> None:
+    p = Program()
+    p.store(boundary - 2, 0x0513, width=2)  # addi a0, zero, 77
+    p.store(boundary, 77 << 4, width=2)
+    p.store(boundary + 2, 0x8582, width=2)  # c.jr a1
+    p.asm("fence.i")
+    p.li("a2", boundary - 2)
+    p.enter("S")
+    p.asm("li a0, 0\njalr a1, 0(a2)")
+    p.check("a0", 77, what="both halves may be executed")
+    p.leave()
+    entry(p, 0, napot(boundary, 8), NAPOT | R)
+    p.asm("sfence.vma")
+    p.enter("S")
+    p.trap("jr a2", FETCH_ACCESS, epc="a2", tval=boundary, what="the second half may not")
+    run(p)
+
+
 def test_priv_3_7_1_regions_share_a_page(run: Run) -> None:
     """Rights inside one 4 KiB page differ, whatever a TLB holds of it."""
     p = Program()

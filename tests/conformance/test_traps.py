@@ -138,9 +138,16 @@ def test_priv_3_1_6_1_a_delegated_trap_stacks_mode_and_enable(run: Run) -> None:
     p.trap("ebreak", BREAKPOINT, by="S")
     p.check("s11", SPP, mask=SPP | SPIE | SIE, what="from S, disabled")
     p.leave()
+    p.set("mstatus", SPP | SPIE)
+    p.clear("mstatus", SIE)
     p.enter("U")
     p.trap("ebreak", BREAKPOINT, by="S")
-    p.check("s11", 0, mask=SPP, what="from U")
+    p.check("s11", 0, mask=SPP | SPIE | SIE, what="from U, disabled")
+    p.leave()
+    p.set("mstatus", SPP | SIE)
+    p.enter("U")
+    p.trap("ebreak", BREAKPOINT, by="S")
+    p.check("s11", SPIE, mask=SPP | SPIE | SIE, what="from U, enabled")
     run(p)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from asyncvmm.base.errors import GuestError
 from asyncvmm.plugin import create_plugin_manager
@@ -26,11 +26,16 @@ from asyncvmm.testing.bench_build import KERNELS, PAGINGS, kernel_named
 OURS = "asyncvmm"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command: 0, or an error as an exception of ``asyncvmm.base.errors``."""
-    parser = argparse.ArgumentParser(prog="asyncvmm bench", description=__doc__)
+def add_parser(commands: Any) -> None:
+    """Declare the command on the parser of all commands."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "bench",
+        help="measure instructions per second",
+        description="Guest instructions per CPU second (MIPS) on benchmarks of our own, in turn "
+        "with QEMU's when it is installed. Needs a RISC-V C compiler: the bench extra brings one.",
+    )
     add_arguments(parser)
-    return run(parser.parse_args(arguments), our_machine())
+    parser.set_defaults(function=lambda given: run(given, our_machine()))
 
 
 def our_machine() -> RunElf:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.cli import dtb, image, run
+from asyncvmm.cli import bench, dtb, image, run
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_parser(commands)
     image.add_parser(commands)
     dtb.add_parser(commands)
+    bench.add_parser(commands)
     return parser
 
 

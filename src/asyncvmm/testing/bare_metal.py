@@ -31,6 +31,7 @@ def run_bare_metal(
     *,
     types: Mapping[str, DeviceType] | None = None,
     memory_bytes: int = 64 << 20,
+    harts: int = 1,
     max_steps: int = 10_000_000_000,
 ) -> BareMetalResult:
     """Run the ELF in M-mode on a machine of its own, with the devices in `types`.
@@ -38,7 +39,7 @@ def run_bare_metal(
     Raises GuestError when it waits for what cannot come, or has not ended after `max_steps`
     instructions and traps; ConfigError for a file that is no RISC-V program.
     """
-    config = GuestConfig(elf=elf, memory=memory_bytes)
+    config = GuestConfig(elf=elf, memory=memory_bytes, harts=harts)
     machine = Machine(config, read_boot_files(config), types or {})
     console = bytearray()
     left = max_steps
