@@ -14,7 +14,9 @@ from asyncvmm.testing import assemble, to_elf
 BASE = 0x80000000
 MEMORY = 4 << 20
 DISK_BYTES = 64 << 10
-RESET_STEPS = 500  # a reset counts as so many steps, or a guest that reboots all the time takes long
+RESET_STEPS = (
+    500  # a reset counts as so many steps, or a guest that reboots all the time takes long
+)
 DEVICES = (
     "virtio-blk,path=unused",
     "virtio-console,ports=one+two",
