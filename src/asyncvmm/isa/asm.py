@@ -2,7 +2,8 @@
 
 ``assemble(source, base)`` places .text at ``base``, then .rodata, .data and .bss, each aligned to
 16 or to the largest alignment in it. Labels, numeric local labels (1f, 1b), .equ, expressions,
-%hi %lo %pcrel_hi %pcrel_lo, the usual pseudo-instructions; nothing is compressed or relaxed unless it is spelled c.*.
+%hi %lo %pcrel_hi %pcrel_lo, the usual pseudo-instructions; nothing is compressed or relaxed
+unless it is spelled c.*.
 """
 
 from __future__ import annotations
