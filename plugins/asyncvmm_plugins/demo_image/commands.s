@@ -333,7 +333,7 @@ ecall_name:    .asciz "ecall"
 
 help_text:
     .ascii "help              this list\n"
-    .ascii "uptime            virtual time since power-on\n"
+    .ascii "uptime            time since power-on\n"
     .ascii "memtest [PAGES]   test that many 4 KiB pages of RAM (256)\n"
     .ascii "echo TEXT         say TEXT\n"
     .ascii "block [SECTOR]    show a sector of the first virtio disk\n"

@@ -9,8 +9,8 @@ from typing import Final
 from asyncvmm.plugin.images import BootFiles, ImageCache, ImageType, Progress
 from asyncvmm.testing import assemble, to_elf
 
-SOURCES: Final = ("console.s", "block.s", "monitor.s", "commands.s")
-"""In this order they are one source text."""
+SOURCES: Final = ("monitor.s", "console.s", "block.s", "commands.s")
+"""In this order they are one source text, whose first instruction is the entry."""
 
 BASE: Final = 0x8000_0000
 PROGRAM: Final = "demo.elf"

@@ -1,8 +1,9 @@
 """The assembler: two passes over GNU-like source, to bytes at fixed addresses.
 
 ``assemble(source, base)`` places .text at ``base``, then .rodata, .data and .bss, each aligned to
-16. Labels, numeric local labels (1f, 1b), .equ, expressions, %hi %lo %pcrel_hi %pcrel_lo, the usual
-pseudo-instructions; nothing is compressed or relaxed unless it is spelled c.*.
+16 or to the largest alignment in it. Labels, numeric local labels (1f, 1b), .equ, expressions,
+%hi %lo %pcrel_hi %pcrel_lo, the usual pseudo-instructions; nothing is compressed or relaxed
+unless it is spelled c.*.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class _Assembler:
     base: int
     items: list[_Item] = field(default_factory=list)
     offsets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
+    alignments: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(SECTIONS, SECTION_ALIGNMENT)
+    )
     starts: dict[str, int] = field(default_factory=dict)
     labels: dict[str, tuple[str, int]] = field(default_factory=dict)
     locals: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
@@ -148,6 +152,9 @@ class _Assembler:
                 amount = 1 << amount if 0 <= amount <= 16 else 0
             if amount < 1 or amount & (amount - 1):
                 raise AssemblyError(line, "an alignment must be a power of two")
+            if self.section == ".text" and self.base % amount:
+                raise AssemblyError(line, f"the base {self.base:#x} is not aligned to {amount}")
+            self.alignments[self.section] = max(self.alignments[self.section], amount)
             self.fill(statement, -self.offsets[self.section] % amount)
         elif name == ".org" and operands:
             self.fill(statement, self.known(operands[0], line) - self.offsets[self.section])
@@ -187,7 +194,7 @@ class _Assembler:
         used = [name for name in SECTIONS if self.offsets[name]]
         for name in SECTIONS:
             if name != ".text" and name in used:
-                address += -address % SECTION_ALIGNMENT
+                address += -address % self.alignments[name]
             self.starts[name] = address
             address += self.offsets[name]
         data = bytearray(address - self.base)

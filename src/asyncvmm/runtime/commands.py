@@ -161,7 +161,9 @@ def _why(frame: Frame) -> bytes:
     """What a shell would print for a command that could not be started."""
     reasons = {2: "not found", 7: "too many arguments", 13: "permission denied", 16: "busy"}
     number = frame.word()
-    return f"asyncvmm: cannot start the command: {reasons.get(number, f'error {number}')}\n".encode()
+    return (
+        f"asyncvmm: cannot start the command: {reasons.get(number, f'error {number}')}\n".encode()
+    )
 
 
 async def _pieces(stdin: bytes | AsyncIterable[bytes]) -> AsyncIterable[bytes]:
@@ -174,4 +176,3 @@ async def _pieces(stdin: bytes | AsyncIterable[bytes]) -> AsyncIterable[bytes]:
             for start in range(0, len(chunk), protocol.MAX_PAYLOAD):
                 yield chunk[start : start + protocol.MAX_PAYLOAD]
     yield b""
-

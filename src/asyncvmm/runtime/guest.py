@@ -90,6 +90,8 @@ class Guest:
         self._max_steps = max_instructions
         self._steps = 0
         self._busy_ns = 0
+        self._offset_ns = 0  # wall time of virtual time 0, for a realtime guest
+        self._asleep = False
         self._kick = trio.Event()
         self._ended = trio.Event()
         self._exit: GuestExit | None = None
@@ -138,7 +140,9 @@ class Guest:
         )
 
     def wake(self) -> None:
-        """Outside input came: an idle guest looks at it now."""
+        """Outside input comes: an idle guest looks at it now, at the time that the wall shows."""
+        if self._asleep:
+            self.machine.scheduler.advance_idle(self._target_ns())
         self._kick.set()
 
     async def wait(self) -> GuestExit:
@@ -219,16 +223,9 @@ class Guest:
 
     async def _live(self) -> GuestExit:
         realtime = self.config.clock == "realtime"
-        offset = self._wall.now_ns() - self.now_ns  # wall time of virtual time 0
+        self._offset_ns = self._wall.now_ns() - self.now_ns
         while True:
-            until = UNLIMITED
-            if realtime:
-                wall = self._wall.now_ns() - offset
-                if wall - self.now_ns > LAG_NS:
-                    offset += wall - self.now_ns - LAG_NS
-                    wall = self._wall.now_ns() - offset
-                until = wall
-            why = self._run_slice(until)
+            why = self._run_slice(self._target_ns() if realtime else UNLIMITED)
             if self._max_steps is not None and self._steps >= self._max_steps:
                 return GuestExit("limit", detail=f"{self._steps} instructions ran")
             if why == RAN_STOP:
@@ -237,8 +234,10 @@ class Guest:
             elif why == RAN_IDLE:
                 await self._sleep(None)
             elif why == RAN_TIME and realtime:
-                await self._sleep(self._nap(offset))
+                await self._sleep(self._nap())
                 continue
+            elif realtime:
+                self._offset_ns += max(0, self._target_ns() - self.now_ns - LAG_NS)
             await trio.lowlevel.checkpoint()
 
     def _run_slice(self, until_ns: int) -> int:
@@ -255,23 +254,37 @@ class Guest:
                 counted = self.machine.stats()
                 self._steps = counted.instructions + counted.traps
 
-    def _nap(self, offset: int) -> int:
+    def _target_ns(self) -> int:
+        """The virtual time at which a realtime guest should be now."""
+        return self._wall.now_ns() - self._offset_ns
+
+    def _idle(self) -> bool:
+        return all(
+            hart.state == STOPPED or (hart.waiting and not hart.pending_interrupts())
+            for hart in self.machine.harts
+        )
+
+    def _nap(self) -> int:
         """How long a realtime guest that has caught up may sleep: to its next event, or a pace."""
         nap = PACE_NS
-        if all(hart.waiting or hart.state == STOPPED for hart in self.machine.harts):
-            due = self.machine.timeline.next_time_ns() - (self._wall.now_ns() - offset)
+        if self._idle():
+            due = self.machine.timeline.next_time_ns() - self._target_ns()
             nap = max(nap, min(due, 1000 * MS))
         return nap
 
     async def _sleep(self, ns: int | None) -> None:
         """Wait for outside input, at most ``ns``."""
-        if ns is None:
-            await self._kick.wait()
-            return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sleep_then_wake, ns)
-            await self._kick.wait()
-            nursery.cancel_scope.cancel()
+        self._asleep = self.config.clock == "realtime" and self._idle()
+        try:
+            if ns is None:
+                await self._kick.wait()
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sleep_then_wake, ns)
+                await self._kick.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._asleep = False
 
     async def _sleep_then_wake(self, ns: int) -> None:
         await self._wall.sleep_ns(ns)

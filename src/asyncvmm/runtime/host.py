@@ -51,7 +51,9 @@ async def open_host(
     *, plugins: PluginManager | None = None, wall: WallClock | None = None
 ) -> AsyncIterator[Host]:
     """A host for the block: ``async with open_host() as host``. Guests that still run then stop."""
-    manager = plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
+    manager = (
+        plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
+    )
     async with trio.open_nursery() as nursery:
         yield Host(nursery, manager, wall or TrioWallClock())
         nursery.cancel_scope.cancel()

@@ -58,6 +58,7 @@ class PortStream(trio.abc.Stream):
                     raise trio.ClosedResourceError("this stream was closed")
                 if self._ended:
                     raise trio.BrokenResourceError("the guest has ended")
+                self._wake_guest()  # before: what the input starts must start at the right time
                 count = self._port.push(rest)
                 if count:
                     rest = rest[count:]

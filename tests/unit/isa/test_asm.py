@@ -168,3 +168,30 @@ def test_elf_holds_the_code_and_its_symbols() -> None:
         start = strtab[4] + name
         symbols[elf[start : elf.index(b"\0", start)].decode()] = value
     assert symbols == {"": 0, "_start": BASE, "tohost": BASE + 64, "fromhost": BASE + 72}
+
+
+def test_alignments_hold_for_addresses_in_every_section() -> None:
+    program = assemble(
+        """
+        nop
+        .balign 64
+        code: nop
+        .rodata
+        .byte 1
+        .data
+        .byte 2
+        .balign 4096
+        page: .dword page
+        .bss
+        .zero 3
+        .balign 256
+        block: .zero 8
+        """,
+        BASE,
+    )
+    assert program.symbols["code"] == BASE + 64
+    assert program.symbols["page"] == BASE + 0x2000
+    assert program.data[0x2000:0x2008] == (BASE + 0x2000).to_bytes(8, "little")
+    assert program.symbols["block"] == BASE + 0x2200
+    with pytest.raises(AssemblyError, match="line 1: the base 0x80000010 is not aligned to 64"):
+        assemble(".balign 64", BASE + 16)
