@@ -107,9 +107,7 @@ def test_budget_of_a_loop_on_itself() -> None:
     base = supply.sequence(1)
     jump = (0x6F).to_bytes(4, "little")
     for at in (RAM_BASE + 0xFFC, RAM_BASE + 0xFFE, RAM_BASE + 0x100):
-        hart = start(
-            bytes(RAM_SIZE), Sequence(at, jump, base.x, base.f, 0, 1, RAM_BASE, at, 1000)
-        )
+        hart = start(bytes(RAM_SIZE), Sequence(at, jump, base.x, base.f, 0, 1, RAM_BASE, at, 1000))
         for budget in (1, 2, 997):
             assert run(hart, budget)
             assert hart.pc == at

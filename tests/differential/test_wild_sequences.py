@@ -14,6 +14,7 @@ from tools.differential.wild import (
     MACHINE_CSRS,
     POINTERS,
     RAM_BASE,
+    RAM_SIZE,
     Sequence,
     WildSequences,
 )
@@ -64,7 +65,9 @@ def test_a_difference_is_found() -> None:
 
 def test_mismatch_names_session_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pair, "difference", lambda self: "x1: made up")
-    with pytest.raises(Mismatch, match=r"seed 3, session 4, sequence 0(.|\n)*x1: made up(.|\n)*0x8"):
+    with pytest.raises(
+        Mismatch, match=r"seed 3, session 4, sequence 0(.|\n)*x1: made up(.|\n)*0x8"
+    ):
         Lockstep(3).session(4)
 
 
@@ -115,6 +118,21 @@ def test_reservations_cover_the_address_whatever_the_size() -> None:
     pair.engine.run(pair.hart, 2)
     assert pair.difference() == ""
     assert pair.hart.x[7] == 0
+
+
+@pytest.mark.parametrize("upper", [-0x80000000, 0x7FFFF000, 0, -0x1000])
+def test_ends_of_auipc(upper: int) -> None:
+    """The lowest offset, too, at both ends of a page and across it (unprivileged 2.4)."""
+    word = BY_NAME["auipc"].encode({"rd": 5, "imm": upper}).to_bytes(4, "little")
+    base = WildSequences(1).sequence(1)
+    for at in (0x1000, 0x1FFC, 0x1FFE):
+        start = RAM_BASE + at
+        pair = Pair(bytes(RAM_SIZE))
+        pair.load(Sequence(start, word, base.x, base.f, 0, 1, RAM_BASE, start, 1))
+        assert pair.reference.run(1) == 1
+        pair.engine.run(pair.hart, 1)
+        assert pair.difference() == ""
+        assert pair.hart.x[5] == start + upper
 
 
 def test_machine_csrs_are_drawn() -> None:

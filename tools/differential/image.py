@@ -47,7 +47,14 @@ NOWHERE: Final = 0xC0000000
 MEMORY_MIB: Final = 32
 MAX_BLOCKS: Final = 6000
 PAGE_TABLES: Final = 0x80500000
-MODES: Final = {"m": (3, 0), "s": (1, 0), "s39": (1, 8), "u39": (0, 8), "s48": (1, 9), "u48": (0, 9)}
+MODES: Final = {
+    "m": (3, 0),
+    "s": (1, 0),
+    "s39": (1, 8),
+    "u39": (0, 8),
+    "s48": (1, 9),
+    "u48": (0, 9),
+}
 """Where blocks can run: the privilege mode, and the mode of satp."""
 FINISHER: Final = 0x100000
 
@@ -184,7 +191,7 @@ class Signature:
         blocks = len(image.starts)
         self.scratch = data[:SCRATCH_SIZE]
         self.records = [data[SCRATCH_SIZE + RECORD_SIZE * n :][:RECORD_SIZE] for n in range(blocks)]
-        traps = data[SCRATCH_SIZE + RECORD_SIZE * blocks :]
+        traps = data[SCRATCH_SIZE + RECORD_SIZE * (blocks + 1) :]
         self.traps: list[tuple[int, int, int]] = []
         for cause, pc, value in struct.iter_unpack("<QQQ", traps[: len(traps) // 24 * 24]):
             if pc == 0:
@@ -259,7 +266,7 @@ class ImageBuilder:
         if not 0 < blocks <= MAX_BLOCKS:
             raise ValueError(f"{blocks} blocks, not 1..{MAX_BLOCKS}")
         random = self.random
-        traps = RECORDS + RECORD_SIZE * blocks
+        traps = RECORDS + RECORD_SIZE * (blocks + 1)  # the last ECALL's handler writes in one more
         counts = 0
         starts = []
         code = bytearray()
@@ -296,10 +303,18 @@ class ImageBuilder:
         restore = [f"fld f{n}, {256 + 8 * n}(x6)" for n in range(32)]
         restore += [f"ld x{n}, {8 * n}(x6)" for n in saved if n != 6]
         source = _RUNTIME.format(
-            records=RECORDS, blocks=BLOCKS, finisher=FINISHER, traps=traps, table=TABLE,
-            scratch=SCRATCH, end=end, mode=self.privilege,
-            satp=self.scheme << 60 | PAGE_TABLES >> 12 if self.scheme else 0, save="\n".join(save), restore="\n".join(restore),
-        )  # fmt: skip
+            records=RECORDS,
+            blocks=BLOCKS,
+            finisher=FINISHER,
+            traps=traps,
+            table=TABLE,
+            scratch=SCRATCH,
+            end=end,
+            mode=self.privilege,
+            satp=self.scheme << 60 | PAGE_TABLES >> 12 if self.scheme else 0,
+            save="\n".join(save),
+            restore="\n".join(restore),
+        )
         return assemble(source, BASE)
 
     def _page_tables(self) -> bytes:

@@ -110,7 +110,9 @@ class WildSequences:
             return random.choice((0x30200073, 0x10200073, 0x10500073, 0x12000073))
         csr = random.choice(tuple(CSR_NUMBERS.values()))
         how = random.choice((1, 2, 3, 5, 6, 7))
-        return csr << 20 | random.getrandbits(5) << 15 | how << 12 | random.getrandbits(5) << 7 | 0x73
+        return (
+            csr << 20 | random.getrandbits(5) << 15 | how << 12 | random.getrandbits(5) << 7 | 0x73
+        )
 
     def _value(self, start: int) -> int:
         if self.random.randrange(4) == 0:
