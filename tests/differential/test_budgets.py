@@ -22,6 +22,7 @@ def start(memory: bytes, sequence: Sequence, system: int = 0) -> Hart:
     ``system`` seeds modes, delegation and interrupts; 0 leaves it in M-mode without any.
     """
     hart = new_hart(memory)
+    hart.ram.write(sequence.start, sequence.code[: RAM_SIZE + RAM_BASE - sequence.start])
     load_hart(hart, sequence)
     if system:
         random = Random(system)

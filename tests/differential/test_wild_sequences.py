@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from asyncvmm.isa.tables import BY_NAME, ENCODINGS
 from tools.differential.lockstep import Lockstep, Mismatch, Pair, new_hart
+from tools.differential.mapped import MappedLockstep
 from tools.differential.wild import (
     MACHINE_CSRS,
     POINTERS,
@@ -22,6 +23,7 @@ from tools.differential.words import EBREAK, Mixer
 
 SESSIONS = 400
 SEQUENCES = 16
+MAPPED_CHUNKS = 3
 CHUNKS = 16  # SESSIONS * SEQUENCES * CHUNKS is a little more than 100,000
 
 
@@ -33,6 +35,16 @@ def test_interpreter_equals_reference(seed: int) -> None:
     assert lockstep.sequences == SESSIONS * SEQUENCES
     assert lockstep.steps > 25 * lockstep.sequences
     assert lockstep.stepped > lockstep.sequences // 10
+
+
+@pytest.mark.parametrize("seed", range(MAPPED_CHUNKS))
+def test_interpreter_equals_reference_under_translation(seed: int) -> None:
+    """In S-mode, with pages that are aliases of each other, or lack rights, or are not there."""
+    lockstep = MappedLockstep(seed, SEQUENCES)
+    for session in range(SESSIONS):
+        lockstep.session(session)
+    assert lockstep.steps > 20 * lockstep.sequences
+    assert {f"cause {n}" for n in (2, 3, 4, 6, 9, 12, 13, 15)} <= lockstep.seen.keys()
 
 
 def test_sequences_reach_everything() -> None:
@@ -59,7 +71,7 @@ def test_a_difference_is_found() -> None:
     pair.hart.fp.flags ^= 1
     assert pair.difference().startswith("fcsr: ")
     pair.hart.fp.flags ^= 1
-    pair.mirror.data[0x123] ^= 0x10
+    pair.data[0x123] ^= 0x10
     assert pair.difference().startswith("memory at 0x80000123")
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from asyncvmm.base.errors import ConfigError
 from tools.differential.image import MODES, QEMU_WRONG, ImageBuilder, Signature
 from tools.differential.lockstep import Lockstep, Mismatch
+from tools.differential.mapped import MappedLockstep
 from tools.differential.oracles import Runner, available, run_interpreter, run_spike
 from tools.differential.probes import OPS, ProbeBuilder
 from tools.differential.trap_probes import TrapBuilder
@@ -40,7 +41,15 @@ def piece_seed(seed: int, number: int) -> int:
 
 def reference_piece(seed: int, number: int) -> Piece:
     """Wild sequences, interpreter and reference: the units are steps."""
-    lockstep = Lockstep(piece_seed(seed, number))
+    return _lockstep_piece(Lockstep(piece_seed(seed, number)))
+
+
+def mapped_piece(seed: int, number: int) -> Piece:
+    """Wild sequences in S-mode under Sv39, interpreter and reference: the units are steps."""
+    return _lockstep_piece(MappedLockstep(piece_seed(seed, number)))
+
+
+def _lockstep_piece(lockstep: Lockstep) -> Piece:
     try:
         for session in range(SESSIONS):
             lockstep.session(session)
@@ -116,6 +125,7 @@ def traps_piece(seed: int, number: int) -> Piece:
 
 KINDS: Final[dict[str, tuple[str, Callable[[int, int], Piece]]]] = {
     "reference": ("steps", reference_piece),
+    "mapped": ("steps", mapped_piece),
     "images": ("instructions", images_piece),
     "probes": ("probes", probes_piece),
     "traps": ("trap probes", traps_piece),
