@@ -22,6 +22,7 @@ def start(memory: bytes, sequence: Sequence, system: int = 0) -> Hart:
     ``system`` seeds modes, delegation and interrupts; 0 leaves it in M-mode without any.
     """
     hart = new_hart(memory)
+    hart.ram.write(sequence.start, sequence.code[: RAM_SIZE + RAM_BASE - sequence.start])
     load_hart(hart, sequence)
     if system:
         random = Random(system)
@@ -107,9 +108,7 @@ def test_budget_of_a_loop_on_itself() -> None:
     base = supply.sequence(1)
     jump = (0x6F).to_bytes(4, "little")
     for at in (RAM_BASE + 0xFFC, RAM_BASE + 0xFFE, RAM_BASE + 0x100):
-        hart = start(
-            bytes(RAM_SIZE), Sequence(at, jump, base.x, base.f, 0, 1, RAM_BASE, at, 1000)
-        )
+        hart = start(bytes(RAM_SIZE), Sequence(at, jump, base.x, base.f, 0, 1, RAM_BASE, at, 1000))
         for budget in (1, 2, 997):
             assert run(hart, budget)
             assert hart.pc == at

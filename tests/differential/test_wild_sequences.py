@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from asyncvmm.isa.tables import BY_NAME, ENCODINGS
 from tools.differential.lockstep import Lockstep, Mismatch, Pair, new_hart
+from tools.differential.mapped import MappedLockstep
 from tools.differential.wild import (
     MACHINE_CSRS,
     POINTERS,
     RAM_BASE,
+    RAM_SIZE,
     Sequence,
     WildSequences,
 )
@@ -21,6 +23,7 @@ from tools.differential.words import EBREAK, Mixer
 
 SESSIONS = 400
 SEQUENCES = 16
+MAPPED_CHUNKS = 3
 CHUNKS = 16  # SESSIONS * SEQUENCES * CHUNKS is a little more than 100,000
 
 
@@ -32,6 +35,16 @@ def test_interpreter_equals_reference(seed: int) -> None:
     assert lockstep.sequences == SESSIONS * SEQUENCES
     assert lockstep.steps > 25 * lockstep.sequences
     assert lockstep.stepped > lockstep.sequences // 10
+
+
+@pytest.mark.parametrize("seed", range(MAPPED_CHUNKS))
+def test_interpreter_equals_reference_under_translation(seed: int) -> None:
+    """In S-mode, with pages that are aliases of each other, or lack rights, or are not there."""
+    lockstep = MappedLockstep(seed, SEQUENCES)
+    for session in range(SESSIONS):
+        lockstep.session(session)
+    assert lockstep.steps > 20 * lockstep.sequences
+    assert {f"cause {n}" for n in (2, 3, 4, 6, 9, 12, 13, 15)} <= lockstep.seen.keys()
 
 
 def test_sequences_reach_everything() -> None:
@@ -58,13 +71,15 @@ def test_a_difference_is_found() -> None:
     pair.hart.fp.flags ^= 1
     assert pair.difference().startswith("fcsr: ")
     pair.hart.fp.flags ^= 1
-    pair.mirror.data[0x123] ^= 0x10
+    pair.data[0x123] ^= 0x10
     assert pair.difference().startswith("memory at 0x80000123")
 
 
 def test_mismatch_names_session_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pair, "difference", lambda self: "x1: made up")
-    with pytest.raises(Mismatch, match=r"seed 3, session 4, sequence 0(.|\n)*x1: made up(.|\n)*0x8"):
+    with pytest.raises(
+        Mismatch, match=r"seed 3, session 4, sequence 0(.|\n)*x1: made up(.|\n)*0x8"
+    ):
         Lockstep(3).session(4)
 
 
@@ -115,6 +130,21 @@ def test_reservations_cover_the_address_whatever_the_size() -> None:
     pair.engine.run(pair.hart, 2)
     assert pair.difference() == ""
     assert pair.hart.x[7] == 0
+
+
+@pytest.mark.parametrize("upper", [-0x80000000, 0x7FFFF000, 0, -0x1000])
+def test_ends_of_auipc(upper: int) -> None:
+    """The lowest offset, too, at both ends of a page and across it (unprivileged 2.4)."""
+    word = BY_NAME["auipc"].encode({"rd": 5, "imm": upper}).to_bytes(4, "little")
+    base = WildSequences(1).sequence(1)
+    for at in (0x1000, 0x1FFC, 0x1FFE):
+        start = RAM_BASE + at
+        pair = Pair(bytes(RAM_SIZE))
+        pair.load(Sequence(start, word, base.x, base.f, 0, 1, RAM_BASE, start, 1))
+        assert pair.reference.run(1) == 1
+        pair.engine.run(pair.hart, 1)
+        assert pair.difference() == ""
+        assert pair.hart.x[5] == start + upper
 
 
 def test_machine_csrs_are_drawn() -> None:

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tools.differential.image import QEMU_WRONG, ImageBuilder, Signature
+from asyncvmm.base.errors import ConfigError
+from tools.differential.image import MODES, QEMU_WRONG, ImageBuilder, Signature
 from tools.differential.lockstep import Lockstep, Mismatch
-from tools.differential.oracles import Runner, available, run_interpreter
+from tools.differential.mapped import MappedLockstep
+from tools.differential.oracles import Runner, available, run_interpreter, run_spike
 from tools.differential.probes import OPS, ProbeBuilder
+from tools.differential.trap_probes import TrapBuilder
 
 SESSIONS: Final = 100
 """Sessions of one piece of ``reference``."""
 BLOCKS: Final = 4000
 BLOCK_LENGTH: Final = 20
 PROBES: Final = 8000
+TRAPS: Final = 16000
 # What QEMU 7.2 does otherwise, or wrongly (an AMO's faults are a load's): left out for it.
 QEMU_OPS: Final = tuple(op for op in OPS if op != "amoswap.w")
 
@@ -37,7 +41,15 @@ def piece_seed(seed: int, number: int) -> int:
 
 def reference_piece(seed: int, number: int) -> Piece:
     """Wild sequences, interpreter and reference: the units are steps."""
-    lockstep = Lockstep(piece_seed(seed, number))
+    return _lockstep_piece(Lockstep(piece_seed(seed, number)))
+
+
+def mapped_piece(seed: int, number: int) -> Piece:
+    """Wild sequences in S-mode under Sv39, interpreter and reference: the units are steps."""
+    return _lockstep_piece(MappedLockstep(piece_seed(seed, number)))
+
+
+def _lockstep_piece(lockstep: Lockstep) -> Piece:
     try:
         for session in range(SESSIONS):
             lockstep.session(session)
@@ -53,7 +65,8 @@ def images_piece(seed: int, number: int) -> Piece:
     """
     oracles = available()
     avoid = QEMU_WRONG if number & 1 or "spike" not in oracles else frozenset[str]()
-    image = ImageBuilder(piece_seed(seed, number), avoid).build(BLOCKS, BLOCK_LENGTH)
+    mode = tuple(MODES)[number // 2 % len(MODES)]
+    image = ImageBuilder(piece_seed(seed, number), avoid, mode).build(BLOCKS, BLOCK_LENGTH)
     with tempfile.TemporaryDirectory() as place:
         at = (image.elf, image.signature, image.signature_size, Path(place))
         ours = Signature(image, run_interpreter(*at))
@@ -95,10 +108,27 @@ def probe_builder(oracle: str, seed: int) -> ProbeBuilder:
     return ProbeBuilder(seed)
 
 
+def traps_piece(seed: int, number: int) -> Piece:
+    """Trap probes, on Spike.
+
+    QEMU 7.2 differs in too much: UXL and bits of the hypervisor extension can be written, MRET leaves
+    MPRV, sepc keeps bit 0, mtval is 0 after EBREAK, and SSI comes before SEI.
+    """
+    if "spike" not in available():
+        raise ConfigError("traps are compared with spike, which is not installed")
+    image = TrapBuilder(piece_seed(seed, number)).build(TRAPS)
+    with tempfile.TemporaryDirectory() as place:
+        at = (image.elf, image.signature, image.signature_size, Path(place))
+        found = image.differences(run_interpreter(*at), run_spike(*at), ("interpreter", "spike"))
+    return Piece(TRAPS, "\n".join(found[:4]))
+
+
 KINDS: Final[dict[str, tuple[str, Callable[[int, int], Piece]]]] = {
     "reference": ("steps", reference_piece),
+    "mapped": ("steps", mapped_piece),
     "images": ("instructions", images_piece),
     "probes": ("probes", probes_piece),
+    "traps": ("trap probes", traps_piece),
 }
 
 

@@ -45,7 +45,17 @@ TRAP_SIZE: Final = 24
 NOWHERE: Final = 0xC0000000
 """Nothing is here on any of the machines, which have less memory than 1 GiB."""
 MEMORY_MIB: Final = 32
-MAX_BLOCKS: Final = 8000
+MAX_BLOCKS: Final = 6000
+PAGE_TABLES: Final = 0x80500000
+MODES: Final = {
+    "m": (3, 0),
+    "s": (1, 0),
+    "s39": (1, 8),
+    "u39": (0, 8),
+    "s48": (1, 9),
+    "u48": (0, 9),
+}
+"""Where blocks can run: the privilege mode, and the mode of satp."""
 FINISHER: Final = 0x100000
 
 # x3 is the record, x4 the way back, the pointers hold addresses in the scratch memory.
@@ -60,12 +70,28 @@ _start:
         csrw    mtvec, x5
         li      x5, 3 << 13             # mstatus.FS
         csrs    mstatus, x5
+        li      x5, -1                  # all of memory is open to S and U
+        csrw    pmpaddr0, x5
+        li      x5, 0x1f
+        csrw    pmpcfg0, x5
+        li      x5, {satp:#x}
+        csrw    satp, x5
+        sfence.vma
+        li      x5, 3 << 11             # mstatus.MPP
+        csrc    mstatus, x5
+        li      x5, {mode} << 11
+        csrs    mstatus, x5
+        la      x5, enter
+        csrw    mepc, x5
+        mret
+enter:
         li      x3, {records:#x} - 512
         jal     x4, next                # loads the first block's state
         li      x5, {blocks:#x}
         jr      x5
 
-finish:                                 # every block came here in turn; the last one ends
+finish: ecall                           # to M-mode, at the end of the last block
+ended:
         la      x5, park
         csrw    mtvec, x5
         la      x5, tohost
@@ -81,6 +107,9 @@ park:   j       park
 handler:                                # logs mcause, mepc, mtval and skips the instruction
         sd      x5, 40(x3)
         sd      x6, 48(x3)
+        csrr    x6, mepc
+        la      x5, finish
+        beq     x5, x6, ended
         la      x5, trap_pointer
         ld      x6, 0(x5)
         csrr    x5, mcause
@@ -162,7 +191,7 @@ class Signature:
         blocks = len(image.starts)
         self.scratch = data[:SCRATCH_SIZE]
         self.records = [data[SCRATCH_SIZE + RECORD_SIZE * n :][:RECORD_SIZE] for n in range(blocks)]
-        traps = data[SCRATCH_SIZE + RECORD_SIZE * blocks :]
+        traps = data[SCRATCH_SIZE + RECORD_SIZE * (blocks + 1) :]
         self.traps: list[tuple[int, int, int]] = []
         for cause, pc, value in struct.iter_unpack("<QQQ", traps[: len(traps) // 24 * 24]):
             if pc == 0:
@@ -221,9 +250,14 @@ def _trap_text(trap: tuple[int, int, int] | None) -> str:
 
 
 class ImageBuilder:
-    """Images from one seed, without the instructions named in ``avoid``."""
+    """Images from one seed, without the instructions named in ``avoid``.
 
-    def __init__(self, seed: int, avoid: frozenset[str] = frozenset()) -> None:
+    The blocks run in ``mode``, one of MODES; with translation memory is mapped to itself, the code
+    and the scratch memory by pages of 4 KiB, the rest by 2 MiB.
+    """
+
+    def __init__(self, seed: int, avoid: frozenset[str] = frozenset(), mode: str = "m") -> None:
+        self.privilege, self.scheme = MODES[mode]
         self.random = Random(seed)
         self.mixer = Mixer(self.random, _ALIGNED + _UNALIGNED, avoid)
 
@@ -232,7 +266,7 @@ class ImageBuilder:
         if not 0 < blocks <= MAX_BLOCKS:
             raise ValueError(f"{blocks} blocks, not 1..{MAX_BLOCKS}")
         random = self.random
-        traps = RECORDS + RECORD_SIZE * blocks
+        traps = RECORDS + RECORD_SIZE * (blocks + 1)  # the last ECALL's handler writes in one more
         counts = 0
         starts = []
         code = bytearray()
@@ -256,6 +290,8 @@ class ImageBuilder:
         data[BLOCKS - BASE : BLOCKS - BASE + len(code)] = code
         table = b"".join(self._state() for _ in range(blocks + 1))
         data[TABLE - BASE : TABLE - BASE + len(table)] = table
+        tables = self._page_tables()
+        data[PAGE_TABLES - BASE : PAGE_TABLES - BASE + len(tables)] = tables
         data[SCRATCH - BASE :] = random.randbytes(SCRATCH_SIZE)
         elf = to_elf(Program(bytes(data), runtime.symbols, BASE))
         return Image(elf, tuple(starts), bytes(code), counts, SCRATCH, end - SCRATCH)
@@ -267,10 +303,39 @@ class ImageBuilder:
         restore = [f"fld f{n}, {256 + 8 * n}(x6)" for n in range(32)]
         restore += [f"ld x{n}, {8 * n}(x6)" for n in saved if n != 6]
         source = _RUNTIME.format(
-            records=RECORDS, blocks=BLOCKS, finisher=FINISHER, traps=traps, table=TABLE,
-            scratch=SCRATCH, end=end, save="\n".join(save), restore="\n".join(restore),
-        )  # fmt: skip
+            records=RECORDS,
+            blocks=BLOCKS,
+            finisher=FINISHER,
+            traps=traps,
+            table=TABLE,
+            scratch=SCRATCH,
+            end=end,
+            mode=self.privilege,
+            satp=self.scheme << 60 | PAGE_TABLES >> 12 if self.scheme else 0,
+            save="\n".join(save),
+            restore="\n".join(restore),
+        )
         return assemble(source, BASE)
+
+    def _page_tables(self) -> bytes:
+        """Root first; A and D are set. Nothing is mapped but RAM."""
+        if not self.scheme:
+            return b""
+        flags = 0xEF if self.privilege else 0xFF
+        flags &= ~0x20  # not global
+        levels = 3 if self.scheme == 8 else 4
+        tables = [[0] * 512 for _ in range(levels - 1)]
+        for level in range(levels - 1, 1, -1):
+            here = levels - 1 - level
+            tables[here][BASE >> 12 + 9 * level & 511] = _pointer(here + 1)
+        for mega in range(MEMORY_MIB // 2):
+            at = BASE + (mega << 21)
+            entry = at >> 2 | flags
+            if mega in (0, (SCRATCH - BASE) >> 21):
+                entry = _pointer(len(tables))
+                tables.append([at + 4096 * page >> 2 | flags for page in range(512)])
+            tables[levels - 2][mega] = entry
+        return b"".join(struct.pack("<512Q", *table) for table in tables)
 
     def _state(self) -> bytes:
         random = self.random
@@ -417,6 +482,10 @@ def _place(pieces: list[list[Part]], random: Random) -> bytes:
                 word = aim(encoding, word, target - len(code))
             code += word.to_bytes(length, "little")
     return bytes(code)
+
+
+def _pointer(table: int) -> int:
+    return PAGE_TABLES + 4096 * table >> 2 | 1
 
 
 def _jal(rd: int, offset: int) -> bytes:

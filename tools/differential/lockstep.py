@@ -14,12 +14,10 @@ from asyncvmm.arch.mmu import update_context
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.engine.interpreter import Engine, Interpreter
 from asyncvmm.isa.disasm import disassemble
-from asyncvmm.isa.encoding import Encoding
-from asyncvmm.isa.reference import ReferenceHart, find_encoding
-from asyncvmm.isa.reference_operations import OPERATIONS
-from asyncvmm.isa.reference_state import ReferenceRam, ReferenceTrap
+from asyncvmm.isa.reference_state import ReferenceRam
 from asyncvmm.isa.reference_words import MASK, signed
 from asyncvmm.memory.pages import Ram
+from tools.differential.machine_reference import MachineReference
 from tools.differential.wild import (
     CODE_BYTES,
     MACHINE_CSRS,
@@ -30,122 +28,11 @@ from tools.differential.wild import (
 )
 
 _FS_SHIFT: Final = 13
-_MEPC, _MCAUSE, _MTVAL = 0x341, 0x342, 0x343
 _STATE: Final = struct.Struct("<32Q")
-_CSR_ROLE: Final = "csr"
-_KNOWN_CSRS: Final = frozenset((1, 2, 3, *MACHINE_CSRS))
 
 
 class Mismatch(AssertionError):
     """Interpreter and reference differ; the message says in what, and how to run it again."""
-
-
-class MachineReference(ReferenceHart):
-    """The reference with M-mode traps. ``run`` stops before what it does not model.
-
-    That is mret, sret, wfi, sfence.vma and CSRs other than its own: ``run`` then answers fewer
-    steps. A misaligned access that reaches past the end of memory names its first byte there, as
-    the interpreter does (the portion of the access that caused the fault: privileged 3.1.16).
-    """
-
-    def __init__(self, memory: ReferenceRam) -> None:
-        super().__init__(memory)
-        self.mepc = 0
-        self.mcause = 0
-        self.mtval = 0
-        self.mtvec = 0
-        self.traps = 0
-        self.seen: Counter[str] = Counter()  # names executed and "cause N", for the tests
-        self.stuck = False
-        self._decoded: dict[int, tuple[str, dict[str, int], int] | None] = {}
-
-    def csr_read(self, csr: int) -> int:
-        """Also mepc, mcause and mtval."""
-        if csr == _MEPC:
-            return self.mepc
-        if csr == _MCAUSE:
-            return self.mcause
-        if csr == _MTVAL:
-            return self.mtval
-        return super().csr_read(csr)
-
-    def csr_write(self, csr: int, value: int) -> None:
-        """Also mepc, mcause and mtval."""
-        if csr == _MEPC:
-            self.mepc = value & ~1
-        elif csr == _MCAUSE:
-            self.mcause = value
-        elif csr == _MTVAL:
-            self.mtval = value
-        else:
-            super().csr_write(csr, value)
-
-    def load(self, address: int, size: int) -> int:
-        """Names the first byte outside memory in its trap."""
-        try:
-            return super().load(address, size)
-        except ReferenceTrap as trap:
-            trap.tval = self._outside(address, size)
-            raise
-
-    def store(self, address: int, size: int, value: int) -> None:
-        """Names the first byte outside memory in its trap."""
-        try:
-            super().store(address, size, value)
-        except ReferenceTrap as trap:
-            trap.tval = self._outside(address, size)
-            raise
-
-    def _outside(self, address: int, size: int) -> int:
-        for byte in range(address, address + size):
-            if not RAM_BASE <= byte & MASK < RAM_BASE + RAM_SIZE:
-                return byte & MASK
-        raise AssertionError("no byte is outside")
-
-    def run(self, steps: int) -> int:
-        """Take up to ``steps`` steps (instructions and traps); how many it took."""
-        for taken in range(steps):
-            try:
-                word = self.fetch()
-                decoded = self._decode(word)
-                self.word = word if word & 3 == 3 else word & 0xFFFF
-                if decoded is None:
-                    raise self.illegal()
-                name, values, length = decoded
-                if name in _UNMODELLED or values.get("csr", 1) not in _KNOWN_CSRS:
-                    return taken
-                self.npc = self.next_pc = (self.pc + length) & MASK
-                self.seen[name] += 1
-                OPERATIONS[name](self, **values)
-                self.pc = self.next_pc
-            except ReferenceTrap as trap:
-                self.mepc = self.pc
-                self.mcause = trap.cause
-                self.mtval = trap.tval
-                self.reservation = None
-                self.traps += 1
-                self.seen[f"cause {trap.cause}"] += 1
-                if self.pc == self.mtvec:
-                    self.stuck = True  # a handler that traps at once would do so for ever
-                    return taken + 1
-                self.pc = self.mtvec
-        return steps
-
-    def _decode(self, word: int) -> tuple[str, dict[str, int], int] | None:
-        if word & 3 != 3:
-            word &= 0xFFFF
-        if word not in self._decoded:
-            encoding = find_encoding(word)
-            self._decoded[word] = None if encoding is None else _expanded(encoding, word)
-        return self._decoded[word]
-
-
-_UNMODELLED: Final = frozenset(("mret", "sret", "wfi", "sfence.vma"))
-
-
-def _expanded(encoding: Encoding, word: int) -> tuple[str, dict[str, int], int]:
-    name, values = encoding.expand(encoding.values(word))
-    return name, values, encoding.length
 
 
 class Pair:
@@ -155,15 +42,22 @@ class Pair:
         self.hart = new_hart(memory)
         self.ram = self.hart.ram
         self.engine = engine or Interpreter()
-        self.mirror = ReferenceRam(RAM_BASE, RAM_SIZE)
-        self.mirror.data[:] = memory
-        self.reference = MachineReference(self.mirror)
+        mirror = ReferenceRam(RAM_BASE, RAM_SIZE)
+        mirror.data[:] = memory
+        self.data = mirror.data
+        self.reference = MachineReference(mirror)
 
     def load(self, sequence: Sequence) -> None:
         """Put code and registers into both."""
         at = sequence.start - RAM_BASE
         code = sequence.code[: RAM_SIZE - at]
-        self.mirror.data[at : at + len(code)] = code
+        self.data[at : at + len(code)] = code
+        self.hart.ram.write(sequence.start, code)
+        self.load_reference(sequence)
+        load_hart(self.hart, sequence)
+
+    def load_reference(self, sequence: Sequence) -> None:
+        """Put the registers into the reference."""
         reference = self.reference
         reference.x = list(sequence.x)
         reference.f = list(sequence.f)
@@ -173,7 +67,11 @@ class Pair:
         reference.mtvec = sequence.handler
         reference.reservation = None
         reference.stuck = False
-        load_hart(self.hart, sequence)
+
+    def trap_registers(self) -> tuple[int, int, int, int]:
+        """The interpreter's mscratch, mepc, mcause and mtval."""
+        hart = self.hart
+        return hart.mscratch, hart.mepc, hart.mcause, hart.mtval
 
     def difference(self) -> str:
         """What differs now, or ""."""
@@ -181,22 +79,23 @@ class Pair:
         found = []
         x, f = read_registers(hart)
         found += _unequal("x", x, reference.x) + _unequal("f", f, reference.f)
+        scratch, epc, cause, value = self.trap_registers()
         for name, ours, theirs in (
             ("pc", hart.pc, reference.pc),
             ("fcsr", hart.fp.frm << 5 | hart.fp.flags, reference.fcsr),
-            ("mepc", hart.mepc, reference.mepc),
-            ("mcause", hart.mcause, reference.mcause),
-            ("mtval", hart.mtval, reference.mtval),
-            ("mscratch", hart.mscratch, reference.mscratch),
+            ("scratch", scratch, reference.mscratch),
+            ("epc", epc, reference.mepc),
+            ("cause", cause, reference.mcause),
+            ("tval", value, reference.mtval),
         ):
             if ours & MASK != theirs:
                 found.append(f"{name}: interpreter {ours & MASK:#x}, reference {theirs:#x}")
         ours_ram = self.ram.read(RAM_BASE, RAM_SIZE)
-        if ours_ram != self.mirror.data:
-            at = next(i for i in range(RAM_SIZE) if ours_ram[i] != self.mirror.data[i])
+        if ours_ram != self.data:
+            at = next(i for i in range(RAM_SIZE) if ours_ram[i] != self.data[i])
             found.append(
                 f"memory at {RAM_BASE + at:#x}: interpreter {ours_ram[at : at + 8].hex()}, "
-                f"reference {self.mirror.data[at : at + 8].hex()}"
+                f"reference {self.data[at : at + 8].hex()}"
             )
         return "\n".join(found)
 
@@ -212,8 +111,8 @@ def _unequal(name: str, ours: tuple[int, ...], theirs: list[int]) -> list[str]:
 
 
 def new_hart(memory: bytes) -> Hart:
-    """A hart with the sequences' RAM, which holds ``memory``, and nothing else."""
-    ram = Ram(RAM_BASE, RAM_SIZE)
+    """A hart with the sequences' RAM, as much as ``memory`` fills, and nothing else."""
+    ram = Ram(RAM_BASE, len(memory))
     code = CodeCache()
     hart = Hart(0, ram, Bus(), code)
     Coherence(ram, code).add(hart)
@@ -222,9 +121,7 @@ def new_hart(memory: bytes) -> Hart:
 
 
 def load_hart(hart: Hart, sequence: Sequence) -> None:
-    """Code and registers of ``sequence``, in M-mode; the rest of the hart stays as it was."""
-    at = sequence.start - RAM_BASE
-    hart.ram.write(sequence.start, sequence.code[: RAM_SIZE - at])
+    """The registers of ``sequence``, in M-mode; the rest of the hart stays as it was."""
     for n in range(32):
         hart.x[n] = signed(sequence.x[n])
         hart.f[n] = signed(sequence.f[n])
@@ -251,6 +148,8 @@ class Lockstep:
     single step. A session keeps its machines for several sequences, so that stale state shows.
     """
 
+    csrs = MACHINE_CSRS
+
     def __init__(self, seed: int, sequences: int = 16, steps: int = 40) -> None:
         self.seed = seed
         self.per_session = sequences
@@ -265,8 +164,9 @@ class Lockstep:
         """Run session ``number``; raises Mismatch."""
         seed = self.seed * 1_000_003 + number
         supply = WildSequences(seed)
+        supply.csrs = self.csrs
         choice = Random(seed ^ 0x5EED)
-        pair = Pair(supply.memory())
+        pair = self._pair(supply, choice)
         for index in range(self.per_session):
             sequence = supply.sequence(self.length)
             pair.load(sequence)
@@ -288,6 +188,9 @@ class Lockstep:
                     break
             self.traps += pair.reference.traps - before
         self.seen += pair.reference.seen
+
+    def _pair(self, supply: WildSequences, choice: Random) -> Pair:
+        return Pair(supply.memory())
 
     def _message(self, number: int, index: int, sequence: Sequence, start: int, found: str) -> str:
         return (

@@ -26,7 +26,7 @@ Runner = Callable[[bytes, int, int, Path], bytes]
 
 TIMEOUT_SECONDS: Final = 120.0
 MAX_STEPS: Final = 200_000_000
-SPIKE_ISA: Final = "rv64imafdc_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
+SPIKE_ISA: Final = "rv64imafdc_zicntr_zicsr_zifencei_zba_zbb_zbs_zicclsm_svadu"
 QEMU_CPU: Final = (
     "rv64,h=false,zba=true,zbb=true,zbc=false,zbs=true,sstc=false,svpbmt=false,svnapot=false"
 )

@@ -31,6 +31,9 @@ PROBE: Final = struct.Struct("<26Q")
 RESULT: Final = struct.Struct("<8Q")
 MAX_PROBES: Final = 8000
 PMP_USED: Final = 6
+LOCKED: Final = 64
+"""The last probes of an image, under locked PMP entries."""
+PMP_LOCKED: Final = 0x80
 PMP_TOR, PMP_NA4, PMP_NAPOT = 0x08, 0x10, 0x18
 
 U, S, M = 0, 1, 3
@@ -142,6 +145,9 @@ state:  .dword  {probes}, {probes_end}, {log}
         .equ    end_signature, {log_end}
 """
 
+Ranges = tuple[tuple[int, int], ...]
+"""PMP entries from 0 on: configuration byte and address field."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -154,7 +160,7 @@ class Probe:
     op: str
     address: int
     asid: int
-    pmp: tuple[tuple[int, int], ...]
+    pmp: Ranges
     pmp_new: bool
     flush: str
     value: int
@@ -235,6 +241,7 @@ class ProbeBuilder:
     ) -> None:
         self.with_crossing = self.crossing = with_crossing
         self.ops = ops
+        self.fine = False
         self.random = Random(seed)
         self.adue = adue
         self.fine_pmp = fine_pmp
@@ -248,15 +255,19 @@ class ProbeBuilder:
         probes = []
         adue, pmp = True, self._pmp(False)
         for number in range(count):
-            new = number % 16 == 0
-            if new:
+            locked = self.with_pmp and number >= count - LOCKED
+            new = number % 16 == 0 if number <= count - LOCKED else False
+            if new and locked:
+                self.fine, self.crossing = True, False
+                pmp = self._locked_pmp()
+            elif new:
                 adue = bool(self.random.getrandbits(1)) if self.adue is None else self.adue
-                # Bytes of a misaligned access may be protected one by one or together: no access
-                # across pages where boundaries lie inside pages.
-                fine = self.fine_pmp and bool(self.random.getrandbits(1))
+                # Bytes of a misaligned access may be protected one by one or together: there is
+                # none where boundaries lie inside pages.
+                fine = self.fine = self.fine_pmp and bool(self.random.getrandbits(1))
                 self.crossing = self.with_crossing and not fine
                 pmp = self._pmp(fine)
-            probes.append(self._probe(adue, pmp, new))
+            probes.append(self._probe(adue, pmp, new, locked))
         records = b"".join(probe.packed() for probe in probes)
         runtime = _assemble(len(records), RESULT.size * count)
         data = bytearray(runtime.data).ljust(DATA - BASE + 4096 * PAGES, b"\0")
@@ -267,10 +278,14 @@ class ProbeBuilder:
         elf = to_elf(Program(bytes(data), runtime.symbols, BASE))
         return ProbeImage(elf, tuple(probes), LOG, RESULT.size * count)
 
-    def _probe(self, adue: bool, pmp: tuple[tuple[int, int], ...], new: bool) -> Probe:
+    def _probe(self, adue: bool, pmp: Ranges, new: bool, locked: bool) -> Probe:
         random = self.random
         op = random.choice(self.ops)
-        mode = random.choice((U, S, S, U, M)) if op == "fetch" else random.choice((U, S))
+        mode = random.choice((U, S, S, U, M))
+        if locked:
+            mode = random.choice((M, M, M, S))
+        elif op != "fetch" and mode == M:
+            mode = S
         mstatus = mode << 11 | random.choice((0, SUM)) | random.choice((0, 0, MXR))
         scheme = random.choice((SV39, SV39, SV48, SV48, 0))
         asid = random.choice((0, 1, 2, 63, 64, 65, 0xFFFF))
@@ -298,7 +313,7 @@ class ProbeBuilder:
         satp = scheme << 60 | (asid << 44 | TABLES >> 12 if scheme else 0)
         return Probe(tuple(entries), satp, adue, mstatus, op, address, asid, pmp, new, flush, value)
 
-    def _target(self, op: str, pmp: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    def _target(self, op: str, pmp: Ranges) -> tuple[int, int]:
         """A page, and an offset in it: often at a boundary of the PMP."""
         random = self.random
         if self.fine_pmp and random.randrange(3) == 0:
@@ -325,7 +340,7 @@ class ProbeBuilder:
             return at
         if kind == 0 and self.crossing:
             return 4096 - random.randrange(1, 8)
-        return at + (random.randrange(8) if kind == 1 else 0)
+        return at + (random.randrange(8) if kind == 1 and not self.fine else 0)
 
     def _tables(
         self, scheme: int, target: int, offset: int, op: str
@@ -363,8 +378,6 @@ class ProbeBuilder:
             else:
                 page = target >> (12 + 9 * level) << (12 + 9 * level)
                 value = page >> 2 | self._leaf(op)
-                if level == 3 and not self.lost_tables:
-                    value |= R  # else it points to a table at address 0
                 kind = random.randrange(24)
                 if kind == 0 and level > 0:
                     value |= 1 << 10 + random.randrange(9 * level)  # misaligned superpage
@@ -372,6 +385,8 @@ class ProbeBuilder:
                     value = NOWHERE >> 2 | value & 1023
                 elif kind == 2:
                     value |= 1 << random.randrange(54, 64)
+                if not self.lost_tables and not BASE <= value >> 10 << 12 < TABLES + 0x100000:
+                    value |= R  # not a pointer to where no table is
             entries.append((place, value))
         return address, entries
 
@@ -385,7 +400,22 @@ class ProbeBuilder:
             flags |= V
         return flags
 
-    def _pmp(self, fine: bool) -> tuple[tuple[int, int], ...]:
+    def _locked_pmp(self) -> Ranges:
+        """Entries that bind M-mode too, until the end: in the data pages only, or it could not go on."""
+        random = self.random
+        made: list[tuple[int, int]] = []
+        for _ in range(PMP_USED):
+            at = DATA + 4 * random.randrange(1024 * PAGES)
+            kind = random.choice((PMP_NAPOT, PMP_NAPOT, PMP_NA4, 0))
+            if kind == 0 and made:
+                kind = PMP_TOR
+            size = random.choice((8, 64, 1024, 4096, 8192))
+            field = (at & -size) >> 2 | (size >> 3) - 1 if kind == PMP_NAPOT else at >> 2
+            rights = random.choice((0, 1, 3, 4, 5, 7))
+            made.append((PMP_LOCKED * random.getrandbits(1) | kind | rights, field))
+        return tuple(made)
+
+    def _pmp(self, fine: bool) -> Ranges:
         """Entries 0 to 5 over the data and table pages; entry 15 allows the rest."""
         random = self.random
         made: list[tuple[int, int]] = []

@@ -48,6 +48,7 @@ class WildSequences:
         self.random = Random(seed)
         self.mixer = Mixer(self.random, POINTERS)
         self.system = system
+        self.csrs = MACHINE_CSRS
 
     def memory(self) -> bytes:
         """What RAM holds at first: some of it zero pages, some random, some words."""
@@ -99,7 +100,7 @@ class WildSequences:
                 word, encoding = self.mixer.word(64)
                 size = encoding.length
                 if encoding.role == "csr" and random.randrange(3) == 0:
-                    word = word & 0xFFFFF | random.choice(MACHINE_CSRS) << 20
+                    word = word & 0xFFFFF | random.choice(self.csrs) << 20
             parts.append(word.to_bytes(size, "little"))
             length += size
         return b"".join(parts)[:CODE_BYTES]
@@ -110,7 +111,9 @@ class WildSequences:
             return random.choice((0x30200073, 0x10200073, 0x10500073, 0x12000073))
         csr = random.choice(tuple(CSR_NUMBERS.values()))
         how = random.choice((1, 2, 3, 5, 6, 7))
-        return csr << 20 | random.getrandbits(5) << 15 | how << 12 | random.getrandbits(5) << 7 | 0x73
+        return (
+            csr << 20 | random.getrandbits(5) << 15 | how << 12 | random.getrandbits(5) << 7 | 0x73
+        )
 
     def _value(self, start: int) -> int:
         if self.random.randrange(4) == 0:

@@ -71,7 +71,10 @@ class Mixer:
         """
         random = self.random
         encoding = random.choice(self.wheel)
-        word = encoding.match | (random.getrandbits(32) & ~encoding.mask)
+        bits = random.getrandbits(32)
+        if bits & 15 == 0:
+            bits = _edge(random, bits)
+        word = encoding.match | (bits & ~encoding.mask)
         if encoding.length == 2:
             return self._short(encoding, word & 0xFFFF, reach), encoding
         role = encoding.role
@@ -98,6 +101,12 @@ class Mixer:
                 if operand.name == "rs1" and operand.width == 3 and self.short_pointers:
                     return word & ~(7 << 7) | self.random.choice(self.short_pointers) << 7
         return word
+
+
+def _edge(random: Random, bits: int) -> int:
+    """Ones or zeros where immediates are, with an end of their own; rd, and perhaps rs1, stay."""
+    keep = random.choice((0xF80, 0xFFF80))
+    return random.choice((0, 0x80000000, 0x7FFFFFFF, 0xFFFFFFFF)) & ~keep | bits & keep
 
 
 def _spread(encodings: list[Encoding], weight: int) -> list[Encoding]:

@@ -1,8 +1,8 @@
 """Emits engine/interpreter_*.py: the loop, and per rare extension a function that the loop calls.
 
 The loop holds the program counter as ``base`` (the virtual page) and ``i`` (the halfword in it, already
-past the current instruction), so that running straight on costs one addition. Offsets of branches, JAL
-and AUIPC count from the next instruction (engine.fetch turns them). Dispatch is a decision tree over
+past the current instruction), so that running straight on costs one addition. Offsets of branches and
+JAL count from the next instruction (engine.fetch turns them). Dispatch is a decision tree over
 operation numbers, split where the ``hot`` weights balance.
 """
 
@@ -54,7 +54,7 @@ class Expressions:
                 sign = {ast.Invert: "~", ast.USub: "-", ast.Not: "not "}[type(op)]
                 return f"({sign}{self.text(operand)})"
             case ast.BinOp(left=ast.Name("pc"), op=ast.Add(), right=ast.Name("imm")):
-                return f"(base + (i << 1) + {IMM})"
+                return f"(base + (i << 1) + {IMM} - 4)"  # AUIPC: four bytes long
             case ast.BinOp(left=left, op=op, right=right):
                 sign = {
                     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.BitAnd: "&", ast.BitOr: "|",

@@ -13,7 +13,6 @@ from asyncvmm.arch.mmu import FETCH, access_fault, translate
 from asyncvmm.arch.tlb import FETCH_MASK
 from asyncvmm.isa.decode import decode
 from asyncvmm.isa.opcodes import (
-    OP_AUIPC,
     OP_BEQ,
     OP_BGE,
     OP_BGEU,
@@ -101,11 +100,13 @@ def _fetch_half(hart: Hart, address: i64) -> i64:
 
 
 def _relative(word: i64) -> i64:
-    """Let the offset of a branch, JAL or AUIPC count from the next instruction, where the loop is."""
+    """Let the offset of a branch or JAL count from the next instruction, where the loop is.
+
+    Not AUIPC's: its lowest, less four, would not fit the word's 32 bits.
+    """
     op = word & 511
     if (
-        op == OP_AUIPC
-        or op == OP_JAL
+        op == OP_JAL
         or op == OP_BEQ
         or op == OP_BNE
         or op == OP_BLT

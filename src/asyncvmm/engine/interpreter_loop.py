@@ -152,7 +152,7 @@ def run(hart: Hart, budget: i64) -> i64:
                                         else:
                                             x[(w >> 9) & 63] = w >> 32
                                     else:
-                                        x[(w >> 9) & 63] = base + (i << 1) + (w >> 32)
+                                        x[(w >> 9) & 63] = base + (i << 1) + (w >> 32) - 4
                                 else:
                                     x[(w >> 9) & 63] = base + (i << 1)
                                     i += w >> 33
