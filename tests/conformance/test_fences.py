@@ -150,16 +150,17 @@ def test_priv_4_2_1_sfence_of_one_asid_leaves_the_others_right(run: Run) -> None
     "fence", ["sfence.vma", "sfence.vma a2", "sfence.vma zero, a3", "sfence.vma a2, a3"]
 )
 def test_priv_4_2_1_sfence_counts_for_fetches(run: Run, fence: str) -> None:
+    virtual = VIRTUAL + 0x12_3000  # no likely TLB has it in the program's place
     p = Program()
     tables = Tables(p)
     for number, frame in enumerate((DATA, DATA + 4096)):
         p.store(frame + 8, 0x0000_0513 | number + 1 << 20, width=4)  # addi a0, zero, number + 1
         p.store(frame + 12, 0x8582, width=2)  # c.jr a1
-    entry = tables.map(VIRTUAL, DATA, RWX)
+    entry = tables.map(virtual, DATA, RWX)
     tables.enable(3)
     p.asm("fence.i")
     p.enter("S")
-    p.li("a2", VIRTUAL + 8)
+    p.li("a2", virtual + 8)
     p.li("a3", 3)
     p.asm("jalr a1, 0(a2)")
     p.check("a0", 1, what="the first frame's code")
@@ -168,7 +169,7 @@ def test_priv_4_2_1_sfence_counts_for_fetches(run: Run, fence: str) -> None:
     p.check("a0", 2, what=f"the second frame's code after {fence}")
     p.store(entry, DATA >> 2 | RW)
     p.asm(fence)
-    p.trap("jr a2", FETCH_PAGE, epc="a2", tval=VIRTUAL + 8, what=f"X withdrawn, after {fence}")
+    p.trap("jr a2", FETCH_PAGE, epc="a2", tval=virtual + 8, what=f"X withdrawn, after {fence}")
     p.leave()
     run(p)
 
