@@ -235,7 +235,7 @@ class ProbeBuilder:
             # A misaligned access is one to Spike and several bytes here: either may be.
             at &= -2 if op == "fetch" else -8
             offset = at & 4095
-            code = offset < 2048 - 8 or offset == 4094
+            code = offset < 2048 or offset == 4094
             if DATA <= at < DATA + 4096 * PAGES and offset <= 4080 and code == (op == "fetch"):
                 return at & -4096, offset
         return DATA + 4096 * random.randrange(PAGES), self._offset(op)
