@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tools.differential.campaign import probe_builder
-from tools.differential.image import MODES, QEMU_WRONG, ImageBuilder, Signature
+from tools.differential.image import ImageBuilder
 from tools.differential.oracles import available, run_interpreter, run_spike
+from tools.differential.signature import MODES, QEMU_WRONG, Signature
 from tools.differential.trap_probes import ACTIONS, RESULT, TrapBuilder
 
 ORACLES = ("spike", "qemu")

@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
                     number = next(numbers)
                     running[pool.submit(run, options.seed, number)] = number
     taken = time.perf_counter() - started
-    against = " and ".join(oracle_names()) if with_oracles else "the reference"
+    oracles = ["spike"] if options.kind == "traps" else list(oracle_names())
+    against = " and ".join(oracles) if with_oracles else "the reference"
     print(f"{done:,} {units} equal to {against}, seed {options.seed}, in {taken:.0f} s")
     return 0
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from asyncvmm.base.errors import ConfigError
-from tools.differential.image import MODES, QEMU_WRONG, ImageBuilder, Signature
+from tools.differential.image import ImageBuilder
 from tools.differential.lockstep import Lockstep, Mismatch
 from tools.differential.mapped import MappedLockstep
 from tools.differential.oracles import Runner, available, run_interpreter, run_spike
-from tools.differential.probes import OPS, ProbeBuilder
+from tools.differential.probe_runtime import OPS
+from tools.differential.probes import ProbeBuilder
+from tools.differential.signature import MODES, QEMU_WRONG, Signature
 from tools.differential.trap_probes import TrapBuilder
 
 SESSIONS: Final = 100

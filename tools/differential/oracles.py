@@ -19,7 +19,7 @@ from asyncvmm.bus.address_map import Bus, MmioTarget
 from asyncvmm.engine.interpreter import Interpreter
 from asyncvmm.firmware.elf import parse_elf
 from asyncvmm.memory.pages import Ram
-from tools.differential.image import BASE, FINISHER, MEMORY_MIB
+from tools.differential.signature import BASE, FINISHER, MEMORY_MIB
 
 Runner = Callable[[bytes, int, int, Path], bytes]
 """(ELF, address, size in bytes, a directory for files) to the memory there at the program's end."""
