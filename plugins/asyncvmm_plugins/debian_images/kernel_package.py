@@ -83,7 +83,7 @@ class DebianFullImage(ImageType):
             kernel=directory / "Image",
             initrd=directory / "initrd.cpio",
             append=APPEND,
-            memory="192M",
+            memory="256M",
             run_protocol="agent",
         )
 
