@@ -511,9 +511,7 @@ def _outlined(group: str, instructions: list[Instruction]) -> str:
     expressions = Expressions()
     emitters = {"a": _atomic_lines, "system": _system_lines}
     emitter = emitters.get(group, _float_lines)
-    leaves = [
-        (ins.op, ins.op, max(1, ins.hot), emitter(ins, expressions)) for ins in instructions
-    ]
+    leaves = [(ins.op, ins.op, max(1, ins.hot), emitter(ins, expressions)) for ins in instructions]
     dispatch = tree(leaves, lambda lines: lines)
     sources = sorted({ins.extension for ins in instructions})
     imports = ["from librt.vecs import vec", "from mypy_extensions import i64", ""]

@@ -2,7 +2,7 @@
 
 A tag is the virtual page address with a context number in bits 3..11. A context stands for everything
 else that a translation depends on: ASID, privilege, SUM, MXR. Flushing takes a new context number, so it
-costs nothing; the tables are cleared only when the 9-bit numbers are used up (511 of them). Bits 0..2 of a tag are
+costs nothing; the tables are cleared only when the 511 numbers are used up. Bits 0..2 of a tag are
 zero: the engine compares them with the low bits of an address, so a misaligned access misses.
 """
 

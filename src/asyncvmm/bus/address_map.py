@@ -52,7 +52,9 @@ class Bus:
             raise ConfigError(f"{name}: bad address range {int(base):#x} + {int(size):#x}")
         for other in self.regions:
             if base < other.base + other.size and other.base < base + size:
-                raise ConfigError(f"{name} at {int(base):#x} overlaps {other.name} at {int(other.base):#x}")
+                raise ConfigError(
+                    f"{name} at {int(base):#x} overlaps {other.name} at {int(other.base):#x}"
+                )
         region = Region(base, size, target, name)
         self.regions.append(region)
         self.regions.sort(key=_base_of)

@@ -30,7 +30,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--harts", type=int, default=1, help="harts (default: %(default)s)")
     parser.add_argument("--append", default="", help="the kernel's command line")
     parser.add_argument(
-        "--device", action="append", default=[], metavar="TYPE[,OPTION=VALUE...]", help="more devices"
+        "--device",
+        action="append",
+        default=[],
+        metavar="TYPE[,OPTION=VALUE...]",
+        help="more devices",
     )
     parser.add_argument("-o", "--output", type=Path, help="a file (default: standard output)")
     parser.set_defaults(function=run_command)

@@ -58,7 +58,9 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", nargs="?", metavar="TARGET", help="an image's name or an ELF file")
+    parser.add_argument(
+        "target", nargs="?", metavar="TARGET", help="an image's name or an ELF file"
+    )
     boot = parser.add_argument_group("what to boot")
     boot.add_argument("--kernel", type=Path, help="Linux Image, or what the firmware starts")
     boot.add_argument("--initrd", type=Path, help="initial RAM file system")
@@ -87,7 +89,9 @@ def add_parser(commands: Any) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--log", type=Path, help="keep what the console says in a file")
     output.add_argument("--verbose", action="store_true", help="the console on standard error too")
-    output.add_argument("--stats", action="store_true", help="counters on standard error at the end")
+    output.add_argument(
+        "--stats", action="store_true", help="counters on standard error at the end"
+    )
     parser.set_defaults(function=run_command)
 
 

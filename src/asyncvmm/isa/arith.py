@@ -175,5 +175,3 @@ def orcb(a: i64) -> i64:
     a |= shr(a, 2) & 0x3F3F3F3F3F3F3F3F
     a |= shr(a, 1)
     return (a & ones) * 255
-
-

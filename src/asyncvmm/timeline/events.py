@@ -14,7 +14,9 @@ FOREVER: Final = 0x7FFFFFFFFFFFFFFF
 class Event:
     """A scheduled call. ``cancel`` is O(1): the queue drops the entry when it comes to it."""
 
-    def __init__(self, time_ns: i64, priority: i64, sequence: i64, action: Callable[[], None]) -> None:
+    def __init__(
+        self, time_ns: i64, priority: i64, sequence: i64, action: Callable[[], None]
+    ) -> None:
         self.time_ns: i64 = time_ns
         self.priority: i64 = priority
         self.sequence: i64 = sequence
