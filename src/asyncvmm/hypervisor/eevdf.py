@@ -28,11 +28,16 @@ _MILLI_ONE: Final = ONE // 1000
 _MAX_CACHED_RATES: Final = 512
 
 
+_Key = tuple[int, int, tuple[int, int]]
+
+
 class _Entity:
     """A vCPU in the competition."""
 
     __slots__ = (
         "active",
+        "extra",
+        "home",
         "lag",
         "leaving",
         "left",
@@ -47,6 +52,8 @@ class _Entity:
         self.vcpu = vcpu
         self.lag = 0  # in parts * ONE; while it is not active, what it may get back
         self.rate = 0
+        self.home = 0  # the CPUs that the rate comes from
+        self.extra = False  # runs on a CPU that nobody else wants: its lag stands still
         self.left = slice_parts  # parts of its request that have not run
         self.started = False  # its request has begun, and so was eligible
         self.running = False
@@ -60,16 +67,18 @@ class EevdfPolicy(Policy):
 
     def __init__(self, spec: CpuSpec) -> None:
         super().__init__(spec)
-        # With several CPUs a deadline can be missed by up to a slice: half a quantum each way.
-        slice_ns = spec.quantum_ns if spec.cpus == 1 else spec.quantum_ns // 2
+        # With several CPUs a deadline is missed by up to some slices, so that slices are shorter.
+        slice_ns = spec.quantum_ns if spec.cpus == 1 else spec.quantum_ns // 4
         self.slice_parts: Final = max(spec.steps_for(slice_ns), 1) * PARTS_PER_STEP
         self.quantum_lag: Final = spec.quantum_ns * spec.mips * ONE
+        self._far_ahead: Final = -self.quantum_lag // 2
         self._entities: dict[tuple[int, int], _Entity] = {}
         self._active: list[_Entity] = []
         self._time_ns = 0
         self._stale = False  # the rates are not those of the active ones
         self._leaving = 0
-        self._cache: dict[tuple[tuple[GuestCpus, int], ...], list[int]] = {}
+        self._homes = 1  # how many homes the active ones have
+        self._cache: dict[tuple[tuple[GuestCpus, int], ...], list[tuple[int, int]]] = {}
 
     # -- what happens
 
@@ -124,10 +133,12 @@ class EevdfPolicy(Policy):
         """See Policy."""
         entity = self._entities[vcpu.order]
         entity.running = True
+        entity.since_ns = now_ns
+        if entity.extra:
+            return
+        entity.started = True
         if entity.rate == ONE and entity.lag > 0:
             entity.lag = 0  # all of a CPU is its part from now on: nothing is left to repay it
-        entity.started = True
-        entity.since_ns = now_ns
 
     def stopped(self, vcpu: Vcpu, now_ns: int, steps: int) -> None:
         """See Policy."""
@@ -135,6 +146,9 @@ class EevdfPolicy(Policy):
         entity = self._entities[vcpu.order]
         entity.running = False
         ran = steps * PARTS_PER_STEP
+        if entity.extra:
+            entity.extra = False
+            return
         # While it ran, its lag fell with time; now it is known what it really received.
         entity.lag += ((now_ns - entity.since_ns) * self.spec.mips - ran) * ONE
         entity.left -= ran
@@ -155,17 +169,35 @@ class EevdfPolicy(Policy):
         self._balance(waiting)
         ranked = []
         for entity in waiting:
-            rate = entity.rate
             lag = entity.lag
             if lag >= 0 or entity.started:
-                ranked.append((0, (entity.left * ONE - lag) // rate, entity.vcpu.order, entity))
+                key = (0, (entity.left * ONE - lag) // entity.rate, entity.vcpu.order)
             else:
-                ranked.append((1, -lag // rate, entity.vcpu.order, entity))
+                key = (1, -lag // entity.rate, entity.vcpu.order)
+            ranked.append((key, entity))
         ranked.sort()
-        ranked_vcpus = [item[3].vcpu for item in ranked]
-        pairs = place(ranked_vcpus, free)
-        self._settle(ranked_vcpus[len(pairs) :] if False else [v for v in ranked_vcpus if v not in {p[1] for p in pairs}])
+        pairs = place([(e.vcpu, e.home & e.vcpu.guest.mask) for _, e in ranked], free)
+        unserved = ranked
+        if len(pairs) == len(ranked):
+            unserved = []
+        elif self._homes > 1 or len(free) > 1:
+            served = {vcpu.order for _, vcpu in pairs}
+            unserved = [item for item in ranked if item[1].vcpu.order not in served]
+            if len(pairs) < len(free):
+                taken = {cpu for cpu, _ in pairs}
+                pairs += self._place_extra(unserved, [cpu for cpu in free if cpu not in taken])
+        if self.spec.cpus > 1:
+            self._settle(unserved)
         return [(pcpu, vcpu, self._slice_steps(vcpu)) for pcpu, vcpu in pairs]
+
+    def _place_extra(
+        self, unserved: list[tuple[_Key, _Entity]], free: list[int]
+    ) -> list[tuple[int, Vcpu]]:
+        """Whoever may use the CPUs that are left over, though they are not their homes."""
+        pairs = place([(e.vcpu, e.vcpu.guest.mask) for _, e in unserved], free)
+        for _, vcpu in pairs:
+            self._entities[vcpu.order].extra = True
+        return pairs
 
     def lag_steps(self, vcpu: Vcpu, now_ns: int) -> int | None:
         """See Policy; rounded away from zero."""
@@ -191,12 +223,10 @@ class EevdfPolicy(Policy):
 
     def _slice_steps(self, vcpu: Vcpu) -> int:
         entity = self._entities[vcpu.order]
-        parts = entity.left
-        if entity.lag < 0 and not entity.started and entity.rate < ONE:
-            # It runs because a CPU would idle otherwise: not further ahead than a quantum.
-            room = (self.quantum_lag + entity.lag) // (ONE - entity.rate)
-            parts = min(parts, max(room, PARTS_PER_STEP))
-        return max(parts // PARTS_PER_STEP, 1)
+        if entity.lag < self._far_ahead and not entity.started:
+            # It runs because a CPU would idle otherwise. From here on that is a present.
+            entity.extra = True
+        return max(entity.left // PARTS_PER_STEP, 1)
 
     # -- lags
 
@@ -218,28 +248,37 @@ class EevdfPolicy(Policy):
             parts = ns * mips
             served = parts * ONE
             for entity in self._active:
-                gained = entity.rate * parts
-                entity.lag += gained - served if entity.running else gained
+                if not entity.running:
+                    entity.lag += entity.rate * parts
+                elif not entity.extra:
+                    entity.lag += entity.rate * parts - served
             left_ns -= ns
             if self._leaving:
                 self._drop_settled()
 
     def _balance(self, waiting: list[_Entity]) -> None:
-        """Keep the sum of lags at zero or below, and someone eligible.
+        """Keep the sum of lags of each home at zero or below, and someone eligible.
 
         The sum is positive when service was lost (a CPU idled because of the caller, or a guest
         left with more than its part): that cannot be repaid, so it is taken off those behind. It is
         negative when someone left with less: when then nobody is eligible, all come nearer.
         """
-        total = ahead = 0
-        for entity in self._active:
-            total += entity.lag
-            if entity.lag > 0:
-                ahead += entity.lag
+        if self._homes == 1:
+            self._balance_home(self._active, waiting)
+            return
+        for home in sorted({entity.home for entity in waiting}):
+            self._balance_home(
+                [entity for entity in self._active if entity.home == home],
+                [entity for entity in waiting if entity.home == home],
+            )
+
+    def _balance_home(self, members: list[_Entity], waiting: list[_Entity]) -> None:
+        total = sum([entity.lag for entity in members])
         if total > 0:
-            for entity in self._active:
+            behind = sum([entity.lag for entity in members if entity.lag > 0])
+            for entity in members:
                 if entity.lag > 0:
-                    entity.lag -= -(-entity.lag * total // ahead)
+                    entity.lag -= -(-entity.lag * total // behind)
             return
         while total < 0:
             nearest = -1
@@ -249,44 +288,40 @@ class EevdfPolicy(Policy):
                 distance = -(entity.lag // entity.rate)
                 if nearest < 0 or distance < nearest:
                     nearest = distance
-            rates = sum(entity.rate for entity in self._active)
+            rates = sum([entity.rate for entity in members if entity.lag < 0])
             parts = min(nearest, -(total // rates))
-            for entity in self._active:
+            for entity in members:
                 if entity.leaving:
                     parts = min(parts, -(entity.lag // entity.rate))
-            for entity in self._active:
-                entity.lag += entity.rate * parts
-            if self._leaving:
-                self._drop_settled()
-                if self._stale:
-                    self._set_rates()
-            total = sum(entity.lag for entity in self._active)
+            for entity in members:
+                if entity.lag < 0:  # those behind need no help
+                    entity.lag = min(entity.lag + entity.rate * parts, 0)
+            for entity in members:
+                if entity.leaving and entity.lag >= 0:
+                    self._drop(entity)
+            members = [entity for entity in members if entity.active]
+            total = sum([entity.lag for entity in members])
 
-    def _settle(self, unserved: list[Vcpu]) -> None:
-        """Clear the lags of all that nobody waits for, directly or through others.
+    def _settle(self, unserved: list[tuple[_Key, _Entity]]) -> None:
+        """Clear the lags in the homes that nobody waits for.
 
         Where everyone who can run does, nobody has a claim on anybody. (Rates of more than there is
         to divide would else pile up lags that no decision can repay.)
         """
-        contended = 0
-        for vcpu in unserved:
-            contended |= vcpu.guest.mask
-        grown = -1
-        while contended != grown:
-            grown = contended
-            for entity in self._active:
-                if not entity.leaving and entity.vcpu.guest.mask & contended:
-                    contended |= entity.vcpu.guest.mask
+        contended = {entity.home for _, entity in unserved}
         for entity in self._active.copy():
-            if entity.vcpu.guest.mask & contended == 0:
+            if entity.home not in contended:
                 entity.lag = 0
                 if entity.leaving:
                     self._deactivate(entity)
 
+    def _drop(self, entity: _Entity) -> None:
+        entity.lag = 0
+        self._deactivate(entity)
+
     def _drop_settled(self) -> None:
         for entity in [e for e in self._active if e.leaving and e.lag >= 0]:
-            entity.lag = 0
-            self._deactivate(entity)
+            self._drop(entity)
 
     def _deactivate(self, entity: _Entity) -> None:
         if entity.leaving:
@@ -316,7 +351,11 @@ class EevdfPolicy(Policy):
             if len(self._cache) >= _MAX_CACHED_RATES:
                 self._cache.clear()
             self._cache[key] = rates
-        each = {guest: rate // count for (guest, count), rate in zip(key, rates, strict=True)}
+        # At least 1: a guest that reservations leave nothing to runs when a CPU would idle.
+        each = {
+            guest: (max(rate // count, 1), home)
+            for (guest, count), (rate, home) in zip(key, rates, strict=True)
+        }
         for entity in self._active:
-            # At least 1: a guest that reservations leave nothing to runs when a CPU would idle.
-            entity.rate = max(each[entity.vcpu.guest], 1)
+            entity.rate, entity.home = each[entity.vcpu.guest]
+        self._homes = len({home for _, home in rates})

@@ -29,12 +29,16 @@ class Claim:
         self.mask = mask
 
 
-def fluid_rates(claims: list[Claim], cpus: int) -> list[int]:
-    """The rate of each claim on ``cpus`` CPUs. The floors fit: admission saw to that."""
+def fluid_rates(claims: list[Claim], cpus: int) -> list[tuple[int, int]]:
+    """(rate, home) of each claim on ``cpus`` CPUs. The floors fit: admission saw to that.
+
+    ``home`` is the mask of the CPUs that the rate comes from. Claims of one home share it among
+    themselves; homes are disjoint, and those of a claim lie within its cpuset.
+    """
     everywhere = (1 << cpus) - 1
     if all(claim.mask == everywhere for claim in claims):
-        return _fill(claims, cpus * ONE)[0]
-    return _fill_cpusets(claims)
+        return [(rate, everywhere) for rate in _fill(claims, cpus * ONE)[0]]
+    return _fill_cpusets(claims, everywhere)
 
 
 def _fill(claims: list[Claim], capacity: int) -> tuple[list[int], int | None]:
@@ -76,39 +80,37 @@ def _fill(claims: list[Claim], capacity: int) -> tuple[list[int], int | None]:
     return rates, None if room > 0 else top
 
 
-def _fill_cpusets(claims: list[Claim]) -> list[int]:
-    """Raise everyone's level together; the set of CPUs that is used up first fixes its guests.
+def _fill_cpusets(claims: list[Claim], everywhere: int) -> list[tuple[int, int]]:
+    """Raise everyone's level together; the set of CPUs that is used up first is the home of its
+    guests and closed to the others.
 
     Enough constraints are the unions of overlapping cpusets (Hall's theorem; a vCPU may move
     between CPUs but not run on two at once, hence the ceilings).
     """
-    rates = [0] * len(claims)
-    open_claims = list(range(len(claims)))
-    unions = overlapping_unions({claim.mask for claim in claims})
-    used = dict.fromkeys(unions, 0)
-    while open_claims:
+    results = [(0, 0)] * len(claims)
+    masks = [claim.mask for claim in claims]
+    waiting = list(range(len(claims)))
+    left = everywhere
+    while waiting:
         best: tuple[int, int] | None = None
         best_members: list[int] = []
         best_rates: list[int] = []
-        for union in unions:
-            members = [i for i in open_claims if claims[i].mask & ~union == 0]
-            if not members:
-                continue
-            room = max(union.bit_count() * ONE - used[union], 0)
-            filled, level = _fill([claims[i] for i in members], room)
+        for union in overlapping_unions({masks[i] for i in waiting}):
+            members = [i for i in waiting if masks[i] & ~union == 0]
+            rates, level = _fill([claims[i] for i in members], union.bit_count() * ONE)
             if level is not None and (best is None or (level, union) < best):
-                best, best_members, best_rates = (level, union), members, filled
-        if best is None:  # everyone reaches the ceiling
-            for i in open_claims:
-                rates[i] = claims[i].ceiling
-            return rates
+                best, best_members, best_rates = (level, union), members, rates
+        if best is None:  # there is room for everyone to reach the ceiling
+            for i in waiting:
+                results[i] = (claims[i].ceiling, left)
+            break
+        home = best[1]
         for i, rate in zip(best_members, best_rates, strict=True):
-            rates[i] = rate
-            open_claims.remove(i)
-            for union in unions:
-                if claims[i].mask & ~union == 0:
-                    used[union] += rate
-    return rates
+            results[i] = (rate, home)
+            waiting.remove(i)
+        left &= ~home
+        masks = [mask & left for mask in masks]
+    return results
 
 
 def overlapping_unions(masks: set[int]) -> list[int]:
