@@ -21,7 +21,9 @@ DEPTH_NS: Final = 10 * MS
 class TokenBucket:
     """``rate`` units per second, plus ``burst`` units once. Times are virtual ns and never fall."""
 
-    def __init__(self, rate: int, burst: int = 0, now_ns: int = 0, depth_ns: int = DEPTH_NS) -> None:
+    def __init__(
+        self, rate: int, burst: int = 0, now_ns: int = 0, depth_ns: int = DEPTH_NS
+    ) -> None:
         if rate < 1 or burst < 0 or depth_ns < 0:
             raise InternalError(f"token bucket: rate {rate}, burst {burst}, depth {depth_ns}")
         self.rate = rate

@@ -29,7 +29,6 @@ from asyncvmm.hypervisor.vcpu import (
     GuestCpus,
     Vcpu,
 )
-from asyncvmm.timeline.events import FOREVER
 
 MAX_VCPUS: Final = 64
 

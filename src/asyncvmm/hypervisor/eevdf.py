@@ -67,11 +67,11 @@ class EevdfPolicy(Policy):
 
     def __init__(self, spec: CpuSpec) -> None:
         super().__init__(spec)
-        # With several CPUs a deadline is missed by up to some slices, so that slices are shorter.
-        slice_ns = spec.quantum_ns if spec.cpus == 1 else spec.quantum_ns // 4
+        # With several CPUs a deadline is missed by up to a slice: half a quantum makes room for it.
+        slice_ns = spec.quantum_ns if spec.cpus == 1 else spec.quantum_ns // 2
         self.slice_parts: Final = max(spec.steps_for(slice_ns), 1) * PARTS_PER_STEP
         self.quantum_lag: Final = spec.quantum_ns * spec.mips * ONE
-        self._far_ahead: Final = -self.quantum_lag // 2
+        self._far_ahead: Final = -self.quantum_lag + self.slice_parts * ONE
         self._entities: dict[tuple[int, int], _Entity] = {}
         self._active: list[_Entity] = []
         self._time_ns = 0

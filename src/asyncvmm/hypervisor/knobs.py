@@ -97,128 +97,116 @@ def _integer(name: str, value: Any) -> int:
     raise ConfigError(f"{name}: a whole number is expected, not {value!r}")
 
 
-def _whole(name: str, low: int, high: int) -> Any:
-    def convert(value: Any) -> int:
-        number = _integer(name, value)
-        if not low <= number <= high:
-            raise ConfigError(f"{name} must be {low} to {high}, not {number}")
-        return number
-
-    return convert
+def _within(name: str, value: Any, low: int, high: int) -> int:
+    number = _integer(name, value)
+    if not low <= number <= high:
+        raise ConfigError(f"{name} must be {low} to {high}, not {number}")
+    return number
 
 
-def _optional(convert: Any) -> Any:
-    def converted(value: Any) -> int | None:
-        return None if value is None or value == "max" else convert(value)
-
-    return converted
+def _weight(value: Any) -> int:
+    return _within("cpu.weight", value, MIN_WEIGHT, MAX_WEIGHT)
 
 
-def _pages(name: str) -> Any:
-    def convert(value: Any) -> int:
-        size = parse_size(value)
-        if size < 0:
-            raise ConfigError(f"{name} must not be negative")
-        return size // PAGE_SIZE * PAGE_SIZE
-
-    return convert
+def _reserve(value: Any) -> int:
+    return _within("cpu.reserve", value, 0, MAX_CPUS * MILLI)
 
 
-class _Knobs:
-    """Reading a group of knobs from a mapping; ``prefix`` may stand before the names."""
+def _bytes(value: Any) -> int:
+    """A size in whole pages."""
+    size = parse_size(value)
+    if size < 0:
+        raise ConfigError(f"memory: a size must not be negative, not {value!r}")
+    return size // PAGE_SIZE * PAGE_SIZE
 
-    @classmethod
-    def _read(cls, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        known = {field.name: field for field in attrs.fields(cls)}
-        read: dict[str, Any] = {}
-        for key, value in values.items():
-            name = key.removeprefix(prefix + ".").replace(".", "_")
-            if name not in known:
-                raise ConfigError(f"{prefix}: no knob {key!r}: {nearest(name, known)}")
-            read[name] = value
-        return read
+
+def _bytes_or_max(value: Any) -> int | None:
+    return None if value is None or value == "max" else _bytes(value)
+
+
+def _rate(value: Any) -> int | None:
+    if value is None or value == "max":
+        return None
+    number = parse_size(value)
+    if not 1 <= number <= MAX_RATE:
+        raise ConfigError(f"a rate must be 1 to {MAX_RATE} per second, not {value!r}")
+    return number
+
+
+def _burst(value: Any) -> int:
+    number = parse_size(value)
+    if not 0 <= number <= MAX_RATE:
+        raise ConfigError(f"a burst must be 0 to {MAX_RATE}, not {value!r}")
+    return number
+
+
+def _read(cls: type[attrs.AttrsInstance], prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords for ``cls`` from a mapping whose names may begin with ``prefix`` and a dot."""
+    known = [field.name for field in attrs.fields(cls)]
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.removeprefix(prefix + ".").replace(".", "_")
+        if name not in known:
+            raise ConfigError(f"{prefix}: no knob {key!r}: {nearest(name, known)}")
+        read[name] = value
+    return read
 
 
 @attrs.frozen
-class CpuKnobs(_Knobs):
+class CpuKnobs:
     """A guest's part of the physical CPUs.
 
     ``weight`` (1 to 10000) divides what is contended; ``max`` caps; ``reserve`` (thousandths of one
     CPU) is promised and needs admission; ``cpuset_cpus`` are the physical CPUs it may use.
     """
 
-    weight: int = attrs.field(
-        default=DEFAULT_WEIGHT, converter=_whole("cpu.weight", MIN_WEIGHT, MAX_WEIGHT)
-    )
+    weight: int = attrs.field(default=DEFAULT_WEIGHT, converter=_weight)
     max: CpuMax | None = attrs.field(default=None, converter=CpuMax.parse)
-    reserve: int = attrs.field(
-        default=0, converter=_whole("cpu.reserve", 0, MAX_CPUS * MILLI)
-    )
+    reserve: int = attrs.field(default=0, converter=_reserve)
     cpuset_cpus: frozenset[int] | None = attrs.field(default=None, converter=parse_cpuset)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> CpuKnobs:
         """From ``{"cpu.weight": 200, "cpu.max": "50000 100000"}``; ConfigError names mistakes."""
-        return cls(**cls._read("cpu", values))
+        return cls(**_read(cls, "cpu", values))
 
 
 @attrs.frozen
-class MemoryKnobs(_Knobs):
+class MemoryKnobs:
     """A guest's part of the host's memory, in bytes (whole pages).
 
     ``max`` is a hard limit (None: the size of its RAM), ``high`` where it is asked to give pages
     back, ``low`` what is promised and needs admission.
     """
 
-    max: int | None = attrs.field(default=None, converter=_optional(_pages("memory.max")))
-    high: int | None = attrs.field(default=None, converter=_optional(_pages("memory.high")))
-    low: int = attrs.field(default=0, converter=_pages("memory.low"))
+    max: int | None = attrs.field(default=None, converter=_bytes_or_max)
+    high: int | None = attrs.field(default=None, converter=_bytes_or_max)
+    low: int = attrs.field(default=0, converter=_bytes)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> MemoryKnobs:
         """From ``{"memory.max": "128M", "memory.low": "64M"}``; ConfigError names mistakes."""
-        return cls(**cls._read("memory", values))
-
-
-def _rate(name: str) -> Any:
-    return attrs.field(default=None, converter=_optional(_size_in(name)))
-
-
-def _size_in(name: str) -> Any:
-    def convert(value: Any) -> int:
-        number = parse_size(value)
-        if not 1 <= number <= MAX_RATE:
-            raise ConfigError(f"{name} must be 1 to {MAX_RATE} per second, not {number}")
-        return number
-
-    return convert
-
-
-def _burst(value: Any) -> int:
-    number = parse_size(value)
-    if not 0 <= number <= MAX_RATE:
-        raise ConfigError(f"burst_bytes must be 0 to {MAX_RATE}, not {number}")
-    return number
+        return cls(**_read(cls, "memory", values))
 
 
 @attrs.frozen
-class IoMax(_Knobs):
+class IoMax:
     """``io.max`` of one device: bytes (``rbps``, ``wbps``) and operations (``riops``, ``wiops``)
     per second, None for no limit. ``burst_bytes`` and ``burst_ops`` may be used once, at any
     speed, by each direction. For a network device, r is to the guest and w from the guest.
     """
 
-    rbps: int | None = _rate("rbps")
-    wbps: int | None = _rate("wbps")
-    riops: int | None = _rate("riops")
-    wiops: int | None = _rate("wiops")
+    rbps: int | None = attrs.field(default=None, converter=_rate)
+    wbps: int | None = attrs.field(default=None, converter=_rate)
+    riops: int | None = attrs.field(default=None, converter=_rate)
+    wiops: int | None = attrs.field(default=None, converter=_rate)
     burst_bytes: int = attrs.field(default=0, converter=_burst)
-    burst_ops: int = attrs.field(default=0, converter=_whole("burst_ops", 0, MAX_RATE))
+    burst_ops: int = attrs.field(default=0, converter=_burst)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> IoMax:
         """From ``{"rbps": "10M", "wiops": 500}``; ConfigError names mistakes."""
-        return cls(**cls._read("io", values))
+        return cls(**_read(cls, "io", values))
 
     @classmethod
     def parse(cls, text: str) -> IoMax:

@@ -24,15 +24,15 @@ class Policy(ABC):
     def __init__(self, spec: CpuSpec) -> None:
         self.spec = spec
 
-    def admit(self, guest: GuestCpus, now_ns: int) -> None:
+    def admit(self, guest: GuestCpus, now_ns: int) -> None:  # noqa: B027
         """``guest`` (its vCPUs all asleep) wants to join: make room, or raise AdmissionError with
         nothing changed.
         """
 
-    def leave(self, guest: GuestCpus, now_ns: int) -> None:
+    def leave(self, guest: GuestCpus, now_ns: int) -> None:  # noqa: B027
         """``guest`` is gone; its vCPUs were blocked before."""
 
-    def change(self, guest: GuestCpus, now_ns: int) -> None:
+    def change(self, guest: GuestCpus, now_ns: int) -> None:  # noqa: B027
         """``guest.knobs`` were changed; AdmissionError when they cannot be honoured (they are then
         put back).
         """
