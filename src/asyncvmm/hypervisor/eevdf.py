@@ -169,6 +169,7 @@ class EevdfPolicy(Policy):
         self._balance(waiting)
         ranked = []
         for entity in waiting:
+            entity.extra = False
             lag = entity.lag
             if lag >= 0 or entity.started:
                 key = (0, (entity.left * ONE - lag) // entity.rate, entity.vcpu.order)

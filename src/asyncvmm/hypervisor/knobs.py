@@ -47,19 +47,19 @@ class CpuMax:
                 f"not {self.quota_us} us"
             )
 
-    @classmethod
-    def parse(cls, value: Any) -> CpuMax | None:
-        """From ``"50000 100000"``, ``"50000"`` or ``"max"`` (no cap: None)."""
-        if value is None or isinstance(value, cls):
-            return value
-        words = str(value).split()
-        if not 1 <= len(words) <= 2:
-            raise ConfigError(f'cpu.max: "quota period" in us is expected, not {value!r}')
-        try:
-            period = int(words[1]) if len(words) == 2 else DEFAULT_PERIOD_US
-            return None if words[0] == "max" else cls(int(words[0]), period)
-        except ValueError:
-            raise ConfigError(f'cpu.max: "quota period" in us is expected, not {value!r}') from None
+
+def parse_cpu_max(value: Any) -> CpuMax | None:
+    """From ``"50000 100000"``, ``"50000"`` or ``"max"`` (no cap: None)."""
+    if value is None or isinstance(value, CpuMax):
+        return value
+    words = str(value).split()
+    if not 1 <= len(words) <= 2:
+        raise ConfigError(f'cpu.max: "quota period" in us is expected, not {value!r}')
+    try:
+        period = int(words[1]) if len(words) == 2 else DEFAULT_PERIOD_US
+        return None if words[0] == "max" else CpuMax(int(words[0]), period)
+    except ValueError:
+        raise ConfigError(f'cpu.max: "quota period" in us is expected, not {value!r}') from None
 
 
 def parse_cpuset(value: Any) -> frozenset[int] | None:
@@ -161,7 +161,7 @@ class CpuKnobs:
     """
 
     weight: int = attrs.field(default=DEFAULT_WEIGHT, converter=_weight)
-    max: CpuMax | None = attrs.field(default=None, converter=CpuMax.parse)
+    max: CpuMax | None = attrs.field(default=None, converter=parse_cpu_max)
     reserve: int = attrs.field(default=0, converter=_reserve)
     cpuset_cpus: frozenset[int] | None = attrs.field(default=None, converter=parse_cpuset)
 
