@@ -26,6 +26,13 @@ def asyncvmm_images() -> Sequence[Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def asyncvmm_policies() -> Mapping[str, Callable[[Any], Any]]:  # type: ignore[empty-body]
+    """CPU policies by name: a function of the ``CpuSpec`` (cpus, mips, quantum_ns) that makes an
+    ``asyncvmm.hypervisor.Policy``. Called when a host is opened.
+    """
+
+
+@hookspec
 def asyncvmm_machine_assembled(machine: Any) -> None:
     """A machine was put together, its devices attached and reset; it has not run yet."""
 

@@ -132,6 +132,16 @@ class PluginManager:
         """(plugin's name, image type) of every image that a plugin offers."""
         return list(self._each("asyncvmm_images"))
 
+    def policies(self) -> list[tuple[str, Callable[[Any], Any]]]:
+        """(name, factory) of every CPU policy that a plugin offers."""
+        found: list[tuple[str, Callable[[Any], Any]]] = []
+        for name, offered in self.call("asyncvmm_policies"):
+            try:
+                found += [(str(policy), factory) for policy, factory in offered.items()]
+            except (AttributeError, TypeError, ValueError) as error:
+                self._record(name, "in asyncvmm_policies", error)
+        return found
+
     def cli_commands(self) -> dict[str, Callable[[Sequence[str]], int]]:
         """Further commands by name; the first plugin that gives a name keeps it."""
         commands: dict[str, Callable[[Sequence[str]], int]] = {}

@@ -1,0 +1,96 @@
+"""The isolation ledger: what was refused, throttled or stopped, when, and why. Bounded.
+
+Events are rings of their own per kind, so that a guest that provokes a million throttles cannot
+push the one kill out of the record; counters per guest and kind go on when a ring is full.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import attrs
+
+from asyncvmm.base.errors import InternalError
+
+# The kinds of event.
+ADMITTED: Final = "admitted"
+LEFT: Final = "left"
+CHANGED: Final = "changed"
+REFUSED: Final = "refused"  # an admission or a change of knobs that was turned down
+THROTTLED: Final = "throttled"  # cpu.max: the pool of this period is empty
+DELAYED: Final = "delayed"  # io.max or net: a request waits for its tokens
+PRESSURE: Final = "pressure"  # memory.high
+STOPPED: Final = "stopped"  # a guest was stopped for what it did
+FAILED: Final = "failed"  # a device or plugin failed inside a guest
+
+KINDS: Final = (
+    ADMITTED,
+    LEFT,
+    CHANGED,
+    REFUSED,
+    THROTTLED,
+    DELAYED,
+    PRESSURE,
+    STOPPED,
+    FAILED,
+)
+
+MAX_CAUSE_CHARS: Final = 500
+
+
+@attrs.frozen
+class LedgerEvent:
+    """One thing that the host did to a guest: ``kind`` is one of ``KINDS``, ``cause`` says why."""
+
+    time_ns: int
+    sequence: int
+    kind: str
+    guest: str
+    cause: str
+
+
+class Ledger:
+    """Keeps the last ``events_per_kind`` events of each kind and counts all of them."""
+
+    def __init__(self, events_per_kind: int = 1024) -> None:
+        self._rings: dict[str, deque[LedgerEvent]] = {
+            kind: deque(maxlen=events_per_kind) for kind in KINDS
+        }
+        self._counts: dict[str, dict[str, int]] = {}
+        self._sequence = 0
+
+    def record(self, time_ns: int, kind: str, guest: str, cause: str) -> LedgerEvent:
+        """Add an event; ``cause`` is cut at ``MAX_CAUSE_CHARS``."""
+        if kind not in self._rings:
+            raise InternalError(f"no kind of ledger event {kind!r}")
+        event = LedgerEvent(time_ns, self._sequence, kind, guest, cause[:MAX_CAUSE_CHARS])
+        self._sequence += 1
+        self._rings[kind].append(event)
+        counts = self._counts.setdefault(guest, dict.fromkeys(KINDS, 0))
+        counts[kind] += 1
+        return event
+
+    @property
+    def recorded(self) -> int:
+        """How many events were ever recorded: the next event's sequence number."""
+        return self._sequence
+
+    def events(self, guest: str | None = None, since: int = 0) -> list[LedgerEvent]:
+        """The kept events from sequence number ``since`` on, in order; of one guest or of all."""
+        kept = [
+            event
+            for ring in self._rings.values()
+            for event in ring
+            if event.sequence >= since and (guest is None or event.guest == guest)
+        ]
+        return sorted(kept, key=lambda event: event.sequence)
+
+    def count(self, guest: str, kind: str) -> int:
+        """How many events of a kind a guest has had, kept or not."""
+        counts = self._counts.get(guest)
+        return 0 if counts is None else counts[kind]
+
+    def forget(self, guest: str) -> None:
+        """Drop the counters of a guest that is gone; its events stay until their ring turns."""
+        self._counts.pop(guest, None)

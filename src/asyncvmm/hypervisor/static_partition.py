@@ -1,0 +1,163 @@
+"""Static partition: fixed slots in a repeating frame, for hard isolation.
+
+When a guest may run depends on its own slots alone: neighbours cannot be felt, neither by what they
+do nor by what they leave. A slot whose owner sleeps stays empty. The price is that idle time is
+nobody's gain. Slots are given first fit in the order of admission and never moved; a guest that has a
+CPU of its own (``cpuset.cpus``) gets the same slots whoever came before it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from asyncvmm.hypervisor.admission import AdmissionError
+from asyncvmm.hypervisor.knobs import MILLI
+from asyncvmm.hypervisor.policy import Policy
+from asyncvmm.hypervisor.vcpu import CpuSpec, GuestCpus, Vcpu
+from asyncvmm.timeline.events import FOREVER
+
+FRAME_SLOTS: Final = 100  # slots per CPU and frame: each is 10 thousandths of the CPU
+
+
+class StaticPartitionPolicy(Policy):
+    """``cpu.reserve`` of each guest, rounded up to slots and divided among its vCPUs, and no more.
+
+    A slot is a quantum long and aligned to time 0.
+    """
+
+    def __init__(self, spec: CpuSpec) -> None:
+        super().__init__(spec)
+        self._owners: list[list[Vcpu | None]] = [[None] * FRAME_SLOTS for _ in range(spec.cpus)]
+        self._ready: set[tuple[int, int]] = set()
+
+    def admit(self, guest: GuestCpus, now_ns: int) -> None:
+        """See Policy: finds the slots."""
+        self._allot(guest)
+
+    def leave(self, guest: GuestCpus, now_ns: int) -> None:
+        """See Policy."""
+        self._release(guest)
+
+    def change(self, guest: GuestCpus, now_ns: int) -> None:
+        """See Policy. With the same reservation and cpuset the slots stay."""
+        before = [row.copy() for row in self._owners]
+        wanted = _slots_of(guest)
+        held = sum(1 for row in before for owner in row if owner and owner.guest is guest)
+        moved = any(
+            owner is not None and owner.guest is guest and pcpu not in guest.allowed
+            for pcpu, row in enumerate(before)
+            for owner in row
+        )
+        if held == sum(wanted) and not moved:
+            return
+        self._release(guest)
+        try:
+            self._allot(guest)
+        except AdmissionError:
+            self._owners = before
+            raise
+
+    def ready(self, vcpu: Vcpu, now_ns: int) -> None:
+        """See Policy."""
+        self._ready.add(vcpu.order)
+
+    def blocked(self, vcpu: Vcpu, now_ns: int) -> None:
+        """See Policy."""
+        self._ready.discard(vcpu.order)
+
+    def started(self, vcpu: Vcpu, now_ns: int) -> None:
+        """See Policy."""
+        self._ready.discard(vcpu.order)
+
+    def stopped(self, vcpu: Vcpu, now_ns: int, steps: int) -> None:
+        """See Policy."""
+        self._ready.add(vcpu.order)
+
+    def choose(self, now_ns: int, free: list[int]) -> list[tuple[int, Vcpu, int]]:
+        """See Policy: the owners of the slots of this moment, until their slots end."""
+        number = now_ns // self.spec.quantum_ns
+        steps = self.spec.steps_for((number + 1) * self.spec.quantum_ns - now_ns)
+        if steps <= 0:
+            return []
+        slot = number % FRAME_SLOTS
+        chosen = []
+        for pcpu in free:
+            owner = self._owners[pcpu][slot]
+            if owner is not None and owner.order in self._ready:
+                chosen.append((pcpu, owner, steps))
+        return chosen
+
+    def next_ns(self, now_ns: int) -> int:
+        """See Policy: the next slot of someone who is ready."""
+        if not self._ready:
+            return FOREVER
+        number = now_ns // self.spec.quantum_ns
+        for ahead in range(1, FRAME_SLOTS + 1):
+            slot = (number + ahead) % FRAME_SLOTS
+            for row in self._owners:
+                owner = row[slot]
+                if owner is not None and owner.order in self._ready:
+                    return (number + ahead) * self.spec.quantum_ns
+        return FOREVER
+
+    def slots(self, guest: GuestCpus) -> list[tuple[int, int, int]]:
+        """(pcpu, slot, vCPU's number) of every slot of ``guest``."""
+        return [
+            (pcpu, slot, owner.number)
+            for pcpu, row in enumerate(self._owners)
+            for slot, owner in enumerate(row)
+            if owner is not None and owner.guest is guest
+        ]
+
+    def _allot(self, guest: GuestCpus) -> None:
+        if guest.knobs.reserve <= 0:
+            raise AdmissionError(
+                guest.name, "cpu", 1, 0, "mCPU",
+                "static-partition runs guests in reserved slots only: set cpu.reserve",
+            )  # fmt: skip
+        counts = _slots_of(guest)
+        rows = sorted(guest.allowed)
+        found: list[tuple[int, int, Vcpu]] = []
+        taken: set[tuple[int, int]] = set()
+        for vcpu, count in zip(guest.vcpus, counts, strict=True):
+            busy: set[int] = set()
+            for number in range(count):
+                place = self._nearest(rows, number * FRAME_SLOTS // count, busy, taken)
+                if place is None:
+                    available = len(found) * MILLI // FRAME_SLOTS
+                    raise AdmissionError(
+                        guest.name, "cpu", max(guest.knobs.reserve, available + 1), available,
+                        "mCPU", "the frame's slots are taken: ask for less",
+                    )  # fmt: skip
+                pcpu, slot = place
+                busy.add(slot)
+                taken.add(place)
+                found.append((pcpu, slot, vcpu))
+        for pcpu, slot, vcpu in found:
+            self._owners[pcpu][slot] = vcpu
+
+    def _nearest(
+        self, rows: list[int], wanted: int, busy: set[int], taken: set[tuple[int, int]]
+    ) -> tuple[int, int] | None:
+        """The first free slot from ``wanted`` on, around the frame; one at a time for a vCPU."""
+        for ahead in range(FRAME_SLOTS):
+            slot = (wanted + ahead) % FRAME_SLOTS
+            if slot in busy:
+                continue
+            for pcpu in rows:
+                if self._owners[pcpu][slot] is None and (pcpu, slot) not in taken:
+                    return pcpu, slot
+        return None
+
+    def _release(self, guest: GuestCpus) -> None:
+        for row in self._owners:
+            for slot, owner in enumerate(row):
+                if owner is not None and owner.guest is guest:
+                    row[slot] = None
+
+
+def _slots_of(guest: GuestCpus) -> list[int]:
+    """How many slots each vCPU gets: the reservation rounded up, as even as can be, one at least."""
+    total = max(-(-guest.knobs.reserve * FRAME_SLOTS // MILLI), len(guest.vcpus))
+    each, more = divmod(total, len(guest.vcpus))
+    return [each + (1 if vcpu.number < more else 0) for vcpu in guest.vcpus]
