@@ -1,5 +1,5 @@
-"""The host as the guest's SBI 2.0 firmware: BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN, some legacy
-calls.
+"""The host as the guest's SBI 2.0 firmware: BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN, STA, some
+legacy calls.
 
 An ECALL from S-mode comes here instead of trapping to M-mode. Extension and function are in a7 and
 a6, arguments in a0 to a5; the answer is an error in a0 and a value in a1 (chapter 3).
@@ -33,6 +33,7 @@ from asyncvmm.firmware.sbi_abi import (
     EXT_LEGACY_SHUTDOWN,
     EXT_RFENCE,
     EXT_SRST,
+    EXT_STA,
     EXT_TIME,
     HSM_STARTED,
     HSM_STOPPED,
@@ -47,6 +48,7 @@ from asyncvmm.firmware.sbi_abi import (
     SUSPEND_NON_RETENTIVE,
     SUSPEND_RETENTIVE,
 )
+from asyncvmm.firmware.steal import StealTime
 from asyncvmm.timeline.clock import Clock
 from asyncvmm.timeline.events import FOREVER, Event
 
@@ -126,6 +128,7 @@ class Sbi(ClockedEnvironment):
         self.console: SbiConsole = console
         self.reset: SystemReset = reset
         self.timers: list[SupervisorTimer] = [SupervisorTimer(clock, hart) for hart in harts]
+        self.steal: StealTime = StealTime(harts[0].ram, len(harts))
         self.suspended: vec[i64] = vec[i64]([0] * len(harts))
         self.calls: i64 = 0
         self._value: i64 = 0  # what a1 gets
@@ -158,6 +161,9 @@ class Sbi(ClockedEnvironment):
             error = self._hart_state(hart, function)
         elif extension == EXT_DBCN:
             error = self._debug_console(hart, function)
+        elif extension == EXT_STA:
+            if function == 0:
+                error = self.steal.set_shmem(hart.hart_id, x[A0], x[A1], x[12])
         elif extension == EXT_BASE:
             error = self._base(function, x[A0])
         elif extension == EXT_SRST:
@@ -181,10 +187,19 @@ class Sbi(ClockedEnvironment):
         for timer in self.timers:
             timer.stop()
             timer.compare = -1
+        self.steal.reset()
 
     def wakes(self, hart: Hart) -> None:
         """The scheduler lets a waiting hart go on."""
         self.suspended[hart.hart_id] = 0
+
+    def reports_steal(self) -> bool:
+        """Whether some hart asked to see its steal time."""
+        return self.steal.enabled
+
+    def set_steal(self, number: i64, steal_ns: i64) -> None:
+        """Hart ``number`` was runnable without running for ``steal_ns`` in all (STA)."""
+        self.steal.put(number, steal_ns)
 
     def state(self) -> list[int]:
         """All that a digest or a snapshot needs beside the harts."""
@@ -193,7 +208,7 @@ class Sbi(ClockedEnvironment):
             values.append(int(timer.compare))
         for flag in self.suspended:
             values.append(int(flag))
-        return values
+        return values + self.steal.state()
 
     def _base(self, function: i64, argument: i64) -> i64:
         """Chapter 4."""
@@ -392,6 +407,7 @@ def _implemented(extension: i64) -> bool:
             EXT_HSM,
             EXT_SRST,
             EXT_DBCN,
+            EXT_STA,
         )
     return (
         extension >= 0 and extension <= EXT_LEGACY_CLEAR_IPI

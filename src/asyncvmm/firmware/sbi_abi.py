@@ -28,6 +28,7 @@ EXT_RFENCE: Final = 0x52464E43
 EXT_HSM: Final = 0x48534D
 EXT_SRST: Final = 0x53525354
 EXT_DBCN: Final = 0x4442434E
+EXT_STA: Final = 0x535441
 
 SPEC_VERSION: Final = 0x02000000
 IMPLEMENTATION_ID: Final = 0x41564D  # "AVM": not one of the registered small numbers

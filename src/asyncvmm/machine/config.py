@@ -71,6 +71,7 @@ class GuestConfig:
     alone is a Linux Image under the built-in SBI. ``disks`` are ``path[,readonly]``, ``devices``
     are ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one
     when there are several; ``mips`` says how many million steps are a second of virtual time.
+    ``policy`` are the guest's knobs on its host, by the names of cgroup v2 (``{"cpu.weight": 200}``).
     """
 
     name: str = attrs.field(default="guest", validator=attrs.validators.matches_re(r"[\w.-]{1,64}"))
@@ -91,6 +92,7 @@ class GuestConfig:
     mips: int = attrs.field(default=DEFAULT_MIPS, validator=_between(1, MAX_MIPS))
     quantum: int = attrs.field(default=10_000, validator=_between(100, 100_000_000))
     mmu: Literal["sv39", "sv48"] = attrs.field(default="sv39", validator=_one_of("sv39", "sv48"))
+    policy: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     epoch_ns: int = attrs.field(default=0, validator=_between(0, 2**63 - 1))
 
     def __attrs_post_init__(self) -> None:

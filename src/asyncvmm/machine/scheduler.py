@@ -78,6 +78,9 @@ class Scheduler(EarlierEventListener):
         # 1 for a hart that takes part in the open quantum, and for one that has slept since it ran.
         self._runs: vec[i64] = vec[i64]([0] * len(harts))
         self._slept: vec[i64] = vec[i64]([1] * len(harts))
+        # Under a simulated host: which harts have a physical CPU, and ``until_ns`` is exact.
+        self.hosted: bool = False
+        self.granted: vec[i64] = vec[i64]([1] * len(harts))
         self._open: bool = False
         self._end_ns: i64 = 0
         self._slot: i64 = 0
@@ -131,7 +134,7 @@ class Scheduler(EarlierEventListener):
                 if self.timeline.now_ns >= until_ns:
                     return RAN_TIME
                 if not self._open_quantum(until_ns):
-                    if self.timeline.next_time_ns() == FOREVER:
+                    if not self.hosted and self.timeline.next_time_ns() == FOREVER:
                         return RAN_IDLE
                     self._sleep_until(until_ns)
                     continue
@@ -143,6 +146,13 @@ class Scheduler(EarlierEventListener):
                     break
             if not self._stop:
                 self._close_quantum()
+
+    def runnable(self, number: i64) -> bool:
+        """Whether a hart has something to do: it is started and does not wait for an interrupt."""
+        hart = self.harts[number]
+        if hart.state != STARTED:
+            return False
+        return not hart.waiting or hart.pending_interrupts() != 0
 
     def advance_idle(self, time_ns: i64) -> None:
         """Move the clock of a guest that is idle to ``time_ns``, at most to the next event."""
@@ -186,7 +196,7 @@ class Scheduler(EarlierEventListener):
         i: i64 = 0
         while i < len(self.harts):
             hart = self.harts[i]
-            runs = hart.state == STARTED
+            runs = hart.state == STARTED and self.granted[i] != 0
             if runs and hart.waiting:
                 runs = hart.pending_interrupts() != 0
                 if runs:
@@ -208,7 +218,7 @@ class Scheduler(EarlierEventListener):
             boundary = (now // self.quantum_ns + 1) * self.quantum_ns
             if boundary < end:
                 end = boundary
-        elif until_ns < end:
+        if (self.hosted or len(self.harts) == 1) and until_ns < end:
             end = until_ns
         self._end_ns = end
         self._slot = 0

@@ -17,8 +17,13 @@ class Console(PortStream):
     called with every piece of output as it comes: they must not block.
     """
 
-    def __init__(self, port: CharPort, wake_guest: Callable[[], None]) -> None:
-        super().__init__(port, wake_guest)
+    def __init__(
+        self,
+        port: CharPort,
+        wake_guest: Callable[[], None],
+        talked: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(port, wake_guest, talked)
         self.taps: list[Callable[[bytes], None]] = []
         self.bytes_dropped = 0
         port.on_output = self._take

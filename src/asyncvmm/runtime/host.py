@@ -1,41 +1,110 @@
-"""The host: a nursery of guests, with the plugins that they are made from."""
+"""The host: one virtual clock, a policy, and the guests that share its simulated CPUs and memory."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+import attrs
 import trio
 
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.machine import GuestConfig, Machine, read_boot_files
+from asyncvmm.hypervisor import (
+    DEFAULT_POLICY,
+    Cpus,
+    CpuSpec,
+    HostMemory,
+    Ledger,
+    LedgerEvent,
+    make_policy,
+)
+from asyncvmm.machine import GuestConfig, Machine, parse_size, read_boot_files
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.runtime.blobs import open_file_blob
-from asyncvmm.runtime.guest import Guest, TrioWallClock, WallClock
+from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
+from asyncvmm.runtime.guest import Guest, GuestExit
+from asyncvmm.runtime.shares import split_knobs
+from asyncvmm.timeline.events import FOREVER
+
+DEFAULT_CPUS: Final = 8
+DEFAULT_MIPS: Final = 1000
+DEFAULT_MEMORY: Final = 1 << 50  # as good as unlimited
+STEPS_PER_STRETCH: Final = 1_000_000  # of one CPU: about 5 ms of wall time
 
 
 class Host:
     """Runs guests side by side. Made by ``open_host``; ends them all when its block ends."""
 
-    def __init__(self, nursery: trio.Nursery, plugins: PluginManager, wall: WallClock) -> None:
+    def __init__(self, plugins: PluginManager, conductor: Conductor, seed: int) -> None:
         self.plugins: Final = plugins
         self.guests: dict[str, Guest] = {}
-        self._nursery = nursery
-        self._wall = wall
+        self.seed: Final = seed
+        self._conductor = conductor
+
+    @property
+    def now_ns(self) -> int:
+        """Virtual time since the host was opened, in ns."""
+        return self._conductor.now_ns
+
+    @property
+    def events(self) -> list[LedgerEvent]:
+        """What the host did to its guests and why, in order: admissions, refusals, throttling, ends."""
+        return self._conductor.ledger.events()
 
     async def start(self, config: GuestConfig, *, max_instructions: int | None = None) -> Guest:
-        """Build a guest and let it run. ConfigError names what is wrong with its configuration.
+        """Build a guest, admit it and let it run; its own clock begins at 0.
 
+        ConfigError names what is wrong with its configuration, AdmissionError what the host lacks.
         ``max_instructions`` ends it after that many steps (instructions and traps, all harts).
         """
+        conductor = self._conductor
         if config.name in self.guests:
             raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
+        cpu, memory = split_knobs(dict(config.policy))
+        if config.mips != conductor.cpus.spec.mips:
+            config = attrs.evolve(config, mips=conductor.cpus.spec.mips)
+        if self.seed and not config.seed:
+            config = attrs.evolve(config, seed=self.seed)
         machine = await trio.to_thread.run_sync(self._build, config)
-        guest = Guest(machine, self._wall, self._ended, max_instructions)
+        if config.name in self.guests:
+            raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
+        now = conductor.now_ns
+        conductor.memory.add(config.name, config.memory, memory, now)
+        try:
+            vcpus = conductor.cpus.add(config.name, config.harts, cpu, now)
+        except ConfigError:
+            conductor.memory.remove(config.name)
+            raise
+        guest = Guest(machine, conductor, self._ended, max_instructions)
+        guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
-        self._nursery.start_soon(guest.task)
+        conductor.add(guest, vcpus)
         return guest
+
+    async def run_until(self, until: int | Callable[[], bool]) -> None:
+        """Let a paused host run to a virtual time in ns, or until a condition holds, and pause again.
+
+        A condition is looked at whenever a guest has said something and a task has had its turn, and
+        at least once every quantum of virtual time.
+        """
+        conductor = self._conductor
+        if callable(until):
+            while not until():
+                conductor.set_goal(conductor.now_ns + conductor.cpus.spec.quantum_ns)
+                await conductor.wait_goal()
+            return
+        conductor.set_goal(max(until, conductor.now_ns))
+        await conductor.wait_goal()
+
+    def resume(self) -> None:
+        """Let a paused host run on for good."""
+        self._conductor.set_goal(FOREVER)
+
+    def close(self) -> None:
+        """End every guest where it is."""
+        for guest in list(self.guests.values()):
+            guest.finish(GuestExit("closed"))
 
     def _build(self, config: GuestConfig) -> Machine:
         return Machine(
@@ -48,12 +117,45 @@ class Host:
 
 @asynccontextmanager
 async def open_host(
-    *, plugins: PluginManager | None = None, wall: WallClock | None = None
+    *,
+    cpus: int = DEFAULT_CPUS,
+    mips: int = DEFAULT_MIPS,
+    memory: int | str = DEFAULT_MEMORY,
+    overcommit: bool = False,
+    policy: str = DEFAULT_POLICY,
+    seed: int = 0,
+    paused: bool = False,
+    plugins: PluginManager | None = None,
+    wall: WallClock | None = None,
 ) -> AsyncIterator[Host]:
-    """A host for the block: ``async with open_host() as host``. Guests that still run then stop."""
+    """A host for the block: ``async with open_host(cpus=2, mips=1000, memory="2G") as host``.
+
+    ``cpus`` physical CPUs of ``mips`` million steps per second of virtual time and ``memory`` bytes are
+    simulated: every guest's share of them is exact, and steal time shows in Linux guests.
+    ``paused`` begins with time standing still: ``run_until`` moves it. Guests that still run at the end
+    of the block stop.
+    """
     manager = (
         plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
     )
+    quantum_ns = max(1_000, min(1_000_000, STEPS_PER_STRETCH * 1000 // mips)) if mips > 0 else 0
+    spec = CpuSpec(cpus, mips, quantum_ns)
+    ledger = Ledger()
+    books = Cpus(spec, make_policy(policy, spec, manager), ledger)
+    conductor = Conductor(
+        books,
+        HostMemory(parse_size(memory), ledger, overcommit=overcommit),
+        ledger,
+        wall if wall is not None else TrioWallClock(),
+        realtime=lambda: any(guest.config.clock == "realtime" for guest in host.guests.values()),
+    )
+    host = Host(manager, conductor, seed)
+    if paused:
+        conductor.set_goal(0)
     async with trio.open_nursery() as nursery:
-        yield Host(nursery, manager, wall or TrioWallClock())
-        nursery.cancel_scope.cancel()
+        nursery.start_soon(conductor.task)
+        try:
+            yield host
+        finally:
+            host.close()
+            nursery.cancel_scope.cancel()

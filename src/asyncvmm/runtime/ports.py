@@ -23,8 +23,14 @@ class PortStream(trio.abc.Stream):
     guest between two quanta; ``send_all`` waits while the port's queue (1 MiB) is full.
     """
 
-    def __init__(self, port: CharPort, wake_guest: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        port: CharPort,
+        wake_guest: Callable[[], None],
+        talked: Callable[[], None] = lambda: None,
+    ) -> None:
         self._port = port
+        self._talked = talked
         self._wake_guest = wake_guest
         self._readable = trio.lowlevel.ParkingLot()
         self._writable = trio.lowlevel.ParkingLot()
@@ -37,7 +43,8 @@ class PortStream(trio.abc.Stream):
         port.on_input_room = self._wake_writers
 
     def _wake_readers(self) -> None:
-        self._readable.unpark_all()
+        if self._readable.unpark_all():
+            self._talked()
 
     def _wake_writers(self) -> None:
         self._writable.unpark_all()

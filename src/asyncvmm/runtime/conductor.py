@@ -1,0 +1,346 @@
+"""The host's one loop: lets every guest live through the same stretch of virtual time, in turn.
+
+At each decision instant the policy grants physical CPUs to harts; then all guests run up to the next
+instant (the end of a grant, an event, a refill, the quantum), one after the other in a fixed order.
+Guests meet only through links whose latency is a quantum or more, so the order inside a stretch changes
+nothing, and neither does the order of trio's tasks: whoever waits for a guest's output has had its
+turn before the next stretch begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import attrs
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from asyncvmm.base.errors import AsyncvmmError
+from asyncvmm.base.units import MS
+from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
+from asyncvmm.machine import RAN_STEPS, RAN_STOP, UNLIMITED, Machine
+from asyncvmm.timeline.events import FOREVER
+
+PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
+LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up catching up
+SETTLE_S: Final = 0.1  # wall time: tasks that never block are not waited for longer
+
+
+class WallClock(Protocol):
+    """Where realtime hosts take the time from; injected, so that tests need not wait."""
+
+    def now_ns(self) -> int:
+        """Monotonic wall time."""
+        ...
+
+    async def sleep_ns(self, ns: int) -> None:
+        """Return after ``ns``."""
+        ...
+
+
+class TrioWallClock:
+    """The event loop's own clock."""
+
+    def now_ns(self) -> int:
+        """See WallClock."""
+        return int(trio.current_time() * 1e9)
+
+    async def sleep_ns(self, ns: int) -> None:
+        """See WallClock."""
+        await trio.sleep(ns / 1e9)
+
+
+class Resident(Protocol):
+    """A guest as the conductor sees it."""
+
+    machine: Machine
+    max_steps: int | None
+    busy_ns: int
+
+    @property
+    def name(self) -> str:
+        """Unique on the host."""
+        ...
+
+    def machine_stopped(self) -> bool:
+        """The machine stopped itself: False when it goes on after a reset."""
+        ...
+
+    def machine_failed(self, error: AsyncvmmError) -> None:
+        """The machine cannot go on."""
+        ...
+
+    def limit_reached(self) -> None:
+        """``max_steps`` have run."""
+        ...
+
+
+@attrs.define(eq=False)
+class _Place:
+    """A guest on the host: its vCPUs, when it came, and what its harts may do in this stretch."""
+
+    guest: Resident
+    vcpus: list[Vcpu]
+    since_ns: int
+    budgets: dict[int, int]
+
+
+class Conductor:
+    """Owns virtual time. ``task`` runs for as long as the host does."""
+
+    def __init__(
+        self,
+        cpus: Cpus,
+        memory: HostMemory,
+        ledger: Ledger,
+        wall: WallClock,
+        *,
+        realtime: Callable[[], bool],
+    ) -> None:
+        self.cpus: Final = cpus
+        self.memory: Final = memory
+        self.ledger: Final = ledger
+        self.now_ns = 0
+        self._wall = wall
+        self._realtime = realtime
+        self._places: dict[str, _Place] = {}
+        self._kick = trio.Event()
+        self._talked = False
+        self._offset_ns: int | None = None  # wall time of virtual time 0, for a realtime host
+        self._idle_wait = False
+        self._goal_ns: int = FOREVER
+        self._reached = trio.Event()
+
+    # -- guests come and go, between two stretches
+
+    def add(self, guest: Resident, vcpus: list[Vcpu]) -> None:
+        """Let ``guest`` live from now on; its own time begins at 0."""
+        scheduler = guest.machine.scheduler
+        scheduler.hosted = True
+        self._places[guest.name] = _Place(guest, vcpus, self.now_ns, {})
+        self.kick()
+
+    def remove(self, guest: Resident, cause: str) -> None:
+        """``guest`` has ended; its CPUs and memory are free."""
+        place = self._places.pop(guest.name, None)
+        if place is None:
+            return
+        for number in list(place.budgets):
+            self._release(place, number)
+        self.cpus.remove(guest.name, self.now_ns, cause)
+        self.memory.remove(guest.name)
+        self.kick()
+
+    def kick(self) -> None:
+        """Something came from outside: look at it now, at the time that the wall shows."""
+        if self._idle_wait and self._offset_ns is not None:
+            self._idle_wait = False
+            self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+        self._kick.set()
+
+    def talked(self) -> None:
+        """A guest said something that a task waits for: that task has its turn before time goes on."""
+        self._talked = True
+
+    # -- time
+
+    def set_goal(self, time_ns: int) -> None:
+        """Run to ``time_ns`` and stand still there (FOREVER: never)."""
+        self._goal_ns = time_ns
+        self._reached = trio.Event()
+        self.kick()
+
+    async def wait_goal(self) -> None:
+        """Return when the goal is reached."""
+        await self._reached.wait()
+
+    async def task(self) -> None:
+        """The loop."""
+        while True:
+            self._kick = trio.Event()
+            if self.now_ns >= self._goal_ns:
+                self._reached.set()
+                await self._kick.wait()
+                continue
+            if not self._places:
+                await self._kick.wait()
+                continue
+            realtime = self._realtime()
+            if realtime and await self._paced():
+                continue
+            self._wake_runnable()
+            granted = self._decide()
+            until = self._horizon(granted)
+            if realtime:
+                until = min(until, max(self._target_ns(), self.now_ns + 1))
+            if until == FOREVER:
+                await self._kick.wait()
+                continue
+            self._run_stretch(until, granted)
+            await self._settle()
+
+    async def _settle(self) -> None:
+        if self._talked:
+            self._talked = False
+            with trio.move_on_after(SETTLE_S):
+                await wait_all_tasks_blocked()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _target_ns(self) -> int:
+        """The virtual time at which a realtime host should be now."""
+        assert self._offset_ns is not None
+        return self._wall.now_ns() - self._offset_ns
+
+    async def _paced(self) -> bool:
+        """Keep step with the wall: sleep when ahead, or when nothing is to do; whether it slept."""
+        if self._offset_ns is None:
+            self._offset_ns = self._wall.now_ns() - self.now_ns
+        ahead = self.now_ns - self._target_ns()
+        if -ahead > LAG_NS:
+            self._offset_ns += -ahead - LAG_NS
+        runnable = any(
+            place.guest.machine.scheduler.runnable(number)
+            for place in self._places.values()
+            for number in range(len(place.vcpus))
+        )
+        if runnable:
+            if ahead < 0:
+                return False
+            await self._sleep(PACE_NS)
+            return True
+        due = min(self._next_event_ns() - self._target_ns(), 1000 * MS)
+        if due <= 0:
+            return False
+        self._idle_wait = True
+        await self._sleep(due)
+        if self._idle_wait:
+            self._idle_wait = False
+            self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+        return True
+
+    async def _sleep(self, ns: int) -> None:
+        """Wait for outside input, at most ``ns``."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sleep_then_wake, ns, self._kick)
+            await self._kick.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _sleep_then_wake(self, ns: int, kick: trio.Event) -> None:
+        await self._wall.sleep_ns(ns)
+        kick.set()
+
+    # -- one stretch
+
+    def _wake_runnable(self) -> None:
+        for place in self._places.values():
+            scheduler = place.guest.machine.scheduler
+            for number, vcpu in enumerate(place.vcpus):
+                if number not in place.budgets and scheduler.runnable(number):
+                    self.cpus.wake(vcpu, self.now_ns)
+
+    def _decide(self) -> list[tuple[_Place, int, int]]:
+        """Grant CPUs: (place, hart, steps). CPUs left over stand by for harts that may wake up in
+        the stretch, so that a wake-up on a host with room is not late by a quantum.
+        """
+        granted = self._grants()
+        running = {place.guest.name for place, _, _ in granted}
+        spare = self.cpus.spec.cpus - len(granted)
+        for place in self._places.values():
+            if spare <= 0 or place.guest.name not in running:
+                continue
+            for number, vcpu in enumerate(place.vcpus):
+                if spare > 0 and number not in place.budgets:
+                    self.cpus.wake(vcpu, self.now_ns)
+                    more = self._grants()
+                    granted += more
+                    spare -= len(more)
+                    if not any(p is place and n == number for p, n, _ in more):
+                        spare = 0
+        return granted
+
+    def _grants(self) -> list[tuple[_Place, int, int]]:
+        out = []
+        for grant in self.cpus.decide(self.now_ns):
+            place = self._places[grant.vcpu.guest.name]
+            place.budgets[grant.vcpu.number] = grant.steps
+            out.append((place, grant.vcpu.number, grant.slice_ns))
+        return out
+
+    def _next_event_ns(self) -> int:
+        """The first event of any guest, in host time."""
+        first: int = FOREVER
+        for place in self._places.values():
+            due = int(place.guest.machine.timeline.next_time_ns())
+            if due != FOREVER:
+                first = min(first, due + place.since_ns)
+        return max(first, self.now_ns)
+
+    def _horizon(self, granted: list[tuple[_Place, int, int]]) -> int:
+        """Where the stretch ends: the first instant at which anything may be decided anew."""
+        until = min(self._next_event_ns(), self._goal_ns, int(self.cpus.next_ns(self.now_ns)))
+        for _, _, slice_ns in granted:
+            until = min(until, self.now_ns + slice_ns)
+        if not granted and until == FOREVER:
+            return FOREVER
+        return max(until, self.now_ns + 1) if granted else until
+
+    def _run_stretch(self, until_ns: int, granted: list[tuple[_Place, int, int]]) -> None:
+        """Every guest lives to ``until_ns``; then the books are closed."""
+        before = {
+            (place.guest.name, number): int(place.guest.machine.harts[number].steps)
+            for place, number, _ in granted
+        }
+        for place in list(self._places.values()):
+            self._run_guest(place, until_ns)
+        self.now_ns = until_ns
+        for place, number, _ in granted:
+            if number in place.budgets:
+                steps = int(place.guest.machine.harts[number].steps)
+                self._release(place, number, steps - before[place.guest.name, number])
+        self._account()
+
+    def _run_guest(self, place: _Place, until_ns: int) -> None:
+        guest = place.guest
+        machine = guest.machine
+        scheduler = machine.scheduler
+        for number in range(len(place.vcpus)):
+            scheduler.granted[number] = 1 if number in place.budgets else 0
+        limit = UNLIMITED
+        if guest.max_steps is not None:
+            counted = machine.stats()
+            limit = max(0, guest.max_steps - counted.instructions - counted.traps)
+        started = self._wall.now_ns()
+        try:
+            why = machine.run(until_ns - place.since_ns, limit)
+        except AsyncvmmError as error:
+            guest.machine_failed(error)
+            return
+        finally:
+            guest.busy_ns += self._wall.now_ns() - started
+        if why == RAN_STEPS:
+            guest.limit_reached()
+        elif why == RAN_STOP and not guest.machine_stopped():
+            # It was reset: what is left of the stretch passes before it begins again.
+            machine.timeline.now_ns = max(int(machine.timeline.now_ns), until_ns - place.since_ns)
+
+    def _release(self, place: _Place, number: int, steps: int = 0) -> None:
+        budget = place.budgets.pop(number)
+        runnable = place.guest.machine.scheduler.runnable(number)
+        self.cpus.stop(
+            place.vcpus[number], self.now_ns, min(steps, budget), asleep=not runnable
+        )
+
+    def _account(self) -> None:
+        """Steal time to the guests that asked for it, and resident pages against the limits."""
+        for place in self._places.values():
+            machine = place.guest.machine
+            self.memory.set_private(place.guest.name, int(machine.ram.resident))
+            if machine.sbi is not None and machine.sbi.reports_steal():
+                for number, vcpu in enumerate(place.vcpus):
+                    machine.sbi.set_steal(number, self.cpus.steal_ns(vcpu, self.now_ns))
+        for error in self.memory.enforce(self.now_ns):
+            place_of = self._places.get(error.guest)
+            if place_of is not None:
+                place_of.guest.machine_failed(error)
