@@ -54,7 +54,7 @@ class Session:
 
 @asynccontextmanager
 async def session(demo: Path, **options: Any) -> AsyncIterator[Session]:
-    async with open_host() as host:
+    async with open_host(mips=options.pop("mips", 1000)) as host:
         guest = await host.start(GuestConfig(name="demo", elf=demo, **options))
         banner = (await guest.console.expect(PROMPT)).decode()
         assert "asyncvmm demo monitor" in banner

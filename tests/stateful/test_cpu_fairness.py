@@ -27,7 +27,9 @@ quick = settings(
 weights = st.one_of(st.integers(1, 10_000), st.sampled_from([1, 100, 200, 400, 10_000]))
 habits = st.one_of(
     st.none(),
-    st.builds(habit, st.just(1), st.integers(30_000, 400_000), st.just(1), st.integers(9_000, 400_000)),
+    st.builds(
+        habit, st.just(1), st.integers(30_000, 400_000), st.just(1), st.integers(9_000, 400_000)
+    ),
     st.just(habit(QUANTUM_NS - 1, QUANTUM_NS - 1, 1, 1)),  # yields just before each tick
 )
 caps = st.one_of(
@@ -83,7 +85,9 @@ def check_cpus(host: SimulatedHost) -> None:
             last[key] = end
 
 
-guests = st.lists(st.tuples(weights, st.sampled_from([1, 1, 2, 4]), habits, caps), min_size=1, max_size=7)
+guests = st.lists(
+    st.tuples(weights, st.sampled_from([1, 1, 2, 4]), habits, caps), min_size=1, max_size=7
+)
 
 
 @quick
@@ -104,7 +108,9 @@ def test_lag_within_one_quantum_at_every_decision(
 @quick
 @given(
     guests=st.lists(
-        st.tuples(weights, st.sampled_from([1, 2, 4]), habits, st.sets(st.integers(0, 2), min_size=1)),
+        st.tuples(
+            weights, st.sampled_from([1, 2, 4]), habits, st.sets(st.integers(0, 2), min_size=1)
+        ),
         min_size=1,
         max_size=6,
     )

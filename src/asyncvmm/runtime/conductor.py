@@ -9,7 +9,8 @@ turn before the next stretch begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import attrs
@@ -54,13 +55,17 @@ class TrioWallClock:
 class Resident(Protocol):
     """A guest as the conductor sees it."""
 
-    machine: Machine
     max_steps: int | None
     busy_ns: int
 
     @property
     def name(self) -> str:
         """Unique on the host."""
+        ...
+
+    @property
+    def machine(self) -> Machine:
+        """What runs."""
         ...
 
     def machine_stopped(self) -> bool:
@@ -111,6 +116,7 @@ class Conductor:
         self._idle_wait = False
         self._goal_ns: int = FOREVER
         self._reached = trio.Event()
+        self._held = 0
 
     # -- guests come and go, between two stretches
 
@@ -145,6 +151,16 @@ class Conductor:
 
     # -- time
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Time stands still in this context: what takes wall time takes no virtual time."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self.kick()
+
     def set_goal(self, time_ns: int) -> None:
         """Run to ``time_ns`` and stand still there (FOREVER: never)."""
         self._goal_ns = time_ns
@@ -163,7 +179,7 @@ class Conductor:
                 self._reached.set()
                 await self._kick.wait()
                 continue
-            if not self._places:
+            if self._held or not self._places:
                 await self._kick.wait()
                 continue
             realtime = self._realtime()
@@ -328,9 +344,7 @@ class Conductor:
     def _release(self, place: _Place, number: int, steps: int = 0) -> None:
         budget = place.budgets.pop(number)
         runnable = place.guest.machine.scheduler.runnable(number)
-        self.cpus.stop(
-            place.vcpus[number], self.now_ns, min(steps, budget), asleep=not runnable
-        )
+        self.cpus.stop(place.vcpus[number], self.now_ns, min(steps, budget), asleep=not runnable)
 
     def _account(self) -> None:
         """Steal time to the guests that asked for it, and resident pages against the limits."""

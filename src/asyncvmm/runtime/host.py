@@ -66,7 +66,8 @@ class Host:
             config = attrs.evolve(config, mips=conductor.cpus.spec.mips)
         if self.seed and not config.seed:
             config = attrs.evolve(config, seed=self.seed)
-        machine = await trio.to_thread.run_sync(self._build, config)
+        with conductor.held():
+            machine = await trio.to_thread.run_sync(self._build, config)
         if config.name in self.guests:
             raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
         now = conductor.now_ns

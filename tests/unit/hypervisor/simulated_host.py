@@ -19,9 +19,7 @@ Habit = Callable[[random.Random], tuple[int, int]]
 class SimulatedHost:
     """Time, a heap of ends and wake-ups, and who got how much when."""
 
-    def __init__(
-        self, policy: str = "eevdf", spec: CpuSpec | None = None, seed: int = 1
-    ) -> None:
+    def __init__(self, policy: str = "eevdf", spec: CpuSpec | None = None, seed: int = 1) -> None:
         self.spec = spec or CpuSpec()
         self.policy: Policy = make_policy(policy, self.spec)
         self.ledger = Ledger()

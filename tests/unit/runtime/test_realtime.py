@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from asyncvmm.machine import GuestConfig
-from asyncvmm.runtime.guest import PACE_NS
+from asyncvmm.runtime.conductor import PACE_NS
 from asyncvmm.runtime.host import open_host
 from asyncvmm.testing import assemble, to_elf
 
