@@ -107,7 +107,7 @@ async def test_uptime_is_the_guests_own_time(demo: Path) -> None:
         first, second = times
         # At a million steps a second a step is a microsecond; memtest took most of them.
         steps = at.guest.stats.instructions
-        assert steps // 2 < second - first < second <= at.guest.now_ns // 1000 <= steps + 10
+        assert steps // 2 < second - first < second <= at.guest.now_ns // 1000
 
 
 async def test_memtest_reports_what_it_tested(demo: Path) -> None:

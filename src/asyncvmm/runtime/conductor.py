@@ -17,6 +17,7 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from asyncvmm.arch.hart import STARTED
 from asyncvmm.base.errors import AsyncvmmError
 from asyncvmm.base.units import MS
 from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
@@ -26,6 +27,7 @@ from asyncvmm.timeline.events import FOREVER
 PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
 LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up catching up
 SETTLE_S: Final = 0.1  # wall time: tasks that never block are not waited for longer
+IMPATIENT_S: Final = 0.001  # ... once that happened
 
 
 class WallClock(Protocol):
@@ -117,6 +119,9 @@ class Conductor:
         self._goal_ns: int = FOREVER
         self._reached = trio.Event()
         self._held = 0
+        self._patience_s = SETTLE_S
+        self._grid_ns = cpus.spec.quantum_ns
+        self._roomy = True
 
     # -- guests come and go, between two stretches
 
@@ -177,32 +182,42 @@ class Conductor:
             self._kick = trio.Event()
             if self.now_ns >= self._goal_ns:
                 self._reached.set()
-                await self._kick.wait()
+                await self._wait_kick()
                 continue
             if self._held or not self._places:
-                await self._kick.wait()
+                await self._wait_kick()
                 continue
             realtime = self._realtime()
             if realtime and await self._paced():
                 continue
-            self._wake_runnable()
-            granted = self._decide()
+            granted: list[tuple[_Place, int, int]] = []
+            if self._anyone_runnable() or self._talked:
+                self._wake_runnable()
+                granted = self._decide()
             until = self._horizon(granted)
             if realtime:
                 until = min(until, max(self._target_ns(), self.now_ns + 1))
             if until == FOREVER:
-                await self._kick.wait()
+                await self._wait_kick()
                 continue
             self._run_stretch(until, granted)
-            await self._settle()
+            if until % self._grid_ns == 0 or not (granted or self._talked):
+                await self._settle()
 
     async def _settle(self) -> None:
-        if self._talked:
-            self._talked = False
-            with trio.move_on_after(SETTLE_S):
-                await wait_all_tasks_blocked()
-        else:
-            await trio.lowlevel.checkpoint()
+        """Every other task has had its turn: whatever a guest's output led to has been done.
+
+        A task that never blocks is not waited for long; such a program is not repeatable anyway.
+        """
+        self._talked = False
+        with trio.move_on_after(self._patience_s) as scope:
+            await wait_all_tasks_blocked()
+        if scope.cancelled_caught:
+            self._patience_s = IMPATIENT_S
+
+    async def _wait_kick(self) -> None:
+        await self._kick.wait()
+        await self._settle()
 
     def _target_ns(self) -> int:
         """The virtual time at which a realtime host should be now."""
@@ -216,12 +231,7 @@ class Conductor:
         ahead = self.now_ns - self._target_ns()
         if -ahead > LAG_NS:
             self._offset_ns += -ahead - LAG_NS
-        runnable = any(
-            place.guest.machine.scheduler.runnable(number)
-            for place in self._places.values()
-            for number in range(len(place.vcpus))
-        )
-        if runnable:
+        if self._anyone_runnable():
             if ahead < 0:
                 return False
             await self._sleep(PACE_NS)
@@ -249,6 +259,13 @@ class Conductor:
 
     # -- one stretch
 
+    def _anyone_runnable(self) -> bool:
+        return any(
+            place.guest.machine.scheduler.runnable(number)
+            for place in self._places.values()
+            for number in range(len(place.vcpus))
+        )
+
     def _wake_runnable(self) -> None:
         for place in self._places.values():
             scheduler = place.guest.machine.scheduler
@@ -257,23 +274,19 @@ class Conductor:
                     self.cpus.wake(vcpu, self.now_ns)
 
     def _decide(self) -> list[tuple[_Place, int, int]]:
-        """Grant CPUs: (place, hart, steps). CPUs left over stand by for harts that may wake up in
-        the stretch, so that a wake-up on a host with room is not late by a quantum.
+        """Grant CPUs: (place, hart, longest slice). CPUs left over stand by for harts that may wake
+        up in the stretch; when there is one for everybody, no guest can notice another.
         """
         granted = self._grants()
-        running = {place.guest.name for place, _, _ in granted}
-        spare = self.cpus.spec.cpus - len(granted)
+        self._roomy = True
         for place in self._places.values():
-            if spare <= 0 or place.guest.name not in running:
-                continue
             for number, vcpu in enumerate(place.vcpus):
-                if spare > 0 and number not in place.budgets:
+                if number in place.budgets or place.guest.machine.harts[number].state != STARTED:
+                    continue
+                if self._roomy and len(granted) < self.cpus.spec.cpus:
                     self.cpus.wake(vcpu, self.now_ns)
-                    more = self._grants()
-                    granted += more
-                    spare -= len(more)
-                    if not any(p is place and n == number for p, n, _ in more):
-                        spare = 0
+                    granted += self._grants()
+                self._roomy = self._roomy and number in place.budgets
         return granted
 
     def _grants(self) -> list[tuple[_Place, int, int]]:
@@ -294,12 +307,18 @@ class Conductor:
         return max(first, self.now_ns)
 
     def _horizon(self, granted: list[tuple[_Place, int, int]]) -> int:
-        """Where the stretch ends: the first instant at which anything may be decided anew."""
-        until = min(self._next_event_ns(), self._goal_ns, int(self.cpus.next_ns(self.now_ns)))
+        """Where the stretch ends: the first instant at which anything may be decided anew.
+
+        Tasks have their turn at multiples of the quantum only. A guest sees to its own events, so
+        those of others end a stretch only where somebody may want a CPU that another one has.
+        """
+        until = min(self._goal_ns, int(self.cpus.next_ns(self.now_ns)))
+        if granted or self._talked:
+            until = min(until, (self.now_ns // self._grid_ns + 1) * self._grid_ns)
         for _, _, slice_ns in granted:
             until = min(until, self.now_ns + slice_ns)
-        if not granted and until == FOREVER:
-            return FOREVER
+        if not granted or not self._roomy:
+            until = min(until, self._next_event_ns())
         return max(until, self.now_ns + 1) if granted else until
 
     def _run_stretch(self, until_ns: int, granted: list[tuple[_Place, int, int]]) -> None:

@@ -139,4 +139,5 @@ def test_wild_commands_are_contained(commands: list[int], block: list[int]) -> N
         bench.ram.store64(BLOCK + 8 * i, word)
     for value in commands:
         bench.command(value)
-        assert bench.ram.load64(TOHOST) == 0 or value == 0
+        # A block at tohost itself is the guest's own mistake: the answer goes there.
+        assert bench.ram.load64(TOHOST) == 0 or value == 0 or abs(value - TOHOST) < 64

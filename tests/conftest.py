@@ -1,0 +1,5 @@
+"""The same Hypothesis examples every time (``asyncvmm.testing.hypothesis_profile``)."""
+
+from asyncvmm.testing.hypothesis_profile import load
+
+load()
