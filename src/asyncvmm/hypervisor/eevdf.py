@@ -167,6 +167,8 @@ class EevdfPolicy(Policy):
         if not waiting:
             return []
         self._balance(waiting)
+        if self._stale:
+            self._set_rates()
         ranked = []
         for entity in waiting:
             entity.extra = False
