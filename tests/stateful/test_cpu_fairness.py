@@ -17,7 +17,7 @@ from tests.unit.hypervisor.simulated_host import SimulatedHost, habit
 
 QUANTUM_NS = 100_000
 quick = settings(
-    max_examples=60,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     database=None,
@@ -270,7 +270,7 @@ class HostMachine(RuleBasedStateMachine):
 
 
 TestHostMachine = HostMachine.TestCase
-TestHostMachine.settings = settings(quick, max_examples=50, stateful_step_count=30)
+TestHostMachine.settings = settings(quick, max_examples=120, stateful_step_count=30)
 
 
 def test_same_calls_same_schedule() -> None:

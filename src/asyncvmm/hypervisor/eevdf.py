@@ -67,11 +67,14 @@ class EevdfPolicy(Policy):
 
     def __init__(self, spec: CpuSpec) -> None:
         super().__init__(spec)
-        # With several CPUs a deadline is missed by up to a slice: half a quantum makes room for it.
-        slice_ns = spec.quantum_ns if spec.cpus == 1 else spec.quantum_ns // 2
-        self.slice_parts: Final = max(spec.steps_for(slice_ns), 1) * PARTS_PER_STEP
+        # On several CPUs a deadline is missed by up to a slice, and cpusets that overlap add another
+        # one: shorter slices keep the lag within the quantum all the same.
+        quantum_parts = max(spec.steps_for(spec.quantum_ns), 4) * PARTS_PER_STEP
+        self._longest: Final = _whole_steps(quantum_parts, 1 if spec.cpus == 1 else 2)
+        self._shortest: Final = _whole_steps(quantum_parts, 1 if spec.cpus == 1 else 4)
+        self.slice_parts = self._longest
         self.quantum_lag: Final = spec.quantum_ns * spec.mips * ONE
-        self._far_ahead: Final = -self.quantum_lag + self.slice_parts * ONE
+        self._far_ahead: Final = -self.quantum_lag + self._longest * ONE
         self._entities: dict[tuple[int, int], _Entity] = {}
         self._active: list[_Entity] = []
         self._time_ns = 0
@@ -112,7 +115,9 @@ class EevdfPolicy(Policy):
         # What it was behind as it fell asleep makes its first request shorter and so more urgent.
         # Owed service would not do: if everyone woke up to be repaid first, nobody could be.
         saved = entity.lag // (ONE * PARTS_PER_STEP) * PARTS_PER_STEP
-        entity.left = max(self.slice_parts - saved, self.slice_parts // 2, PARTS_PER_STEP)
+        entity.left = max(
+            self.slice_parts - saved, _whole_steps(self.slice_parts, 2), PARTS_PER_STEP
+        )
         entity.lag = 0
         entity.active = True
         self._active.append(entity)
@@ -152,7 +157,7 @@ class EevdfPolicy(Policy):
         # While it ran, its lag fell with time; now it is known what it really received.
         entity.lag += ((now_ns - entity.since_ns) * self.spec.mips - ran) * ONE
         entity.left -= ran
-        if entity.left <= 0:
+        if entity.left <= self.slice_parts // 16:  # not worth a slice of its own
             entity.left = self.slice_parts
             entity.started = False
 
@@ -167,6 +172,8 @@ class EevdfPolicy(Policy):
         if not waiting:
             return []
         self._balance(waiting)
+        if self._stale:
+            self._set_rates()
         ranked = []
         for entity in waiting:
             entity.extra = False
@@ -342,6 +349,8 @@ class EevdfPolicy(Policy):
             guest = entity.vcpu.guest
             counts[guest] = counts.get(guest, 0) + 1
         key = tuple(sorted(counts.items(), key=lambda item: item[0].order))
+        pinned = any(len(guest.allowed) < self.spec.cpus for guest in counts)
+        self.slice_parts = self._shortest if pinned else self._longest
         rates = self._cache.get(key)
         if rates is None:
             claims = [
@@ -360,3 +369,7 @@ class EevdfPolicy(Policy):
         for entity in self._active:
             entity.rate, entity.home = each[entity.vcpu.guest]
         self._homes = len({home for _, home in rates})
+
+
+def _whole_steps(parts: int, divisor: int) -> int:
+    return parts // divisor // PARTS_PER_STEP * PARTS_PER_STEP

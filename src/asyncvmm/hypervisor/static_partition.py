@@ -18,6 +18,10 @@ from asyncvmm.timeline.events import FOREVER
 
 FRAME_SLOTS: Final = 100  # slots per CPU and frame: each is 10 thousandths of the CPU
 
+# The order in which slots are given: neighbours in it lie far apart in time, at the golden section.
+_STRIDE: Final = 61
+_SCATTERED: Final = [number * _STRIDE % FRAME_SLOTS for number in range(FRAME_SLOTS)]
+
 
 class StaticPartitionPolicy(Policy):
     """``cpu.reserve`` of each guest, rounded up to slots and divided among its vCPUs, and no more.
@@ -115,39 +119,33 @@ class StaticPartitionPolicy(Policy):
                 guest.name, "cpu", 1, 0, "mCPU",
                 "static-partition runs guests in reserved slots only: set cpu.reserve",
             )  # fmt: skip
-        counts = _slots_of(guest)
-        rows = sorted(guest.allowed)
         found: list[tuple[int, int, Vcpu]] = []
-        taken: set[tuple[int, int]] = set()
-        for vcpu, count in zip(guest.vcpus, counts, strict=True):
+        # Row after row: a vCPU that does not fit into the rest of one goes on in the next at other
+        # moments, as in McNaughton's rule, so that no space is lost while guests only come.
+        free = [
+            (pcpu, slot)
+            for pcpu in sorted(guest.allowed)
+            for slot in _SCATTERED
+            if self._owners[pcpu][slot] is None
+        ]
+        for vcpu, count in zip(guest.vcpus, _slots_of(guest), strict=True):
             busy: set[int] = set()
-            for number in range(count):
-                place = self._nearest(rows, number * FRAME_SLOTS // count, busy, taken)
-                if place is None:
-                    available = len(found) * MILLI // FRAME_SLOTS
-                    raise AdmissionError(
-                        guest.name, "cpu", max(guest.knobs.reserve, available + 1), available,
-                        "mCPU", "the frame's slots are taken: ask for less",
-                    )  # fmt: skip
-                pcpu, slot = place
-                busy.add(slot)
-                taken.add(place)
-                found.append((pcpu, slot, vcpu))
+            rest: list[tuple[int, int]] = []
+            for pcpu, slot in free:
+                if len(busy) < count and slot not in busy:
+                    busy.add(slot)
+                    found.append((pcpu, slot, vcpu))
+                else:
+                    rest.append((pcpu, slot))
+            free = rest
+            if len(busy) < count:
+                available = len(found) * MILLI // FRAME_SLOTS
+                raise AdmissionError(
+                    guest.name, "cpu", max(guest.knobs.reserve, available + 1), available,
+                    "mCPU", "the other slots of the frame are taken: ask for less",
+                )  # fmt: skip
         for pcpu, slot, vcpu in found:
             self._owners[pcpu][slot] = vcpu
-
-    def _nearest(
-        self, rows: list[int], wanted: int, busy: set[int], taken: set[tuple[int, int]]
-    ) -> tuple[int, int] | None:
-        """The first free slot from ``wanted`` on, around the frame; one at a time for a vCPU."""
-        for ahead in range(FRAME_SLOTS):
-            slot = (wanted + ahead) % FRAME_SLOTS
-            if slot in busy:
-                continue
-            for pcpu in rows:
-                if self._owners[pcpu][slot] is None and (pcpu, slot) not in taken:
-                    return pcpu, slot
-        return None
 
     def _release(self, guest: GuestCpus) -> None:
         for row in self._owners:

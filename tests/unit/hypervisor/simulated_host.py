@@ -37,7 +37,7 @@ class SimulatedHost:
 
     def join(self, name: str, vcpus: int = 1, habit: Habit | None = None, **knobs: object) -> None:
         """Add a guest whose vCPUs wake up at once."""
-        for vcpu in self.cpus.add(name, vcpus, CpuKnobs(**knobs), self.now_ns):  # type: ignore[arg-type]
+        for vcpu in self.cpus.add(name, vcpus, CpuKnobs(**knobs), self.now_ns):
             self.habits[vcpu] = habit
             self.cpus.wake(vcpu, self.now_ns)
             self._plan(vcpu)
