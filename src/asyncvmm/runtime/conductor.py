@@ -130,6 +130,8 @@ class Conductor:
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
         self._places[guest.name] = _Place(guest, vcpus, self.now_ns, {})
+        if self._offset_ns is None:
+            self._offset_ns = self._wall.now_ns() - self.now_ns
         self.kick()
 
     def remove(self, guest: Resident, cause: str) -> None:
@@ -226,11 +228,13 @@ class Conductor:
 
     async def _paced(self) -> bool:
         """Keep step with the wall: sleep when ahead, or when nothing is to do; whether it slept."""
-        if self._offset_ns is None:
-            self._offset_ns = self._wall.now_ns() - self.now_ns
+        assert self._offset_ns is not None
         ahead = self.now_ns - self._target_ns()
-        if -ahead > LAG_NS:
+        if -ahead > LAG_NS:  # too late to catch up
             self._offset_ns += -ahead - LAG_NS
+        elif ahead > LAG_NS:  # it was not realtime before
+            self._offset_ns -= ahead
+            ahead = 0
         if self._anyone_runnable():
             if ahead < 0:
                 return False

@@ -14,6 +14,7 @@ from asyncvmm.runtime.host import open_host
 from asyncvmm.testing import assemble, to_elf
 
 MS = 1_000_000
+CUSHION_S = 0.001
 
 # For every byte that comes: say `t`, mtime in milliseconds as eight hexadecimal digits, newline.
 TELL_TIME = """
@@ -77,11 +78,12 @@ class HandClock:
             await self._moved.wait()
 
     async def move(self, ns: int) -> None:
-        await trio.testing.wait_all_tasks_blocked()
+        # With a cushion, so that the host, which waits for tasks in the same way, comes first.
+        await trio.testing.wait_all_tasks_blocked(CUSHION_S)
         self._now += ns
         self._moved.set()
         self._moved = trio.Event()
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked(CUSHION_S)
 
 
 @pytest.fixture
