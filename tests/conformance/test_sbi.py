@@ -18,7 +18,7 @@ RAM = 0x80000000
 SSI, STI = 1 << 1, 1 << 5
 NOT_SUPPORTED, INVALID_PARAM, INVALID_ADDRESS, ALREADY_AVAILABLE = -2, -3, -5, -6
 BASE, TIME, IPI, RFENCE = 0x10, 0x54494D45, 0x735049, 0x52464E43
-HSM, SRST, DBCN = 0x48534D, 0x53525354, 0x4442434E
+HSM, SRST, DBCN, STA = 0x48534D, 0x53525354, 0x4442434E, 0x535441
 
 
 class Terminal(SbiConsole):
@@ -101,7 +101,7 @@ def test_3_1_unknown_extensions_and_functions_are_not_supported() -> None:
     bench = Bench()
     assert bench.call(0x0A000000, 0) == (NOT_SUPPORTED, 0)
     assert bench.call(-1, 0) == (NOT_SUPPORTED, 0)
-    for extension in (BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN):
+    for extension in (BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN, STA):
         assert bench.call(extension, 99) == (NOT_SUPPORTED, 0)
         assert bench.call(extension, -1) == (NOT_SUPPORTED, 0)
 
@@ -109,12 +109,33 @@ def test_3_1_unknown_extensions_and_functions_are_not_supported() -> None:
 def test_4_base() -> None:
     bench = Bench()
     assert bench.call(BASE, 0) == (0, 2 << 24)
-    for extension in (BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN, 0, 1, 2):
+    for extension in (BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN, STA, 0, 1, 2):
         assert bench.call(BASE, 3, extension) == (0, 1)
-    for extension in (0x504D55, 0x535441, 4, -1):
+    for extension in (0x504D55, 4, -1):
         assert bench.call(BASE, 3, extension) == (0, 0)
     for function in (4, 5, 6):
         assert bench.call(BASE, function) == (0, 0)
+
+
+def test_16_steal_time_shared_memory() -> None:
+    bench = Bench()
+    ram = bench.harts[0].ram
+    at = int(ram.base) + 0x4000
+    ram.write(at, b"\xff" * 64)
+    assert bench.call(STA, 0, at + 1, 0, 0)[0] == -3  # not on 64 bytes
+    assert bench.call(STA, 0, at, 0, 1)[0] == -3  # flags are reserved
+    assert bench.call(STA, 0, at, 1, 0)[0] == -5  # not in memory
+    assert not bench.sbi.reports_steal()
+    assert bench.call(STA, 0, at, 0, 0) == (0, 0)
+    assert bench.sbi.reports_steal()
+    assert ram.read(at, 64) == bytes(64)
+    bench.sbi.set_steal(0, 123_456)
+    assert ram.load(at, 4) == 2  # even: stable
+    assert ram.load(at + 8, 8) == 123_456
+    assert bench.call(STA, 0, -1, -1, 0) == (0, 0)
+    bench.sbi.set_steal(0, 999_999)
+    assert ram.load(at + 8, 8) == 123_456
+    assert bench.call(STA, 1)[0] == -2
 
 
 def test_5_legacy_console() -> None:
