@@ -29,9 +29,10 @@ MODULES = (
 )  # fmt: skip
 ROOTS = "asyncvmm.engine.jit.native"
 BAIL = {
-    "Ram.store64", "Ram.materialize", "write_config", "write_address", "Environment.time_ticks",
-    "Tlb._start_over", "flush_all", "_write_inhibit",
+    "Ram.store64", "Ram.materialize", "write_config", "write_address",
+    "_write_inhibit",
 }  # fmt: skip
+REPLACED = {"Environment.time_ticks": "time_ticks"}
 EVENT_BAIL = 4
 _BINARY: dict[type[ast.operator], str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.BitAnd: "and", ast.BitOr: "or",
@@ -421,8 +422,13 @@ class Function:
                 text, _ = self.value(node.args[0])
                 pointer = self.temporary(f"inttoptr i64 {text} to ptr")
                 return self.temporary(f"load i64, ptr {pointer}"), "i64"
+            case ast.Name("clock_at"):
+                text, _ = self.value(node.args[0])
+                return self.temporary(f"inttoptr i64 {text} to ptr"), "Clock"
             case ast.Name(name):
                 arguments = []
+            case ast.Attribute(attr=attribute) if f"Environment.{attribute}" in REPLACED:
+                name, arguments = REPLACED[f"Environment.{attribute}"], []
             case ast.Attribute(value=inner, attr=attribute):
                 text, kind = self.value(inner)
                 name, arguments = f"{kind}.{attribute}", [f"ptr {text}"]
@@ -479,7 +485,7 @@ class Unit:
     def text(self) -> str:
         """All definitions."""
         for name, (_, module) in self.sources.functions.items():
-            if module == ROOTS and name not in ("address_of", "peek"):
+            if module == ROOTS and name not in ("address_of", "peek", "clock_at"):
                 self.want(name)
         texts: list[str] = []
         while len(texts) < len(self.wanted):

@@ -17,6 +17,7 @@ from asyncvmm.arch.tlb import Tlb
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.interrupts.lines import InterruptSink
 from asyncvmm.memory.pages import Ram
+from asyncvmm.timeline.clock import Clock
 
 USER: Final = 0
 SUPERVISOR: Final = 1
@@ -46,6 +47,10 @@ class Environment:
     def ecall(self, hart: Hart) -> bool:
         """Serve an ECALL from S-mode and return True, or return False to take the trap."""
         return False
+
+    def exact_clock(self) -> Clock | None:
+        """The clock whose ``mtime`` is all that ``time_ticks`` answers, if there is one."""
+        return None
 
     def time_ns(self, hart: Hart) -> i64:
         """Virtual time at the instruction that ``hart`` executes now, in ns."""

@@ -57,6 +57,7 @@ class Tlb:
         self.flushes: i64 = 0
         # The same translations once more as host addresses, or nothing: words of engine.jit.
         self.native: vec[i64] = nothing
+        self.has_native: bool = False
 
     def select(self, data_space: i64, data_mode: i64, fetch_space: i64, fetch_mode: i64) -> None:
         """Make current the contexts of two (address space >= 0, mode 0..7) pairs."""
@@ -122,7 +123,7 @@ class Tlb:
     def clear_native(self) -> None:
         """Forget what the translating engine has entered."""
         native = self.native
-        if len(native) == 0:
+        if not self.has_native:
             return
         i: i64 = NATIVE_DATA
         while i < NATIVE_END:
@@ -134,7 +135,7 @@ class Tlb:
     def clear_native_fetches(self) -> None:
         """Forget where the translating engine has found code."""
         native = self.native
-        if len(native) == 0:
+        if not self.has_native:
             return
         i: i64 = NATIVE_FETCH
         while i < NATIVE_DATA:
@@ -188,7 +189,7 @@ class Tlb:
         if (self.fetch_tags[j] & -4096) == page:
             self.fetch_tags[j] = NO_TAG
         native = self.native
-        if len(native) != 0:
+        if self.has_native:
             native[NATIVE_DATA + 4 * i] = NO_TAG
             native[NATIVE_DATA + 4 * i + 1] = NO_TAG
             native[NATIVE_FETCH + 2 * j] = NO_TAG
@@ -210,7 +211,7 @@ class Tlb:
                 i += 1
             self.clear_native_fetches()
         native = self.native
-        if len(native) != 0 and (loads or stores):
+        if self.has_native and (loads or stores):
             i = NATIVE_DATA
             while i < NATIVE_END:
                 if native[i + 3] == ppn:

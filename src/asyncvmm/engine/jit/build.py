@@ -65,10 +65,11 @@ class Native(Attacher):
         layout = Layout()
         self.arena = Arena(arena_bytes)
         self.symbols: dict[str, int] = {}
-        support = parse_object(compile_ir(layout.fill(support_ir()), passes=True))
+        support = parse_object(compile_ir(layout.fill(support_ir()), passes=True, relocation="pic"))
         self._load(support)
-        text, colds = stencils_ir()
-        self.stencils = self._stencils(parse_object(compile_ir(text, passes=True)), colds)
+        text, colds, ends = stencils_ir()
+        part = parse_object(compile_ir(layout.fill(text), passes=True))
+        self.stencils = self._stencils(part, colds, ends)
         self.missing = self.symbols["missing"] - self.arena.address
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self.enter = prototype(self.symbols["enter"])
@@ -84,7 +85,7 @@ class Native(Attacher):
         self.arena.used = start + (len(part.image) + 63 & -64)
         return address
 
-    def _stencils(self, part: Object, colds: dict[str, str]) -> Stencils:
+    def _stencils(self, part: Object, colds: dict[str, str], ends: set[str]) -> Stencils:
         """Cut the object into stencils."""
         # Constants that stencils refer to stay where the whole object is loaded.
         start = self.arena.used
@@ -129,7 +130,7 @@ class Native(Attacher):
             lines = LOWERINGS[name].split("\n")
             if any(line.startswith("goto if") for line in lines):
                 stencils.ends[number] = 2
-            elif any(line.startswith("goto") for line in lines):
+            elif name in ends:
                 stencils.ends[number] = 1
         return stencils
 
@@ -155,6 +156,7 @@ class Native(Attacher):
         words[at.ARENA] = self.arena.address
         words[at.WORDS] = address_of(words)
         hart.tlb.native = words
+        hart.tlb.has_native = True
         hart.tlb.clear_native()
         self._kept.append(hart)
         return translator

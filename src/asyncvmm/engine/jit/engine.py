@@ -8,12 +8,14 @@ from librt.vecs import vec
 from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.arch.hart import EVENT_CHECK, EXIT_BUDGET, EXIT_STOP, EXIT_WFI, Hart
+from asyncvmm.arch.hart_time import HartTime
 from asyncvmm.arch.trap import take_interrupt
 from asyncvmm.engine.fetch import fetch_page
 from asyncvmm.engine.interpreter import Engine
 from asyncvmm.engine.interpreter_loop import run_within
 from asyncvmm.engine.jit.state_words import (
     BUDGET,
+    CLOCK,
     CONTEXT,
     END,
     FETCH_CONTEXT,
@@ -46,6 +48,18 @@ class TranslatingEngine(Engine):
         self.slow: i64 = 0
         self.misses: i64 = 0
         self.interpreted: i64 = 0
+        # Instructions left to the interpreter, by the low 20 bits of where they are (statistics).
+        self.slow_at: dict[int, int] = {}
+
+    def _clock(self, hart: Hart) -> i64:
+        """The address of the clock that this hart may read natively, or 0."""
+        clock = hart.environment.exact_clock()
+        if clock is None:
+            return 0
+        source = clock.running
+        if isinstance(source, HartTime) and source.hart is hart:
+            return id(clock)
+        return 0
 
     def run(self, hart: Hart, budget: i64) -> i64:
         """See Engine.run."""
@@ -61,6 +75,7 @@ class TranslatingEngine(Engine):
         address: int = state
         result: i64 = 0
         hart.event |= EVENT_CHECK
+        x[CLOCK] = self._clock(hart)
         while True:
             if hart.event != 0:
                 hart.event = 0
@@ -100,6 +115,7 @@ class TranslatingEngine(Engine):
                 result = run_within(hart, hart.steps_end - hart.steps)
             elif reason == SLOW:
                 self.slow += 1
+                self.slow_at[hart.pc] = self.slow_at.get(hart.pc, 0) + 1
                 result = run_within(hart, 1)
             self.interpreted += hart.steps - before
             if result != EXIT_BUDGET:

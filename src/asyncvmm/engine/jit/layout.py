@@ -12,6 +12,9 @@ import ctypes
 import re
 from typing import Any
 
+from librt.vecs import vec
+from mypy_extensions import i64
+
 from asyncvmm.arch.code import CodeCache
 from asyncvmm.arch.hart import Hart
 from asyncvmm.bus.address_map import Bus
@@ -20,7 +23,7 @@ from asyncvmm.timeline.clock import Clock
 from asyncvmm.timeline.events import Timeline
 
 _PAGES = 7
-_VECTOR_WORDS = 2  # length, address of the items
+_PROBE_WORDS = 1237
 
 
 class LayoutError(RuntimeError):
@@ -84,10 +87,12 @@ class Layout:
             offset = _where(owner, [self._next])
             setattr(owner, attribute, value)
         elif type(value).__name__.startswith("vec"):
-            try:
-                offset = _where(owner, [len(value), address_of(value)])
-            except TypeError:
-                offset = _nested(owner, value)
+            if len(value) and type(value[0]) is not int:
+                return _nested(owner, value)
+            other = vec[i64]([0] * _PROBE_WORDS)  # several attributes may hold one empty vec
+            setattr(owner, attribute, other)
+            offset = _where(owner, [_PROBE_WORDS, address_of(other)])
+            setattr(owner, attribute, value)
         else:
             offset = _where(owner, [id(value)])
         return offset

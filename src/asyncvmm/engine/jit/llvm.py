@@ -19,8 +19,8 @@ class LinkError(RuntimeError):
     """The object code holds something that the loader does not know."""
 
 
-def target_machine(level: int) -> Any:
-    """A target machine for this host at a level of optimisation (0..3)."""
+def target_machine(level: int, relocation: str) -> Any:
+    """A target machine for this host at a level of optimisation (0..3); "static" or "pic"."""
     global _ready
     if not _ready:
         llvm.initialize_native_target()
@@ -30,14 +30,16 @@ def target_machine(level: int) -> Any:
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
         opt=level,
-        reloc="static",
+        reloc=relocation,
         codemodel="small",
     )
 
 
-def compile_ir(text: str, level: int = 2, passes: bool = False) -> bytes:
+def compile_ir(
+    text: str, level: int = 2, passes: bool = False, relocation: str = "static"
+) -> bytes:
     """Object code of a module."""
-    machine = target_machine(level)
+    machine = target_machine(level, relocation)
     module = llvm.parse_assembly(text)
     module.verify()
     if passes:
@@ -95,6 +97,8 @@ class Object:
             if item.relative:
                 value -= address + item.position
             bits = item.size * 8
+            if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
+                raise LinkError(f"{item.symbol} is too far away for {bits} bits")
             image[item.position : item.position + item.size] = (value & ((1 << bits) - 1)).to_bytes(
                 item.size, "little"
             )

@@ -5,13 +5,34 @@ These functions run natively only: the file is the source of ``native_ir.py``.
 
 from __future__ import annotations
 
+from typing import Final
+
 from librt.vecs import vec
 from mypy_extensions import i64
 
-from asyncvmm.arch.hart import Hart
-from asyncvmm.arch.mmu import FETCH, LOAD, STORE, translate
-from asyncvmm.engine.jit.state_words import FETCH_TLB, TABLES, TLB
+from asyncvmm.arch.csr import access
+from asyncvmm.arch.hart import SUPERVISOR, Hart
+from asyncvmm.arch.mmu import FETCH, LOAD, STORE, fault, translate
+from asyncvmm.arch.status import ECALL_USER
+from asyncvmm.arch.trap import fence_vma, mret, sret, take_exception, take_interrupt, wfi
+from asyncvmm.engine.jit.state_words import (
+    CLOCK,
+    CONTEXT,
+    END,
+    EVENT_BAIL,
+    FETCH_CONTEXT,
+    FETCH_TLB,
+    LEFT,
+    TABLES,
+    TLB,
+)
 from asyncvmm.memory.pages import PRESENT
+from asyncvmm.timeline.clock import TICK_NS, Clock
+
+
+NOT_HERE: Final = 0  # the interpreter must do the access
+ENTERED: Final = 1
+TRAPPED: Final = 2  # a trap is noted
 
 
 def address_of(words: vec[i64]) -> i64:
@@ -24,17 +45,43 @@ def peek(address: i64) -> i64:
     raise NotImplementedError
 
 
-def fill_load(hart: Hart, address: i64, size: i64) -> bool:
-    """Enter the page of ``address`` for loads; False when the interpreter must do the access."""
+def clock_at(address: i64) -> Clock:
+    """The object at a host address."""
+    raise NotImplementedError
+
+
+def time_ticks(hart: Hart) -> i64:
+    """Environment.time_ticks where that is Clock.mtime, and this hart is what the clock runs by."""
+    address = hart.x[CLOCK]
+    if address == 0:
+        hart.event |= EVENT_BAIL
+        return 0
+    clock = clock_at(address)
+    now = hart.slice_start_ns + clock.ns_for(hart.steps - hart.slice_start_steps)
+    if now < clock.highest_ns:
+        now = clock.highest_ns
+    clock.highest_ns = now
+    return now // TICK_NS + clock.mtime_offset
+
+
+def _refused(hart: Hart) -> i64:
+    """What a failed translation means: the interpreter's, or a trap that is noted."""
+    if (hart.event & EVENT_BAIL) != 0:
+        hart.event = 0
+        return NOT_HERE
+    return TRAPPED
+
+
+def fill_load(hart: Hart, address: i64, size: i64) -> i64:
+    """Enter the page of ``address`` for loads: ENTERED, TRAPPED, or NOT_HERE."""
     if (address & (size - 1)) != 0:
-        return False
+        return NOT_HERE
     physical = translate(hart, address, LOAD, size)
     if hart.event != 0:
-        hart.event = 0
-        return False
+        return _refused(hart)
     ram = hart.ram
     if not ram.contains(physical, size) or not hart.walk_whole_page:
-        return False
+        return NOT_HERE
     x = hart.x
     e = TLB + (((address >> 12) & 1023) << 2)
     page = address & -4096
@@ -45,23 +92,22 @@ def fill_load(hart: Hart, address: i64, size: i64) -> bool:
     x[e] = tag
     x[e + 2] = addend
     x[e + 3] = physical >> 12
-    return True
+    return ENTERED
 
 
-def fill_store(hart: Hart, address: i64, size: i64) -> bool:
-    """Enter the page of ``address`` for stores; False when the interpreter must do the access."""
+def fill_store(hart: Hart, address: i64, size: i64) -> i64:
+    """Enter the page of ``address`` for stores: ENTERED, TRAPPED, or NOT_HERE."""
     if (address & (size - 1)) != 0:
-        return False
+        return NOT_HERE
     physical = translate(hart, address, STORE, size)
     if hart.event != 0:
-        hart.event = 0
-        return False
+        return _refused(hart)
     ram = hart.ram
     if not ram.contains(physical, size) or not hart.walk_whole_page:
-        return False
+        return NOT_HERE
     index = (physical - ram.base) >> 12
     if ram.has_code[index] != 0 or ram.kind[index] != PRESENT:
-        return False
+        return NOT_HERE
     x = hart.x
     e = TLB + (((address >> 12) & 1023) << 2)
     page = address & -4096
@@ -72,7 +118,7 @@ def fill_store(hart: Hart, address: i64, size: i64) -> bool:
     x[e + 1] = tag
     x[e + 2] = addend
     x[e + 3] = physical >> 12
-    return True
+    return ENTERED
 
 
 def fill_fetch(hart: Hart, address: i64) -> bool:
@@ -91,4 +137,59 @@ def fill_fetch(hart: Hart, address: i64) -> bool:
     e = FETCH_TLB + (((address >> 12) & 255) << 1)
     x[e] = (address & -4096) | hart.tlb.fetch_context
     x[e + 1] = table
+    return True
+
+
+def csr(hart: Hart, number: i64, how: i64, value: i64, reads: bool, writes: bool) -> i64:
+    """One CSR instruction; ``hart.event`` says afterwards what else there is to do."""
+    return access(hart, number, how, value, reads, writes)
+
+
+def system_ecall(hart: Hart) -> None:
+    """ECALL; the host serves those of S-mode, or declines to."""
+    if hart.priv == SUPERVISOR:
+        hart.event = EVENT_BAIL
+        return
+    fault(hart, ECALL_USER + hart.priv, 0)
+
+
+def system_sret(hart: Hart) -> None:
+    """SRET."""
+    sret(hart)
+
+
+def system_mret(hart: Hart) -> None:
+    """MRET."""
+    mret(hart)
+
+
+def system_wfi(hart: Hart) -> None:
+    """WFI."""
+    wfi(hart)
+
+
+def system_sfence_vma(
+    hart: Hart, address: i64, asid: i64, has_address: bool, has_asid: bool
+) -> None:
+    """SFENCE.VMA."""
+    fence_vma(hart, address, asid, has_address, has_asid)
+
+
+def trap(hart: Hart, pc: i64) -> None:
+    """Enter the handler of the noted trap."""
+    take_exception(hart, pc)
+
+
+def settle(hart: Hart) -> bool:
+    """After an event, with ``hart.pc`` up to date: whether translated code can go on there."""
+    x = hart.x
+    if hart.stop or hart.waiting or hart.steps_end != x[END] or x[LEFT] <= 0:
+        return False
+    hart.event = 0
+    if take_interrupt(hart, hart.pc):
+        x[LEFT] -= 1
+        hart.event = 0
+    hart.steps = x[END] - x[LEFT]
+    x[CONTEXT] = hart.tlb.context
+    x[FETCH_CONTEXT] = hart.tlb.fetch_context
     return True

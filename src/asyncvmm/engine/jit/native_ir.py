@@ -7,7 +7,102 @@ from typing import Final
 
 # fmt: off
 NATIVE_IR: Final = """\
-define i1 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
+define i64 @time_ticks(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ %l.address = alloca i64
+ %l.clock = alloca ptr
+ %l.now = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.x>
+ %t3 = getelementptr i8, ptr %t2, i64 8
+ %t4 = load ptr, ptr %t3
+ %t5 = getelementptr i64, ptr %t4, i64 46
+ %t6 = load i64, ptr %t5
+ store i64 %t6, ptr %l.address
+ %t10 = load i64, ptr %l.address
+ %t11 = icmp eq i64 %t10, 0
+ br i1 %t11, label %b7, label %b8
+b7:
+ %t12 = load ptr, ptr %l.hart
+ %t13 = getelementptr i8, ptr %t12, i64 <Hart.event>
+ %t14 = load i64, ptr %t13
+ %t15 = or i64 %t14, 4
+ %t16 = load ptr, ptr %l.hart
+ %t17 = getelementptr i8, ptr %t16, i64 <Hart.event>
+ store i64 %t15, ptr %t17
+ ret i64 0
+b8:
+ br label %b9
+b9:
+ %t18 = load i64, ptr %l.address
+ %t19 = inttoptr i64 %t18 to ptr
+ store ptr %t19, ptr %l.clock
+ %t20 = load ptr, ptr %l.hart
+ %t21 = getelementptr i8, ptr %t20, i64 <Hart.slice_start_ns>
+ %t22 = load i64, ptr %t21
+ %t23 = load ptr, ptr %l.clock
+ %t24 = load ptr, ptr %l.hart
+ %t25 = getelementptr i8, ptr %t24, i64 <Hart.steps>
+ %t26 = load i64, ptr %t25
+ %t27 = load ptr, ptr %l.hart
+ %t28 = getelementptr i8, ptr %t27, i64 <Hart.slice_start_steps>
+ %t29 = load i64, ptr %t28
+ %t30 = sub i64 %t26, %t29
+ %t31 = call i64 @Clock.ns_for(ptr %t23, i64 %t30)
+ %t32 = add i64 %t22, %t31
+ store i64 %t32, ptr %l.now
+ %t36 = load i64, ptr %l.now
+ %t37 = load ptr, ptr %l.clock
+ %t38 = getelementptr i8, ptr %t37, i64 <Clock.highest_ns>
+ %t39 = load i64, ptr %t38
+ %t40 = icmp slt i64 %t36, %t39
+ br i1 %t40, label %b33, label %b34
+b33:
+ %t41 = load ptr, ptr %l.clock
+ %t42 = getelementptr i8, ptr %t41, i64 <Clock.highest_ns>
+ %t43 = load i64, ptr %t42
+ store i64 %t43, ptr %l.now
+ br label %b35
+b34:
+ br label %b35
+b35:
+ %t44 = load i64, ptr %l.now
+ %t45 = load ptr, ptr %l.clock
+ %t46 = getelementptr i8, ptr %t45, i64 <Clock.highest_ns>
+ store i64 %t44, ptr %t46
+ %t47 = load i64, ptr %l.now
+ %t48 = sdiv i64 %t47, 100
+ %t49 = srem i64 %t47, 100
+ %t50 = icmp slt i64 %t49, 0
+ %t51 = sub i64 %t48, 1
+ %t52 = select i1 %t50, i64 %t51, i64 %t48
+ %t53 = load ptr, ptr %l.clock
+ %t54 = getelementptr i8, ptr %t53, i64 <Clock.mtime_offset>
+ %t55 = load i64, ptr %t54
+ %t56 = add i64 %t52, %t55
+ ret i64 %t56
+}
+define i64 @_refused(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.event>
+ %t6 = load i64, ptr %t5
+ %t7 = and i64 %t6, 4
+ %t8 = icmp ne i64 %t7, 0
+ br i1 %t8, label %b1, label %b2
+b1:
+ %t9 = load ptr, ptr %l.hart
+ %t10 = getelementptr i8, ptr %t9, i64 <Hart.event>
+ store i64 0, ptr %t10
+ ret i64 0
+b2:
+ br label %b3
+b3:
+ ret i64 2
+}
+define i64 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  %l.hart = alloca ptr
  %l.address = alloca i64
  %l.size = alloca i64
@@ -28,7 +123,7 @@ define i1 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  %t8 = icmp ne i64 %t7, 0
  br i1 %t8, label %b1, label %b2
 b1:
- ret i1 false
+ ret i64 0
 b2:
  br label %b3
 b3:
@@ -44,9 +139,8 @@ b3:
  br i1 %t19, label %b13, label %b14
 b13:
  %t20 = load ptr, ptr %l.hart
- %t21 = getelementptr i8, ptr %t20, i64 <Hart.event>
- store i64 0, ptr %t21
- ret i1 false
+ %t21 = call i64 @_refused(ptr %t20)
+ ret i64 %t21
 b14:
  br label %b15
 b15:
@@ -66,7 +160,7 @@ b28:
  %t36 = icmp ne i8 %t35, 0
  br i1 %t36, label %b26, label %b25
 b25:
- ret i1 false
+ ret i64 0
 b26:
  br label %b27
 b27:
@@ -155,9 +249,9 @@ b74:
  %t107 = add i64 %t106, 3
  %t108 = getelementptr i64, ptr %t105, i64 %t107
  store i64 %t104, ptr %t108
- ret i1 true
+ ret i64 1
 }
-define i1 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
+define i64 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  %l.hart = alloca ptr
  %l.address = alloca i64
  %l.size = alloca i64
@@ -179,7 +273,7 @@ define i1 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  %t8 = icmp ne i64 %t7, 0
  br i1 %t8, label %b1, label %b2
 b1:
- ret i1 false
+ ret i64 0
 b2:
  br label %b3
 b3:
@@ -195,9 +289,8 @@ b3:
  br i1 %t19, label %b13, label %b14
 b13:
  %t20 = load ptr, ptr %l.hart
- %t21 = getelementptr i8, ptr %t20, i64 <Hart.event>
- store i64 0, ptr %t21
- ret i1 false
+ %t21 = call i64 @_refused(ptr %t20)
+ ret i64 %t21
 b14:
  br label %b15
 b15:
@@ -217,7 +310,7 @@ b28:
  %t36 = icmp ne i8 %t35, 0
  br i1 %t36, label %b26, label %b25
 b25:
- ret i1 false
+ ret i64 0
 b26:
  br label %b27
 b27:
@@ -248,7 +341,7 @@ b46:
  %t62 = icmp ne i64 %t61, 1
  br i1 %t62, label %b43, label %b44
 b43:
- ret i1 false
+ ret i64 0
 b44:
  br label %b45
 b45:
@@ -331,7 +424,7 @@ b95:
  %t127 = add i64 %t126, 3
  %t128 = getelementptr i64, ptr %t125, i64 %t127
  store i64 %t124, ptr %t128
- ret i1 true
+ ret i64 1
 }
 define i1 @fill_fetch(ptr %a.hart, i64 %a.address) nounwind {
  %l.hart = alloca ptr
@@ -431,6 +524,230 @@ b46:
  %t69 = getelementptr i64, ptr %t66, i64 %t68
  store i64 %t65, ptr %t69
  ret i1 true
+}
+define i64 @csr(ptr %a.hart, i64 %a.number, i64 %a.how, i64 %a.value, i1 %a.reads, i1 %a.writes) nounwind {
+ %l.hart = alloca ptr
+ %l.number = alloca i64
+ %l.how = alloca i64
+ %l.value = alloca i64
+ %l.reads = alloca i1
+ %l.writes = alloca i1
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.number, ptr %l.number
+ store i64 %a.how, ptr %l.how
+ store i64 %a.value, ptr %l.value
+ store i1 %a.reads, ptr %l.reads
+ store i1 %a.writes, ptr %l.writes
+ %t1 = load ptr, ptr %l.hart
+ %t2 = load i64, ptr %l.number
+ %t3 = load i64, ptr %l.how
+ %t4 = load i64, ptr %l.value
+ %t5 = load i1, ptr %l.reads
+ %t6 = load i1, ptr %l.writes
+ %t7 = call i64 @access(ptr %t1, i64 %t2, i64 %t3, i64 %t4, i1 %t5, i1 %t6)
+ ret i64 %t7
+}
+define void @system_ecall(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.priv>
+ %t6 = load i64, ptr %t5
+ %t7 = icmp eq i64 %t6, 1
+ br i1 %t7, label %b1, label %b2
+b1:
+ %t8 = load ptr, ptr %l.hart
+ %t9 = getelementptr i8, ptr %t8, i64 <Hart.event>
+ store i64 4, ptr %t9
+ ret void
+b2:
+ br label %b3
+b3:
+ %t10 = load ptr, ptr %l.hart
+ %t11 = load ptr, ptr %l.hart
+ %t12 = getelementptr i8, ptr %t11, i64 <Hart.priv>
+ %t13 = load i64, ptr %t12
+ %t14 = add i64 8, %t13
+ %t15 = call i64 @fault(ptr %t10, i64 %t14, i64 0)
+ ret void
+}
+define void @system_sret(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ call void @sret(ptr %t1)
+ ret void
+}
+define void @system_mret(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ call void @mret(ptr %t1)
+ ret void
+}
+define void @system_wfi(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ call void @wfi(ptr %t1)
+ ret void
+}
+define void @system_sfence_vma(ptr %a.hart, i64 %a.address, i64 %a.asid, i1 %a.has_address, i1 %a.has_asid) nounwind {
+ %l.hart = alloca ptr
+ %l.address = alloca i64
+ %l.asid = alloca i64
+ %l.has_address = alloca i1
+ %l.has_asid = alloca i1
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.address, ptr %l.address
+ store i64 %a.asid, ptr %l.asid
+ store i1 %a.has_address, ptr %l.has_address
+ store i1 %a.has_asid, ptr %l.has_asid
+ %t1 = load ptr, ptr %l.hart
+ %t2 = load i64, ptr %l.address
+ %t3 = load i64, ptr %l.asid
+ %t4 = load i1, ptr %l.has_address
+ %t5 = load i1, ptr %l.has_asid
+ call void @fence_vma(ptr %t1, i64 %t2, i64 %t3, i1 %t4, i1 %t5)
+ ret void
+}
+define void @trap(ptr %a.hart, i64 %a.pc) nounwind {
+ %l.hart = alloca ptr
+ %l.pc = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.pc, ptr %l.pc
+ %t1 = load ptr, ptr %l.hart
+ %t2 = load i64, ptr %l.pc
+ call void @take_exception(ptr %t1, i64 %t2)
+ ret void
+}
+define i1 @settle(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ %l.x = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.x>
+ %t3 = getelementptr i8, ptr %t2, i64 8
+ %t4 = load ptr, ptr %t3
+ store ptr %t4, ptr %l.x
+ %t9 = load ptr, ptr %l.hart
+ %t10 = getelementptr i8, ptr %t9, i64 <Hart.stop>
+ %t11 = load i8, ptr %t10
+ %t12 = icmp ne i8 %t11, 0
+ br i1 %t12, label %b5, label %b8
+b8:
+ %t14 = load ptr, ptr %l.hart
+ %t15 = getelementptr i8, ptr %t14, i64 <Hart.waiting>
+ %t16 = load i8, ptr %t15
+ %t17 = icmp ne i8 %t16, 0
+ br i1 %t17, label %b5, label %b13
+b13:
+ %t19 = load ptr, ptr %l.hart
+ %t20 = getelementptr i8, ptr %t19, i64 <Hart.steps_end>
+ %t21 = load i64, ptr %t20
+ %t22 = load ptr, ptr %l.x
+ %t23 = getelementptr i64, ptr %t22, i64 41
+ %t24 = load i64, ptr %t23
+ %t25 = icmp ne i64 %t21, %t24
+ br i1 %t25, label %b5, label %b18
+b18:
+ %t26 = load ptr, ptr %l.x
+ %t27 = getelementptr i64, ptr %t26, i64 34
+ %t28 = load i64, ptr %t27
+ %t29 = icmp sle i64 %t28, 0
+ br i1 %t29, label %b5, label %b6
+b5:
+ ret i1 false
+b6:
+ br label %b7
+b7:
+ %t30 = load ptr, ptr %l.hart
+ %t31 = getelementptr i8, ptr %t30, i64 <Hart.event>
+ store i64 0, ptr %t31
+ %t35 = load ptr, ptr %l.hart
+ %t36 = load ptr, ptr %l.hart
+ %t37 = getelementptr i8, ptr %t36, i64 <Hart.pc>
+ %t38 = load i64, ptr %t37
+ %t39 = call i1 @take_interrupt(ptr %t35, i64 %t38)
+ br i1 %t39, label %b32, label %b33
+b32:
+ %t40 = load ptr, ptr %l.x
+ %t41 = getelementptr i64, ptr %t40, i64 34
+ %t42 = load i64, ptr %t41
+ %t43 = sub i64 %t42, 1
+ %t44 = load ptr, ptr %l.x
+ %t45 = getelementptr i64, ptr %t44, i64 34
+ store i64 %t43, ptr %t45
+ %t46 = load ptr, ptr %l.hart
+ %t47 = getelementptr i8, ptr %t46, i64 <Hart.event>
+ store i64 0, ptr %t47
+ br label %b34
+b33:
+ br label %b34
+b34:
+ %t48 = load ptr, ptr %l.x
+ %t49 = getelementptr i64, ptr %t48, i64 41
+ %t50 = load i64, ptr %t49
+ %t51 = load ptr, ptr %l.x
+ %t52 = getelementptr i64, ptr %t51, i64 34
+ %t53 = load i64, ptr %t52
+ %t54 = sub i64 %t50, %t53
+ %t55 = load ptr, ptr %l.hart
+ %t56 = getelementptr i8, ptr %t55, i64 <Hart.steps>
+ store i64 %t54, ptr %t56
+ %t57 = load ptr, ptr %l.hart
+ %t58 = getelementptr i8, ptr %t57, i64 <Hart.tlb>
+ %t59 = load ptr, ptr %t58
+ %t60 = getelementptr i8, ptr %t59, i64 <Tlb.context>
+ %t61 = load i64, ptr %t60
+ %t62 = load ptr, ptr %l.x
+ %t63 = getelementptr i64, ptr %t62, i64 37
+ store i64 %t61, ptr %t63
+ %t64 = load ptr, ptr %l.hart
+ %t65 = getelementptr i8, ptr %t64, i64 <Hart.tlb>
+ %t66 = load ptr, ptr %t65
+ %t67 = getelementptr i8, ptr %t66, i64 <Tlb.fetch_context>
+ %t68 = load i64, ptr %t67
+ %t69 = load ptr, ptr %l.x
+ %t70 = getelementptr i64, ptr %t69, i64 38
+ store i64 %t68, ptr %t70
+ ret i1 true
+}
+define internal i64 @Clock.ns_for(ptr %a.self, i64 %a.steps) nounwind {
+ %l.self = alloca ptr
+ %l.steps = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.steps, ptr %l.steps
+ %t1 = load i64, ptr %l.steps
+ %t2 = load ptr, ptr %l.self
+ %t3 = getelementptr i8, ptr %t2, i64 <Clock.mips>
+ %t4 = load i64, ptr %t3
+ %t5 = sdiv i64 %t1, %t4
+ %t6 = srem i64 %t1, %t4
+ %t7 = icmp slt i64 %t6, 0
+ %t8 = sub i64 %t5, 1
+ %t9 = select i1 %t7, i64 %t8, i64 %t5
+ %t10 = mul i64 %t9, 1000
+ %t11 = load i64, ptr %l.steps
+ %t12 = load ptr, ptr %l.self
+ %t13 = getelementptr i8, ptr %t12, i64 <Clock.mips>
+ %t14 = load i64, ptr %t13
+ %t15 = sdiv i64 %t11, %t14
+ %t16 = srem i64 %t11, %t14
+ %t17 = icmp slt i64 %t16, 0
+ %t18 = add i64 %t16, %t14
+ %t19 = select i1 %t17, i64 %t18, i64 %t16
+ %t20 = mul i64 %t19, 1000
+ %t21 = load ptr, ptr %l.self
+ %t22 = getelementptr i8, ptr %t21, i64 <Clock.mips>
+ %t23 = load i64, ptr %t22
+ %t24 = sdiv i64 %t20, %t23
+ %t25 = srem i64 %t20, %t23
+ %t26 = icmp slt i64 %t25, 0
+ %t27 = sub i64 %t24, 1
+ %t28 = select i1 %t26, i64 %t27, i64 %t24
+ %t29 = add i64 %t10, %t28
+ ret i64 %t29
 }
 define internal i64 @translate(ptr %a.hart, i64 %a.virtual, i64 %a.access, i64 %a.length) nounwind {
  %l.hart = alloca ptr
@@ -575,6 +892,554 @@ b2:
 b3:
  %t34 = load i1, ptr %l.choiceb3
  ret i1 %t34
+}
+define internal i64 @access(ptr %a.hart, i64 %a.csr, i64 %a.how, i64 %a.value, i1 %a.reads, i1 %a.writes) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ %l.how = alloca i64
+ %l.value = alloca i64
+ %l.reads = alloca i1
+ %l.writes = alloca i1
+ %l.old = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ store i64 %a.how, ptr %l.how
+ store i64 %a.value, ptr %l.value
+ store i1 %a.reads, ptr %l.reads
+ store i1 %a.writes, ptr %l.writes
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.priv>
+ %t7 = load i64, ptr %t6
+ %t8 = load i64, ptr %l.csr
+ %t9 = ashr i64 %t8, 8
+ %t10 = and i64 %t9, 3
+ %t11 = icmp slt i64 %t7, %t10
+ br i1 %t11, label %b1, label %b4
+b4:
+ %t14 = load i1, ptr %l.writes
+ br i1 %t14, label %b13, label %b12
+b13:
+ %t15 = load i64, ptr %l.csr
+ %t16 = ashr i64 %t15, 10
+ %t17 = icmp eq i64 %t16, 3
+ br i1 %t17, label %b1, label %b12
+b12:
+ %t18 = load ptr, ptr %l.hart
+ %t19 = load i64, ptr %l.csr
+ %t20 = call i1 @_accessible(ptr %t18, i64 %t19)
+ br i1 %t20, label %b2, label %b1
+b1:
+ %t21 = load ptr, ptr %l.hart
+ call void @illegal(ptr %t21)
+ ret i64 0
+b2:
+ br label %b3
+b3:
+ store i64 0, ptr %l.old
+ %t26 = load i1, ptr %l.reads
+ br i1 %t26, label %b22, label %b25
+b25:
+ %t27 = load i64, ptr %l.how
+ %t28 = icmp ne i64 %t27, 0
+ br i1 %t28, label %b22, label %b23
+b22:
+ %t29 = load ptr, ptr %l.hart
+ %t30 = load i64, ptr %l.csr
+ %t31 = call i64 @read(ptr %t29, i64 %t30)
+ store i64 %t31, ptr %l.old
+ br label %b24
+b23:
+ br label %b24
+b24:
+ %t35 = load i1, ptr %l.writes
+ br i1 %t35, label %b32, label %b33
+b32:
+ %t40 = load i64, ptr %l.csr
+ %t41 = icmp eq i64 %t40, 836
+ br i1 %t41, label %b36, label %b39
+b39:
+ %t42 = load i64, ptr %l.csr
+ %t43 = icmp eq i64 %t42, 324
+ br i1 %t43, label %b36, label %b37
+b36:
+ %t44 = load ptr, ptr %l.hart
+ %t45 = load i64, ptr %l.csr
+ %t46 = load i64, ptr %l.how
+ %t47 = load i64, ptr %l.value
+ call void @_write_pending(ptr %t44, i64 %t45, i64 %t46, i64 %t47)
+ br label %b38
+b37:
+ %t51 = load i64, ptr %l.how
+ %t52 = icmp eq i64 %t51, 1
+ br i1 %t52, label %b48, label %b49
+b48:
+ %t53 = load i64, ptr %l.old
+ %t54 = load i64, ptr %l.value
+ %t55 = or i64 %t53, %t54
+ store i64 %t55, ptr %l.value
+ br label %b50
+b49:
+ %t59 = load i64, ptr %l.how
+ %t60 = icmp eq i64 %t59, 2
+ br i1 %t60, label %b56, label %b57
+b56:
+ %t61 = load i64, ptr %l.old
+ %t62 = load i64, ptr %l.value
+ %t63 = xor i64 %t62, -1
+ %t64 = and i64 %t61, %t63
+ store i64 %t64, ptr %l.value
+ br label %b58
+b57:
+ br label %b58
+b58:
+ br label %b50
+b50:
+ %t65 = load ptr, ptr %l.hart
+ %t66 = load i64, ptr %l.csr
+ %t67 = load i64, ptr %l.value
+ call void @write(ptr %t65, i64 %t66, i64 %t67)
+ br label %b38
+b38:
+ br label %b34
+b33:
+ br label %b34
+b34:
+ %t68 = load i64, ptr %l.old
+ ret i64 %t68
+}
+define internal i64 @fault(ptr %a.hart, i64 %a.cause, i64 %a.address) nounwind {
+ %l.hart = alloca ptr
+ %l.cause = alloca i64
+ %l.address = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.cause, ptr %l.cause
+ store i64 %a.address, ptr %l.address
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.event>
+ %t3 = load i64, ptr %t2
+ %t4 = or i64 %t3, 1
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.event>
+ store i64 %t4, ptr %t6
+ %t7 = load i64, ptr %l.cause
+ %t8 = load ptr, ptr %l.hart
+ %t9 = getelementptr i8, ptr %t8, i64 <Hart.trap_cause>
+ store i64 %t7, ptr %t9
+ %t10 = load i64, ptr %l.address
+ %t11 = load ptr, ptr %l.hart
+ %t12 = getelementptr i8, ptr %t11, i64 <Hart.trap_value>
+ store i64 %t10, ptr %t12
+ ret i64 -1
+}
+define internal void @sret(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ %l.status = alloca i64
+ %l.choiceb23 = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.mstatus>
+ %t3 = load i64, ptr %t2
+ store i64 %t3, ptr %l.status
+ %t8 = load ptr, ptr %l.hart
+ %t9 = getelementptr i8, ptr %t8, i64 <Hart.priv>
+ %t10 = load i64, ptr %t9
+ %t11 = icmp eq i64 %t10, 0
+ br i1 %t11, label %b4, label %b7
+b7:
+ %t13 = load ptr, ptr %l.hart
+ %t14 = getelementptr i8, ptr %t13, i64 <Hart.priv>
+ %t15 = load i64, ptr %t14
+ %t16 = icmp eq i64 %t15, 1
+ br i1 %t16, label %b12, label %b5
+b12:
+ %t17 = load i64, ptr %l.status
+ %t18 = and i64 %t17, 4194304
+ %t19 = icmp ne i64 %t18, 0
+ br i1 %t19, label %b4, label %b5
+b4:
+ %t20 = load ptr, ptr %l.hart
+ call void @illegal(ptr %t20)
+ ret void
+b5:
+ br label %b6
+b6:
+ %t24 = load i64, ptr %l.status
+ %t25 = and i64 %t24, 256
+ %t26 = icmp ne i64 %t25, 0
+ br i1 %t26, label %b21, label %b22
+b21:
+ store i64 1, ptr %l.choiceb23
+ br label %b23
+b22:
+ store i64 0, ptr %l.choiceb23
+ br label %b23
+b23:
+ %t27 = load i64, ptr %l.choiceb23
+ %t28 = load ptr, ptr %l.hart
+ %t29 = getelementptr i8, ptr %t28, i64 <Hart.priv>
+ store i64 %t27, ptr %t29
+ %t33 = load i64, ptr %l.status
+ %t34 = and i64 %t33, 32
+ %t35 = icmp ne i64 %t34, 0
+ br i1 %t35, label %b30, label %b31
+b30:
+ %t36 = load i64, ptr %l.status
+ %t37 = or i64 %t36, 2
+ store i64 %t37, ptr %l.status
+ br label %b32
+b31:
+ %t38 = load i64, ptr %l.status
+ %t39 = and i64 %t38, -3
+ store i64 %t39, ptr %l.status
+ br label %b32
+b32:
+ %t40 = load i64, ptr %l.status
+ %t41 = or i64 %t40, 32
+ %t42 = and i64 %t41, -131329
+ store i64 %t42, ptr %l.status
+ %t43 = load i64, ptr %l.status
+ %t44 = load ptr, ptr %l.hart
+ %t45 = getelementptr i8, ptr %t44, i64 <Hart.mstatus>
+ store i64 %t43, ptr %t45
+ %t46 = load ptr, ptr %l.hart
+ %t47 = getelementptr i8, ptr %t46, i64 <Hart.sepc>
+ %t48 = load i64, ptr %t47
+ %t49 = load ptr, ptr %l.hart
+ %t50 = getelementptr i8, ptr %t49, i64 <Hart.pc>
+ store i64 %t48, ptr %t50
+ %t51 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t51)
+ ret void
+}
+define internal void @mret(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ %l.status = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.priv>
+ %t6 = load i64, ptr %t5
+ %t7 = icmp ne i64 %t6, 3
+ br i1 %t7, label %b1, label %b2
+b1:
+ %t8 = load ptr, ptr %l.hart
+ call void @illegal(ptr %t8)
+ ret void
+b2:
+ br label %b3
+b3:
+ %t9 = load ptr, ptr %l.hart
+ %t10 = getelementptr i8, ptr %t9, i64 <Hart.mstatus>
+ %t11 = load i64, ptr %t10
+ store i64 %t11, ptr %l.status
+ %t12 = load i64, ptr %l.status
+ %t13 = and i64 %t12, 6144
+ %t14 = ashr i64 %t13, 11
+ %t15 = load ptr, ptr %l.hart
+ %t16 = getelementptr i8, ptr %t15, i64 <Hart.priv>
+ store i64 %t14, ptr %t16
+ %t20 = load i64, ptr %l.status
+ %t21 = and i64 %t20, 128
+ %t22 = icmp ne i64 %t21, 0
+ br i1 %t22, label %b17, label %b18
+b17:
+ %t23 = load i64, ptr %l.status
+ %t24 = or i64 %t23, 8
+ store i64 %t24, ptr %l.status
+ br label %b19
+b18:
+ %t25 = load i64, ptr %l.status
+ %t26 = and i64 %t25, -9
+ store i64 %t26, ptr %l.status
+ br label %b19
+b19:
+ %t27 = load i64, ptr %l.status
+ %t28 = or i64 %t27, 128
+ %t29 = and i64 %t28, -6145
+ store i64 %t29, ptr %l.status
+ %t33 = load ptr, ptr %l.hart
+ %t34 = getelementptr i8, ptr %t33, i64 <Hart.priv>
+ %t35 = load i64, ptr %t34
+ %t36 = icmp ne i64 %t35, 3
+ br i1 %t36, label %b30, label %b31
+b30:
+ %t37 = load i64, ptr %l.status
+ %t38 = and i64 %t37, -131073
+ store i64 %t38, ptr %l.status
+ br label %b32
+b31:
+ br label %b32
+b32:
+ %t39 = load i64, ptr %l.status
+ %t40 = load ptr, ptr %l.hart
+ %t41 = getelementptr i8, ptr %t40, i64 <Hart.mstatus>
+ store i64 %t39, ptr %t41
+ %t42 = load ptr, ptr %l.hart
+ %t43 = getelementptr i8, ptr %t42, i64 <Hart.mepc>
+ %t44 = load i64, ptr %t43
+ %t45 = load ptr, ptr %l.hart
+ %t46 = getelementptr i8, ptr %t45, i64 <Hart.pc>
+ store i64 %t44, ptr %t46
+ %t47 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t47)
+ ret void
+}
+define internal void @wfi(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.priv>
+ %t7 = load i64, ptr %t6
+ %t8 = icmp eq i64 %t7, 0
+ br i1 %t8, label %b1, label %b4
+b4:
+ %t10 = load ptr, ptr %l.hart
+ %t11 = getelementptr i8, ptr %t10, i64 <Hart.priv>
+ %t12 = load i64, ptr %t11
+ %t13 = icmp ne i64 %t12, 3
+ br i1 %t13, label %b9, label %b2
+b9:
+ %t14 = load ptr, ptr %l.hart
+ %t15 = getelementptr i8, ptr %t14, i64 <Hart.mstatus>
+ %t16 = load i64, ptr %t15
+ %t17 = and i64 %t16, 2097152
+ %t18 = icmp ne i64 %t17, 0
+ br i1 %t18, label %b1, label %b2
+b1:
+ %t19 = load ptr, ptr %l.hart
+ call void @illegal(ptr %t19)
+ ret void
+b2:
+ br label %b3
+b3:
+ %t23 = load ptr, ptr %l.hart
+ %t24 = call i64 @Hart.pending_interrupts(ptr %t23)
+ %t25 = icmp eq i64 %t24, 0
+ br i1 %t25, label %b20, label %b21
+b20:
+ %t26 = load ptr, ptr %l.hart
+ %t27 = getelementptr i8, ptr %t26, i64 <Hart.waiting>
+ %t28 = zext i1 true to i8
+ store i8 %t28, ptr %t27
+ br label %b22
+b21:
+ br label %b22
+b22:
+ %t29 = load ptr, ptr %l.hart
+ %t30 = getelementptr i8, ptr %t29, i64 <Hart.event>
+ %t31 = load i64, ptr %t30
+ %t32 = or i64 %t31, 2
+ %t33 = load ptr, ptr %l.hart
+ %t34 = getelementptr i8, ptr %t33, i64 <Hart.event>
+ store i64 %t32, ptr %t34
+ ret void
+}
+define internal void @fence_vma(ptr %a.hart, i64 %a.address, i64 %a.asid, i1 %a.has_address, i1 %a.has_asid) nounwind {
+ %l.hart = alloca ptr
+ %l.address = alloca i64
+ %l.asid = alloca i64
+ %l.has_address = alloca i1
+ %l.has_asid = alloca i1
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.address, ptr %l.address
+ store i64 %a.asid, ptr %l.asid
+ store i1 %a.has_address, ptr %l.has_address
+ store i1 %a.has_asid, ptr %l.has_asid
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.priv>
+ %t7 = load i64, ptr %t6
+ %t8 = icmp eq i64 %t7, 0
+ br i1 %t8, label %b1, label %b4
+b4:
+ %t10 = load ptr, ptr %l.hart
+ %t11 = getelementptr i8, ptr %t10, i64 <Hart.priv>
+ %t12 = load i64, ptr %t11
+ %t13 = icmp eq i64 %t12, 1
+ br i1 %t13, label %b9, label %b2
+b9:
+ %t14 = load ptr, ptr %l.hart
+ %t15 = getelementptr i8, ptr %t14, i64 <Hart.mstatus>
+ %t16 = load i64, ptr %t15
+ %t17 = and i64 %t16, 1048576
+ %t18 = icmp ne i64 %t17, 0
+ br i1 %t18, label %b1, label %b2
+b1:
+ %t19 = load ptr, ptr %l.hart
+ call void @illegal(ptr %t19)
+ ret void
+b2:
+ br label %b3
+b3:
+ %t20 = load ptr, ptr %l.hart
+ %t21 = load i64, ptr %l.address
+ %t22 = load i64, ptr %l.asid
+ %t23 = load i1, ptr %l.has_address
+ %t24 = load i1, ptr %l.has_asid
+ call void @sfence_vma(ptr %t20, i64 %t21, i64 %t22, i1 %t23, i1 %t24)
+ ret void
+}
+define internal void @take_exception(ptr %a.hart, i64 %a.pc) nounwind {
+ %l.hart = alloca ptr
+ %l.pc = alloca i64
+ %l.cause = alloca i64
+ %l.choiceb12 = alloca i1
+ %l.delegated = alloca i1
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.pc, ptr %l.pc
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.event>
+ %t3 = load i64, ptr %t2
+ %t4 = and i64 %t3, -2
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.event>
+ store i64 %t4, ptr %t6
+ %t7 = load ptr, ptr %l.hart
+ %t8 = getelementptr i8, ptr %t7, i64 <Hart.trap_cause>
+ %t9 = load i64, ptr %t8
+ store i64 %t9, ptr %l.cause
+ %t14 = load ptr, ptr %l.hart
+ %t15 = getelementptr i8, ptr %t14, i64 <Hart.priv>
+ %t16 = load i64, ptr %t15
+ %t17 = icmp ne i64 %t16, 3
+ br i1 %t17, label %b13, label %b11
+b13:
+ %t18 = load ptr, ptr %l.hart
+ %t19 = getelementptr i8, ptr %t18, i64 <Hart.medeleg>
+ %t20 = load i64, ptr %t19
+ %t21 = load i64, ptr %l.cause
+ %t22 = ashr i64 %t20, %t21
+ %t23 = and i64 %t22, 1
+ %t24 = icmp ne i64 %t23, 0
+ br i1 %t24, label %b10, label %b11
+b10:
+ store i1 true, ptr %l.choiceb12
+ br label %b12
+b11:
+ store i1 false, ptr %l.choiceb12
+ br label %b12
+b12:
+ %t25 = load i1, ptr %l.choiceb12
+ store i1 %t25, ptr %l.delegated
+ %t26 = load ptr, ptr %l.hart
+ %t27 = load i64, ptr %l.pc
+ %t28 = load i64, ptr %l.cause
+ %t29 = load ptr, ptr %l.hart
+ %t30 = getelementptr i8, ptr %t29, i64 <Hart.trap_value>
+ %t31 = load i64, ptr %t30
+ %t32 = load i1, ptr %l.delegated
+ call void @_enter(ptr %t26, i64 %t27, i64 %t28, i64 %t31, i1 %t32)
+ ret void
+}
+define internal i1 @take_interrupt(ptr %a.hart, i64 %a.pc) nounwind {
+ %l.hart = alloca ptr
+ %l.pc = alloca i64
+ %l.pending = alloca i64
+ %l.machine = alloca i64
+ %l.supervisor = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.pc, ptr %l.pc
+ %t1 = load ptr, ptr %l.hart
+ %t2 = call i64 @Hart.pending_interrupts(ptr %t1)
+ store i64 %t2, ptr %l.pending
+ %t6 = load i64, ptr %l.pending
+ %t7 = icmp eq i64 %t6, 0
+ br i1 %t7, label %b3, label %b4
+b3:
+ ret i1 false
+b4:
+ br label %b5
+b5:
+ %t8 = load i64, ptr %l.pending
+ %t9 = load ptr, ptr %l.hart
+ %t10 = getelementptr i8, ptr %t9, i64 <Hart.mideleg>
+ %t11 = load i64, ptr %t10
+ %t12 = xor i64 %t11, -1
+ %t13 = and i64 %t8, %t12
+ store i64 %t13, ptr %l.machine
+ %t18 = load i64, ptr %l.machine
+ %t19 = icmp ne i64 %t18, 0
+ br i1 %t19, label %b17, label %b15
+b17:
+ %t21 = load ptr, ptr %l.hart
+ %t22 = getelementptr i8, ptr %t21, i64 <Hart.priv>
+ %t23 = load i64, ptr %t22
+ %t24 = icmp ne i64 %t23, 3
+ br i1 %t24, label %b14, label %b20
+b20:
+ %t25 = load ptr, ptr %l.hart
+ %t26 = getelementptr i8, ptr %t25, i64 <Hart.mstatus>
+ %t27 = load i64, ptr %t26
+ %t28 = and i64 %t27, 8
+ %t29 = icmp ne i64 %t28, 0
+ br i1 %t29, label %b14, label %b15
+b14:
+ %t30 = load ptr, ptr %l.hart
+ %t31 = load i64, ptr %l.pc
+ %t32 = load i64, ptr %l.machine
+ %t33 = call i64 @_most_urgent(i64 %t32)
+ %t34 = or i64 -9223372036854775808, %t33
+ call void @_enter(ptr %t30, i64 %t31, i64 %t34, i64 0, i1 false)
+ %t35 = load ptr, ptr %l.hart
+ %t36 = getelementptr i8, ptr %t35, i64 <Hart.interrupts_taken>
+ %t37 = load i64, ptr %t36
+ %t38 = add i64 %t37, 1
+ %t39 = load ptr, ptr %l.hart
+ %t40 = getelementptr i8, ptr %t39, i64 <Hart.interrupts_taken>
+ store i64 %t38, ptr %t40
+ ret i1 true
+b15:
+ br label %b16
+b16:
+ %t41 = load i64, ptr %l.pending
+ %t42 = load ptr, ptr %l.hart
+ %t43 = getelementptr i8, ptr %t42, i64 <Hart.mideleg>
+ %t44 = load i64, ptr %t43
+ %t45 = and i64 %t41, %t44
+ store i64 %t45, ptr %l.supervisor
+ %t50 = load i64, ptr %l.supervisor
+ %t51 = icmp eq i64 %t50, 0
+ br i1 %t51, label %b46, label %b49
+b49:
+ %t52 = load ptr, ptr %l.hart
+ %t53 = getelementptr i8, ptr %t52, i64 <Hart.priv>
+ %t54 = load i64, ptr %t53
+ %t55 = icmp eq i64 %t54, 3
+ br i1 %t55, label %b46, label %b47
+b46:
+ ret i1 false
+b47:
+ br label %b48
+b48:
+ %t60 = load ptr, ptr %l.hart
+ %t61 = getelementptr i8, ptr %t60, i64 <Hart.priv>
+ %t62 = load i64, ptr %t61
+ %t63 = icmp eq i64 %t62, 0
+ br i1 %t63, label %b56, label %b59
+b59:
+ %t64 = load ptr, ptr %l.hart
+ %t65 = getelementptr i8, ptr %t64, i64 <Hart.mstatus>
+ %t66 = load i64, ptr %t65
+ %t67 = and i64 %t66, 2
+ %t68 = icmp ne i64 %t67, 0
+ br i1 %t68, label %b56, label %b57
+b56:
+ %t69 = load ptr, ptr %l.hart
+ %t70 = load i64, ptr %l.pc
+ %t71 = load i64, ptr %l.supervisor
+ %t72 = call i64 @_most_urgent(i64 %t71)
+ %t73 = or i64 -9223372036854775808, %t72
+ call void @_enter(ptr %t69, i64 %t70, i64 %t73, i64 0, i1 true)
+ %t74 = load ptr, ptr %l.hart
+ %t75 = getelementptr i8, ptr %t74, i64 <Hart.interrupts_taken>
+ %t76 = load i64, ptr %t75
+ %t77 = add i64 %t76, 1
+ %t78 = load ptr, ptr %l.hart
+ %t79 = getelementptr i8, ptr %t78, i64 <Hart.interrupts_taken>
+ store i64 %t77, ptr %t79
+ ret i1 true
+b57:
+ br label %b58
+b58:
+ ret i1 false
 }
 define internal i1 @physical_limit_exceeded(i64 %a.address) nounwind {
  %l.address = alloca i64
@@ -1014,6 +1879,873 @@ b188:
  %t205 = or i64 %t202, %t204
  ret i64 %t205
 }
+define internal i1 @_accessible(ptr %a.hart, i64 %a.csr) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ %l.choiceb8 = alloca i1
+ %l.bit = alloca i64
+ %l.choiceb45 = alloca i1
+ %l.choiceb66 = alloca i1
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp sle i64 %t4, 3
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t10 = load i64, ptr %l.csr
+ %t11 = icmp sge i64 %t10, 1
+ br i1 %t11, label %b9, label %b7
+b9:
+ %t12 = load ptr, ptr %l.hart
+ %t13 = getelementptr i8, ptr %t12, i64 <Hart.mstatus>
+ %t14 = load i64, ptr %t13
+ %t15 = and i64 %t14, 24576
+ %t16 = icmp ne i64 %t15, 0
+ br i1 %t16, label %b6, label %b7
+b6:
+ store i1 true, ptr %l.choiceb8
+ br label %b8
+b7:
+ store i1 false, ptr %l.choiceb8
+ br label %b8
+b8:
+ %t17 = load i1, ptr %l.choiceb8
+ ret i1 %t17
+b2:
+ br label %b3
+b3:
+ %t22 = load i64, ptr %l.csr
+ %t23 = icmp sge i64 %t22, 3072
+ br i1 %t23, label %b21, label %b19
+b21:
+ %t24 = load i64, ptr %l.csr
+ %t25 = icmp sle i64 %t24, 3103
+ br i1 %t25, label %b18, label %b19
+b18:
+ %t26 = load i64, ptr %l.csr
+ %t27 = and i64 %t26, 31
+ store i64 %t27, ptr %l.bit
+ %t32 = load ptr, ptr %l.hart
+ %t33 = getelementptr i8, ptr %t32, i64 <Hart.priv>
+ %t34 = load i64, ptr %t33
+ %t35 = icmp ne i64 %t34, 3
+ br i1 %t35, label %b31, label %b29
+b31:
+ %t36 = load ptr, ptr %l.hart
+ %t37 = getelementptr i8, ptr %t36, i64 <Hart.mcounteren>
+ %t38 = load i64, ptr %t37
+ %t39 = load i64, ptr %l.bit
+ %t40 = ashr i64 %t38, %t39
+ %t41 = and i64 %t40, 1
+ %t42 = icmp eq i64 %t41, 0
+ br i1 %t42, label %b28, label %b29
+b28:
+ ret i1 false
+b29:
+ br label %b30
+b30:
+ %t47 = load ptr, ptr %l.hart
+ %t48 = getelementptr i8, ptr %t47, i64 <Hart.priv>
+ %t49 = load i64, ptr %t48
+ %t50 = icmp ne i64 %t49, 0
+ br i1 %t50, label %b43, label %b46
+b46:
+ %t51 = load ptr, ptr %l.hart
+ %t52 = getelementptr i8, ptr %t51, i64 <Hart.scounteren>
+ %t53 = load i64, ptr %t52
+ %t54 = load i64, ptr %l.bit
+ %t55 = ashr i64 %t53, %t54
+ %t56 = and i64 %t55, 1
+ %t57 = icmp ne i64 %t56, 0
+ br i1 %t57, label %b43, label %b44
+b43:
+ store i1 true, ptr %l.choiceb45
+ br label %b45
+b44:
+ store i1 false, ptr %l.choiceb45
+ br label %b45
+b45:
+ %t58 = load i1, ptr %l.choiceb45
+ ret i1 %t58
+b19:
+ br label %b20
+b20:
+ %t62 = load i64, ptr %l.csr
+ %t63 = icmp eq i64 %t62, 384
+ br i1 %t63, label %b59, label %b60
+b59:
+ %t68 = load ptr, ptr %l.hart
+ %t69 = getelementptr i8, ptr %t68, i64 <Hart.priv>
+ %t70 = load i64, ptr %t69
+ %t71 = icmp eq i64 %t70, 1
+ br i1 %t71, label %b67, label %b64
+b67:
+ %t72 = load ptr, ptr %l.hart
+ %t73 = getelementptr i8, ptr %t72, i64 <Hart.mstatus>
+ %t74 = load i64, ptr %t73
+ %t75 = and i64 %t74, 1048576
+ %t76 = icmp ne i64 %t75, 0
+ br i1 %t76, label %b65, label %b64
+b64:
+ store i1 true, ptr %l.choiceb66
+ br label %b66
+b65:
+ store i1 false, ptr %l.choiceb66
+ br label %b66
+b66:
+ %t77 = load i1, ptr %l.choiceb66
+ ret i1 %t77
+b60:
+ br label %b61
+b61:
+ %t78 = load i64, ptr %l.csr
+ %t79 = call i1 @exists(i64 %t78)
+ ret i1 %t79
+}
+define internal void @illegal(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.event>
+ %t3 = load i64, ptr %t2
+ %t4 = or i64 %t3, 1
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.event>
+ store i64 %t4, ptr %t6
+ %t7 = load ptr, ptr %l.hart
+ %t8 = getelementptr i8, ptr %t7, i64 <Hart.trap_cause>
+ store i64 2, ptr %t8
+ %t9 = load ptr, ptr %l.hart
+ %t10 = getelementptr i8, ptr %t9, i64 <Hart.trap_value>
+ store i64 0, ptr %t10
+ ret void
+}
+define internal i64 @read(ptr %a.hart, i64 %a.csr) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp slt i64 %t4, 256
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t9 = load i64, ptr %l.csr
+ %t10 = icmp eq i64 %t9, 1
+ br i1 %t10, label %b6, label %b7
+b6:
+ %t11 = load ptr, ptr %l.hart
+ %t12 = getelementptr i8, ptr %t11, i64 <Hart.fp>
+ %t13 = load ptr, ptr %t12
+ %t14 = getelementptr i8, ptr %t13, i64 <FloatStatus.flags>
+ %t15 = load i64, ptr %t14
+ ret i64 %t15
+b7:
+ br label %b8
+b8:
+ %t19 = load i64, ptr %l.csr
+ %t20 = icmp eq i64 %t19, 2
+ br i1 %t20, label %b16, label %b17
+b16:
+ %t21 = load ptr, ptr %l.hart
+ %t22 = getelementptr i8, ptr %t21, i64 <Hart.fp>
+ %t23 = load ptr, ptr %t22
+ %t24 = getelementptr i8, ptr %t23, i64 <FloatStatus.frm>
+ %t25 = load i64, ptr %t24
+ ret i64 %t25
+b17:
+ br label %b18
+b18:
+ %t26 = load ptr, ptr %l.hart
+ %t27 = getelementptr i8, ptr %t26, i64 <Hart.fp>
+ %t28 = load ptr, ptr %t27
+ %t29 = getelementptr i8, ptr %t28, i64 <FloatStatus.frm>
+ %t30 = load i64, ptr %t29
+ %t31 = shl i64 %t30, 5
+ %t32 = load ptr, ptr %l.hart
+ %t33 = getelementptr i8, ptr %t32, i64 <Hart.fp>
+ %t34 = load ptr, ptr %t33
+ %t35 = getelementptr i8, ptr %t34, i64 <FloatStatus.flags>
+ %t36 = load i64, ptr %t35
+ %t37 = or i64 %t31, %t36
+ ret i64 %t37
+b2:
+ br label %b3
+b3:
+ %t41 = load i64, ptr %l.csr
+ %t42 = icmp slt i64 %t41, 512
+ br i1 %t42, label %b38, label %b39
+b38:
+ %t43 = load ptr, ptr %l.hart
+ %t44 = load i64, ptr %l.csr
+ %t45 = call i64 @_read_supervisor(ptr %t43, i64 %t44)
+ ret i64 %t45
+b39:
+ br label %b40
+b40:
+ %t49 = load i64, ptr %l.csr
+ %t50 = icmp slt i64 %t49, 1024
+ br i1 %t50, label %b46, label %b47
+b46:
+ %t51 = load ptr, ptr %l.hart
+ %t52 = load i64, ptr %l.csr
+ %t53 = call i64 @_read_machine(ptr %t51, i64 %t52)
+ ret i64 %t53
+b47:
+ br label %b48
+b48:
+ %t58 = load i64, ptr %l.csr
+ %t59 = icmp eq i64 %t58, 3072
+ br i1 %t59, label %b54, label %b57
+b57:
+ %t60 = load i64, ptr %l.csr
+ %t61 = icmp eq i64 %t60, 2816
+ br i1 %t61, label %b54, label %b55
+b54:
+ %t62 = load ptr, ptr %l.hart
+ %t63 = call i64 @cycle(ptr %t62)
+ ret i64 %t63
+b55:
+ br label %b56
+b56:
+ %t68 = load i64, ptr %l.csr
+ %t69 = icmp eq i64 %t68, 3074
+ br i1 %t69, label %b64, label %b67
+b67:
+ %t70 = load i64, ptr %l.csr
+ %t71 = icmp eq i64 %t70, 2818
+ br i1 %t71, label %b64, label %b65
+b64:
+ %t72 = load ptr, ptr %l.hart
+ %t73 = call i64 @instret(ptr %t72)
+ ret i64 %t73
+b65:
+ br label %b66
+b66:
+ %t77 = load i64, ptr %l.csr
+ %t78 = icmp eq i64 %t77, 3073
+ br i1 %t78, label %b74, label %b75
+b74:
+ %t79 = load ptr, ptr %l.hart
+ %t80 = call i64 @time_ticks(ptr %t79)
+ ret i64 %t80
+b75:
+ br label %b76
+b76:
+ %t84 = load i64, ptr %l.csr
+ %t85 = icmp eq i64 %t84, 3860
+ br i1 %t85, label %b81, label %b82
+b81:
+ %t86 = load ptr, ptr %l.hart
+ %t87 = getelementptr i8, ptr %t86, i64 <Hart.hart_id>
+ %t88 = load i64, ptr %t87
+ ret i64 %t88
+b82:
+ br label %b83
+b83:
+ ret i64 0
+}
+define internal void @_write_pending(ptr %a.hart, i64 %a.csr, i64 %a.how, i64 %a.value) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ %l.how = alloca i64
+ %l.value = alloca i64
+ %l.mask = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ store i64 %a.how, ptr %l.how
+ store i64 %a.value, ptr %l.value
+ store i64 546, ptr %l.mask
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp eq i64 %t4, 324
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t6 = load ptr, ptr %l.hart
+ %t7 = getelementptr i8, ptr %t6, i64 <Hart.mideleg>
+ %t8 = load i64, ptr %t7
+ %t9 = and i64 2, %t8
+ store i64 %t9, ptr %l.mask
+ br label %b3
+b2:
+ br label %b3
+b3:
+ %t13 = load i64, ptr %l.how
+ %t14 = icmp eq i64 %t13, 0
+ br i1 %t14, label %b10, label %b11
+b10:
+ %t15 = load ptr, ptr %l.hart
+ %t16 = getelementptr i8, ptr %t15, i64 <Hart.mip_soft>
+ %t17 = load i64, ptr %t16
+ %t18 = load i64, ptr %l.mask
+ %t19 = xor i64 %t18, -1
+ %t20 = and i64 %t17, %t19
+ %t21 = load i64, ptr %l.value
+ %t22 = load i64, ptr %l.mask
+ %t23 = and i64 %t21, %t22
+ %t24 = or i64 %t20, %t23
+ %t25 = load ptr, ptr %l.hart
+ %t26 = getelementptr i8, ptr %t25, i64 <Hart.mip_soft>
+ store i64 %t24, ptr %t26
+ br label %b12
+b11:
+ %t30 = load i64, ptr %l.how
+ %t31 = icmp eq i64 %t30, 1
+ br i1 %t31, label %b27, label %b28
+b27:
+ %t32 = load ptr, ptr %l.hart
+ %t33 = getelementptr i8, ptr %t32, i64 <Hart.mip_soft>
+ %t34 = load i64, ptr %t33
+ %t35 = load i64, ptr %l.value
+ %t36 = load i64, ptr %l.mask
+ %t37 = and i64 %t35, %t36
+ %t38 = or i64 %t34, %t37
+ %t39 = load ptr, ptr %l.hart
+ %t40 = getelementptr i8, ptr %t39, i64 <Hart.mip_soft>
+ store i64 %t38, ptr %t40
+ br label %b29
+b28:
+ %t41 = load ptr, ptr %l.hart
+ %t42 = getelementptr i8, ptr %t41, i64 <Hart.mip_soft>
+ %t43 = load i64, ptr %t42
+ %t44 = load i64, ptr %l.value
+ %t45 = load i64, ptr %l.mask
+ %t46 = and i64 %t44, %t45
+ %t47 = xor i64 %t46, -1
+ %t48 = and i64 %t43, %t47
+ %t49 = load ptr, ptr %l.hart
+ %t50 = getelementptr i8, ptr %t49, i64 <Hart.mip_soft>
+ store i64 %t48, ptr %t50
+ br label %b29
+b29:
+ br label %b12
+b12:
+ %t51 = load ptr, ptr %l.hart
+ %t52 = getelementptr i8, ptr %t51, i64 <Hart.event>
+ %t53 = load i64, ptr %t52
+ %t54 = or i64 %t53, 2
+ %t55 = load ptr, ptr %l.hart
+ %t56 = getelementptr i8, ptr %t55, i64 <Hart.event>
+ store i64 %t54, ptr %t56
+ ret void
+}
+define internal void @write(ptr %a.hart, i64 %a.csr, i64 %a.value) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ %l.value = alloca i64
+ %l.choiceb32 = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ store i64 %a.value, ptr %l.value
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp slt i64 %t4, 256
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t6 = load ptr, ptr %l.hart
+ %t7 = load i64, ptr %l.csr
+ %t8 = load i64, ptr %l.value
+ call void @_write_float(ptr %t6, i64 %t7, i64 %t8)
+ br label %b3
+b2:
+ %t12 = load i64, ptr %l.csr
+ %t13 = icmp slt i64 %t12, 512
+ br i1 %t13, label %b9, label %b10
+b9:
+ %t14 = load ptr, ptr %l.hart
+ %t15 = load i64, ptr %l.csr
+ %t16 = load i64, ptr %l.value
+ call void @_write_supervisor(ptr %t14, i64 %t15, i64 %t16)
+ br label %b11
+b10:
+ %t20 = load i64, ptr %l.csr
+ %t21 = icmp slt i64 %t20, 1024
+ br i1 %t21, label %b17, label %b18
+b17:
+ %t22 = load ptr, ptr %l.hart
+ %t23 = load i64, ptr %l.csr
+ %t24 = load i64, ptr %l.value
+ call void @_write_machine(ptr %t22, i64 %t23, i64 %t24)
+ br label %b19
+b18:
+ %t28 = load i64, ptr %l.csr
+ %t29 = icmp eq i64 %t28, 2816
+ br i1 %t29, label %b25, label %b26
+b25:
+ %t33 = load ptr, ptr %l.hart
+ %t34 = getelementptr i8, ptr %t33, i64 <Hart.mcountinhibit>
+ %t35 = load i64, ptr %t34
+ %t36 = and i64 %t35, 1
+ %t37 = icmp ne i64 %t36, 0
+ br i1 %t37, label %b30, label %b31
+b30:
+ %t38 = load i64, ptr %l.value
+ store i64 %t38, ptr %l.choiceb32
+ br label %b32
+b31:
+ %t39 = load i64, ptr %l.value
+ %t40 = load ptr, ptr %l.hart
+ %t41 = getelementptr i8, ptr %t40, i64 <Hart.steps>
+ %t42 = load i64, ptr %t41
+ %t43 = sub i64 %t39, %t42
+ %t44 = sub i64 %t43, 1
+ store i64 %t44, ptr %l.choiceb32
+ br label %b32
+b32:
+ %t45 = load i64, ptr %l.choiceb32
+ %t46 = load ptr, ptr %l.hart
+ %t47 = getelementptr i8, ptr %t46, i64 <Hart.cycle_base>
+ store i64 %t45, ptr %t47
+ br label %b27
+b26:
+ %t51 = load i64, ptr %l.csr
+ %t52 = icmp eq i64 %t51, 2818
+ br i1 %t52, label %b48, label %b49
+b48:
+ %t56 = load ptr, ptr %l.hart
+ %t57 = getelementptr i8, ptr %t56, i64 <Hart.mcountinhibit>
+ %t58 = load i64, ptr %t57
+ %t59 = and i64 %t58, 4
+ %t60 = icmp ne i64 %t59, 0
+ br i1 %t60, label %b53, label %b54
+b53:
+ %t61 = load i64, ptr %l.value
+ %t62 = load ptr, ptr %l.hart
+ %t63 = getelementptr i8, ptr %t62, i64 <Hart.instret_base>
+ store i64 %t61, ptr %t63
+ br label %b55
+b54:
+ %t64 = load i64, ptr %l.value
+ %t65 = load ptr, ptr %l.hart
+ %t66 = getelementptr i8, ptr %t65, i64 <Hart.steps>
+ %t67 = load i64, ptr %t66
+ %t68 = load ptr, ptr %l.hart
+ %t69 = getelementptr i8, ptr %t68, i64 <Hart.traps>
+ %t70 = load i64, ptr %t69
+ %t71 = sub i64 %t67, %t70
+ %t72 = sub i64 %t64, %t71
+ %t73 = sub i64 %t72, 1
+ %t74 = load ptr, ptr %l.hart
+ %t75 = getelementptr i8, ptr %t74, i64 <Hart.instret_base>
+ store i64 %t73, ptr %t75
+ br label %b55
+b55:
+ br label %b50
+b49:
+ br label %b50
+b50:
+ br label %b27
+b27:
+ br label %b19
+b19:
+ br label %b11
+b11:
+ br label %b3
+b3:
+ ret void
+}
+define internal void @update_context(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ %l.status = alloca i64
+ %l.priv = alloca i64
+ %l.data_priv = alloca i64
+ %l.mode = alloca i64
+ %l.asid = alloca i64
+ %l.data_mode = alloca i64
+ %l.fetch_space = alloca i64
+ %l.data_space = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.mstatus>
+ %t3 = load i64, ptr %t2
+ store i64 %t3, ptr %l.status
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.priv>
+ %t6 = load i64, ptr %t5
+ store i64 %t6, ptr %l.priv
+ %t7 = load i64, ptr %l.priv
+ store i64 %t7, ptr %l.data_priv
+ %t11 = load i64, ptr %l.status
+ %t12 = and i64 %t11, 131072
+ %t13 = icmp ne i64 %t12, 0
+ br i1 %t13, label %b8, label %b9
+b8:
+ %t14 = load i64, ptr %l.status
+ %t15 = and i64 %t14, 6144
+ %t16 = ashr i64 %t15, 11
+ store i64 %t16, ptr %l.data_priv
+ br label %b10
+b9:
+ br label %b10
+b10:
+ %t17 = load i64, ptr %l.data_priv
+ %t18 = load ptr, ptr %l.hart
+ %t19 = getelementptr i8, ptr %t18, i64 <Hart.data_priv>
+ store i64 %t17, ptr %t19
+ %t20 = load ptr, ptr %l.hart
+ %t21 = getelementptr i8, ptr %t20, i64 <Hart.satp>
+ %t22 = load i64, ptr %t21
+ %t23 = ashr i64 %t22, 60
+ %t24 = and i64 %t23, 15
+ store i64 %t24, ptr %l.mode
+ %t25 = load ptr, ptr %l.hart
+ %t26 = getelementptr i8, ptr %t25, i64 <Hart.satp>
+ %t27 = load i64, ptr %t26
+ %t28 = ashr i64 %t27, 44
+ %t29 = and i64 %t28, 65535
+ store i64 %t29, ptr %l.asid
+ %t30 = load i64, ptr %l.data_priv
+ store i64 %t30, ptr %l.data_mode
+ %t35 = load i64, ptr %l.data_priv
+ %t36 = icmp eq i64 %t35, 1
+ br i1 %t36, label %b34, label %b32
+b34:
+ %t37 = load i64, ptr %l.status
+ %t38 = and i64 %t37, 262144
+ %t39 = icmp ne i64 %t38, 0
+ br i1 %t39, label %b31, label %b32
+b31:
+ store i64 2, ptr %l.data_mode
+ br label %b33
+b32:
+ br label %b33
+b33:
+ %t43 = load i64, ptr %l.status
+ %t44 = and i64 %t43, 524288
+ %t45 = icmp ne i64 %t44, 0
+ br i1 %t45, label %b40, label %b41
+b40:
+ %t46 = load i64, ptr %l.data_mode
+ %t47 = add i64 %t46, 4
+ store i64 %t47, ptr %l.data_mode
+ br label %b42
+b41:
+ br label %b42
+b42:
+ store i64 0, ptr %l.fetch_space
+ store i64 0, ptr %l.data_space
+ %t51 = load i64, ptr %l.mode
+ %t52 = icmp ne i64 %t51, 0
+ br i1 %t52, label %b48, label %b49
+b48:
+ %t56 = load i64, ptr %l.priv
+ %t57 = icmp ne i64 %t56, 3
+ br i1 %t57, label %b53, label %b54
+b53:
+ %t58 = load i64, ptr %l.asid
+ %t59 = add i64 1, %t58
+ store i64 %t59, ptr %l.fetch_space
+ br label %b55
+b54:
+ br label %b55
+b55:
+ %t63 = load i64, ptr %l.data_priv
+ %t64 = icmp ne i64 %t63, 3
+ br i1 %t64, label %b60, label %b61
+b60:
+ %t65 = load i64, ptr %l.asid
+ %t66 = add i64 1, %t65
+ store i64 %t66, ptr %l.data_space
+ br label %b62
+b61:
+ br label %b62
+b62:
+ br label %b50
+b49:
+ br label %b50
+b50:
+ %t67 = load ptr, ptr %l.hart
+ %t68 = getelementptr i8, ptr %t67, i64 <Hart.tlb>
+ %t69 = load ptr, ptr %t68
+ %t70 = load i64, ptr %l.data_space
+ %t71 = load i64, ptr %l.data_mode
+ %t72 = load i64, ptr %l.fetch_space
+ %t73 = load i64, ptr %l.priv
+ call void @Tlb.select(ptr %t69, i64 %t70, i64 %t71, i64 %t72, i64 %t73)
+ %t74 = load ptr, ptr %l.hart
+ %t75 = getelementptr i8, ptr %t74, i64 <Hart.event>
+ %t76 = load i64, ptr %t75
+ %t77 = or i64 %t76, 2
+ %t78 = load ptr, ptr %l.hart
+ %t79 = getelementptr i8, ptr %t78, i64 <Hart.event>
+ store i64 %t77, ptr %t79
+ ret void
+}
+define internal i64 @Hart.pending_interrupts(ptr %a.self) nounwind {
+ %l.self = alloca ptr
+ store ptr %a.self, ptr %l.self
+ %t1 = load ptr, ptr %l.self
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.mip_lines>
+ %t3 = load i64, ptr %t2
+ %t4 = load ptr, ptr %l.self
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.mip_soft>
+ %t6 = load i64, ptr %t5
+ %t7 = or i64 %t3, %t6
+ %t8 = load ptr, ptr %l.self
+ %t9 = getelementptr i8, ptr %t8, i64 <Hart.mie>
+ %t10 = load i64, ptr %t9
+ %t11 = and i64 %t7, %t10
+ ret i64 %t11
+}
+define internal void @sfence_vma(ptr %a.hart, i64 %a.address, i64 %a.asid, i1 %a.has_address, i1 %a.has_asid) nounwind {
+ %l.hart = alloca ptr
+ %l.address = alloca i64
+ %l.asid = alloca i64
+ %l.has_address = alloca i1
+ %l.has_asid = alloca i1
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.address, ptr %l.address
+ store i64 %a.asid, ptr %l.asid
+ store i1 %a.has_address, ptr %l.has_address
+ store i1 %a.has_asid, ptr %l.has_asid
+ %t4 = load i1, ptr %l.has_address
+ br i1 %t4, label %b1, label %b2
+b1:
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.tlb>
+ %t7 = load ptr, ptr %t6
+ %t8 = load i64, ptr %l.address
+ call void @Tlb.flush_page(ptr %t7, i64 %t8)
+ br label %b3
+b2:
+ %t12 = load i1, ptr %l.has_asid
+ br i1 %t12, label %b9, label %b10
+b9:
+ %t13 = load ptr, ptr %l.hart
+ %t14 = getelementptr i8, ptr %t13, i64 <Hart.tlb>
+ %t15 = load ptr, ptr %t14
+ %t16 = load i64, ptr %l.asid
+ %t17 = and i64 %t16, 65535
+ %t18 = add i64 1, %t17
+ call void @Tlb.flush_space(ptr %t15, i64 %t18)
+ br label %b11
+b10:
+ %t19 = load ptr, ptr %l.hart
+ %t20 = getelementptr i8, ptr %t19, i64 <Hart.tlb>
+ %t21 = load ptr, ptr %t20
+ call void @Tlb.flush_all(ptr %t21)
+ br label %b11
+b11:
+ br label %b3
+b3:
+ %t22 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t22)
+ ret void
+}
+define internal void @_enter(ptr %a.hart, i64 %a.pc, i64 %a.cause, i64 %a.value, i1 %a.delegated) nounwind {
+ %l.hart = alloca ptr
+ %l.pc = alloca i64
+ %l.cause = alloca i64
+ %l.value = alloca i64
+ %l.delegated = alloca i1
+ %l.status = alloca i64
+ %l.vector = alloca i64
+ %l.target = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.pc, ptr %l.pc
+ store i64 %a.cause, ptr %l.cause
+ store i64 %a.value, ptr %l.value
+ store i1 %a.delegated, ptr %l.delegated
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.mstatus>
+ %t3 = load i64, ptr %t2
+ store i64 %t3, ptr %l.status
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.traps>
+ %t6 = load i64, ptr %t5
+ %t7 = add i64 %t6, 1
+ %t8 = load ptr, ptr %l.hart
+ %t9 = getelementptr i8, ptr %t8, i64 <Hart.traps>
+ store i64 %t7, ptr %t9
+ %t10 = load ptr, ptr %l.hart
+ %t11 = getelementptr i8, ptr %t10, i64 <Hart.reservation>
+ store i64 -1, ptr %t11
+ %t12 = load ptr, ptr %l.hart
+ %t13 = getelementptr i8, ptr %t12, i64 <Hart.waiting>
+ %t14 = zext i1 false to i8
+ store i8 %t14, ptr %t13
+ %t18 = load i1, ptr %l.delegated
+ br i1 %t18, label %b15, label %b16
+b15:
+ %t19 = load i64, ptr %l.pc
+ %t20 = load ptr, ptr %l.hart
+ %t21 = getelementptr i8, ptr %t20, i64 <Hart.sepc>
+ store i64 %t19, ptr %t21
+ %t22 = load i64, ptr %l.cause
+ %t23 = load ptr, ptr %l.hart
+ %t24 = getelementptr i8, ptr %t23, i64 <Hart.scause>
+ store i64 %t22, ptr %t24
+ %t25 = load i64, ptr %l.value
+ %t26 = load ptr, ptr %l.hart
+ %t27 = getelementptr i8, ptr %t26, i64 <Hart.stval>
+ store i64 %t25, ptr %t27
+ %t28 = load i64, ptr %l.status
+ %t29 = and i64 %t28, -289
+ store i64 %t29, ptr %l.status
+ %t33 = load ptr, ptr %l.hart
+ %t34 = getelementptr i8, ptr %t33, i64 <Hart.priv>
+ %t35 = load i64, ptr %t34
+ %t36 = icmp ne i64 %t35, 0
+ br i1 %t36, label %b30, label %b31
+b30:
+ %t37 = load i64, ptr %l.status
+ %t38 = or i64 %t37, 256
+ store i64 %t38, ptr %l.status
+ br label %b32
+b31:
+ br label %b32
+b32:
+ %t42 = load i64, ptr %l.status
+ %t43 = and i64 %t42, 2
+ %t44 = icmp ne i64 %t43, 0
+ br i1 %t44, label %b39, label %b40
+b39:
+ %t45 = load i64, ptr %l.status
+ %t46 = or i64 %t45, 32
+ store i64 %t46, ptr %l.status
+ br label %b41
+b40:
+ br label %b41
+b41:
+ %t47 = load i64, ptr %l.status
+ %t48 = and i64 %t47, -3
+ store i64 %t48, ptr %l.status
+ %t49 = load ptr, ptr %l.hart
+ %t50 = getelementptr i8, ptr %t49, i64 <Hart.priv>
+ store i64 1, ptr %t50
+ %t51 = load ptr, ptr %l.hart
+ %t52 = getelementptr i8, ptr %t51, i64 <Hart.stvec>
+ %t53 = load i64, ptr %t52
+ store i64 %t53, ptr %l.vector
+ br label %b17
+b16:
+ %t54 = load i64, ptr %l.pc
+ %t55 = load ptr, ptr %l.hart
+ %t56 = getelementptr i8, ptr %t55, i64 <Hart.mepc>
+ store i64 %t54, ptr %t56
+ %t57 = load i64, ptr %l.cause
+ %t58 = load ptr, ptr %l.hart
+ %t59 = getelementptr i8, ptr %t58, i64 <Hart.mcause>
+ store i64 %t57, ptr %t59
+ %t60 = load i64, ptr %l.value
+ %t61 = load ptr, ptr %l.hart
+ %t62 = getelementptr i8, ptr %t61, i64 <Hart.mtval>
+ store i64 %t60, ptr %t62
+ %t63 = load i64, ptr %l.status
+ %t64 = and i64 %t63, -6273
+ store i64 %t64, ptr %l.status
+ %t65 = load i64, ptr %l.status
+ %t66 = load ptr, ptr %l.hart
+ %t67 = getelementptr i8, ptr %t66, i64 <Hart.priv>
+ %t68 = load i64, ptr %t67
+ %t69 = shl i64 %t68, 11
+ %t70 = or i64 %t65, %t69
+ store i64 %t70, ptr %l.status
+ %t74 = load i64, ptr %l.status
+ %t75 = and i64 %t74, 8
+ %t76 = icmp ne i64 %t75, 0
+ br i1 %t76, label %b71, label %b72
+b71:
+ %t77 = load i64, ptr %l.status
+ %t78 = or i64 %t77, 128
+ store i64 %t78, ptr %l.status
+ br label %b73
+b72:
+ br label %b73
+b73:
+ %t79 = load i64, ptr %l.status
+ %t80 = and i64 %t79, -9
+ store i64 %t80, ptr %l.status
+ %t81 = load ptr, ptr %l.hart
+ %t82 = getelementptr i8, ptr %t81, i64 <Hart.priv>
+ store i64 3, ptr %t82
+ %t83 = load ptr, ptr %l.hart
+ %t84 = getelementptr i8, ptr %t83, i64 <Hart.mtvec>
+ %t85 = load i64, ptr %t84
+ store i64 %t85, ptr %l.vector
+ br label %b17
+b17:
+ %t86 = load i64, ptr %l.status
+ %t87 = load ptr, ptr %l.hart
+ %t88 = getelementptr i8, ptr %t87, i64 <Hart.mstatus>
+ store i64 %t86, ptr %t88
+ %t89 = load i64, ptr %l.vector
+ %t90 = and i64 %t89, -4
+ store i64 %t90, ptr %l.target
+ %t95 = load i64, ptr %l.vector
+ %t96 = and i64 %t95, 1
+ %t97 = icmp ne i64 %t96, 0
+ br i1 %t97, label %b94, label %b92
+b94:
+ %t98 = load i64, ptr %l.cause
+ %t99 = icmp slt i64 %t98, 0
+ br i1 %t99, label %b91, label %b92
+b91:
+ %t100 = load i64, ptr %l.target
+ %t101 = load i64, ptr %l.cause
+ %t102 = and i64 %t101, 9223372036854775807
+ %t103 = shl i64 %t102, 2
+ %t104 = add i64 %t100, %t103
+ store i64 %t104, ptr %l.target
+ br label %b93
+b92:
+ br label %b93
+b93:
+ %t105 = load i64, ptr %l.target
+ %t106 = load ptr, ptr %l.hart
+ %t107 = getelementptr i8, ptr %t106, i64 <Hart.pc>
+ store i64 %t105, ptr %t107
+ %t108 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t108)
+ ret void
+}
+define internal i64 @_most_urgent(i64 %a.pending) nounwind {
+ %l.pending = alloca i64
+ store i64 %a.pending, ptr %l.pending
+ %t4 = load i64, ptr %l.pending
+ %t5 = and i64 %t4, 2048
+ %t6 = icmp ne i64 %t5, 0
+ br i1 %t6, label %b1, label %b2
+b1:
+ ret i64 11
+b2:
+ br label %b3
+b3:
+ %t10 = load i64, ptr %l.pending
+ %t11 = and i64 %t10, 8
+ %t12 = icmp ne i64 %t11, 0
+ br i1 %t12, label %b7, label %b8
+b7:
+ ret i64 3
+b8:
+ br label %b9
+b9:
+ %t16 = load i64, ptr %l.pending
+ %t17 = and i64 %t16, 128
+ %t18 = icmp ne i64 %t17, 0
+ br i1 %t18, label %b13, label %b14
+b13:
+ ret i64 7
+b14:
+ br label %b15
+b15:
+ %t22 = load i64, ptr %l.pending
+ %t23 = and i64 %t22, 512
+ %t24 = icmp ne i64 %t23, 0
+ br i1 %t24, label %b19, label %b20
+b19:
+ ret i64 9
+b20:
+ br label %b21
+b21:
+ %t28 = load i64, ptr %l.pending
+ %t29 = and i64 %t28, 2
+ %t30 = icmp ne i64 %t29, 0
+ br i1 %t30, label %b25, label %b26
+b25:
+ ret i64 1
+b26:
+ br label %b27
+b27:
+ ret i64 5
+}
 define internal i1 @ult(i64 %a.a, i64 %a.b) nounwind {
  %l.a = alloca i64
  %l.b = alloca i64
@@ -1040,30 +2772,6 @@ b3:
 b4:
  %t12 = load i1, ptr %l.choiceb4
  ret i1 %t12
-}
-define internal i64 @fault(ptr %a.hart, i64 %a.cause, i64 %a.address) nounwind {
- %l.hart = alloca ptr
- %l.cause = alloca i64
- %l.address = alloca i64
- store ptr %a.hart, ptr %l.hart
- store i64 %a.cause, ptr %l.cause
- store i64 %a.address, ptr %l.address
- %t1 = load ptr, ptr %l.hart
- %t2 = getelementptr i8, ptr %t1, i64 <Hart.event>
- %t3 = load i64, ptr %t2
- %t4 = or i64 %t3, 1
- %t5 = load ptr, ptr %l.hart
- %t6 = getelementptr i8, ptr %t5, i64 <Hart.event>
- store i64 %t4, ptr %t6
- %t7 = load i64, ptr %l.cause
- %t8 = load ptr, ptr %l.hart
- %t9 = getelementptr i8, ptr %t8, i64 <Hart.trap_cause>
- store i64 %t7, ptr %t9
- %t10 = load i64, ptr %l.address
- %t11 = load ptr, ptr %l.hart
- %t12 = getelementptr i8, ptr %t11, i64 <Hart.trap_value>
- store i64 %t10, ptr %t12
- ret i64 -1
 }
 define internal i64 @rights(ptr %a.hart, i64 %a.address, i64 %a.length, i64 %a.priv) nounwind {
  %l.hart = alloca ptr
@@ -1481,46 +3189,1417 @@ b18:
  store i64 %t28, ptr %t35
  br label %b3
 b2:
- %t36 = load i64, ptr %l.virtual
- %t37 = ashr i64 %t36, 30
- store i64 %t37, ptr %l.giga
- %t38 = load ptr, ptr %l.self
- %t39 = getelementptr i8, ptr %t38, i64 <Tlb._giga>
- %t40 = getelementptr i8, ptr %t39, i64 8
- %t41 = load ptr, ptr %t40
- %t42 = load i64, ptr %l.giga
- %t43 = and i64 %t42, 63
- %t44 = getelementptr i64, ptr %t41, i64 %t43
- %t45 = load i64, ptr %t44
- store i64 %t45, ptr %l.old
- %t50 = load i64, ptr %l.old
- %t51 = icmp ne i64 %t50, -1
- br i1 %t51, label %b49, label %b47
-b49:
- %t52 = load i64, ptr %l.old
- %t53 = load i64, ptr %l.giga
- %t54 = icmp ne i64 %t52, %t53
- br i1 %t54, label %b46, label %b47
+ %t39 = load i64, ptr %l.level
+ %t40 = icmp eq i64 %t39, 3
+ br i1 %t40, label %b36, label %b37
+b36:
+ %t41 = load ptr, ptr %l.self
+ %t42 = getelementptr i8, ptr %t41, i64 <Tlb._overflow>
+ %t43 = zext i1 true to i8
+ store i8 %t43, ptr %t42
+ br label %b38
+b37:
+ %t44 = load i64, ptr %l.virtual
+ %t45 = ashr i64 %t44, 30
+ store i64 %t45, ptr %l.giga
+ %t46 = load ptr, ptr %l.self
+ %t47 = getelementptr i8, ptr %t46, i64 <Tlb._giga>
+ %t48 = getelementptr i8, ptr %t47, i64 8
+ %t49 = load ptr, ptr %t48
+ %t50 = load i64, ptr %l.giga
+ %t51 = and i64 %t50, 63
+ %t52 = getelementptr i64, ptr %t49, i64 %t51
+ %t53 = load i64, ptr %t52
+ store i64 %t53, ptr %l.old
+ %t58 = load i64, ptr %l.old
+ %t59 = icmp ne i64 %t58, -1
+ br i1 %t59, label %b57, label %b55
+b57:
+ %t60 = load i64, ptr %l.old
+ %t61 = load i64, ptr %l.giga
+ %t62 = icmp ne i64 %t60, %t61
+ br i1 %t62, label %b54, label %b55
+b54:
+ %t63 = load ptr, ptr %l.self
+ %t64 = getelementptr i8, ptr %t63, i64 <Tlb._overflow>
+ %t65 = zext i1 true to i8
+ store i8 %t65, ptr %t64
+ br label %b56
+b55:
+ br label %b56
+b56:
+ %t66 = load i64, ptr %l.giga
+ %t67 = load ptr, ptr %l.self
+ %t68 = getelementptr i8, ptr %t67, i64 <Tlb._giga>
+ %t69 = getelementptr i8, ptr %t68, i64 8
+ %t70 = load ptr, ptr %t69
+ %t71 = load i64, ptr %l.giga
+ %t72 = and i64 %t71, 63
+ %t73 = getelementptr i64, ptr %t70, i64 %t72
+ store i64 %t66, ptr %t73
+ br label %b38
+b38:
+ br label %b3
+b3:
+ ret void
+}
+define internal i1 @exists(i64 %a.csr) nounwind {
+ %l.csr = alloca i64
+ %l.choiceb11 = alloca i1
+ %l.choiceb43 = alloca i1
+ %l.choiceb102 = alloca i1
+ %l.choiceb108 = alloca i1
+ store i64 %a.csr, ptr %l.csr
+ %t5 = load i64, ptr %l.csr
+ %t6 = icmp sge i64 %t5, 256
+ br i1 %t6, label %b4, label %b2
+b4:
+ %t7 = load i64, ptr %l.csr
+ %t8 = icmp slt i64 %t7, 512
+ br i1 %t8, label %b1, label %b2
+b1:
+ %t13 = load i64, ptr %l.csr
+ %t14 = icmp eq i64 %t13, 256
+ br i1 %t14, label %b9, label %b12
+b12:
+ %t17 = load i64, ptr %l.csr
+ %t18 = icmp sge i64 %t17, 260
+ br i1 %t18, label %b16, label %b15
+b16:
+ %t19 = load i64, ptr %l.csr
+ %t20 = icmp sle i64 %t19, 262
+ br i1 %t20, label %b9, label %b15
+b15:
+ %t22 = load i64, ptr %l.csr
+ %t23 = icmp eq i64 %t22, 266
+ br i1 %t23, label %b9, label %b21
+b21:
+ %t26 = load i64, ptr %l.csr
+ %t27 = icmp sge i64 %t26, 320
+ br i1 %t27, label %b25, label %b24
+b25:
+ %t28 = load i64, ptr %l.csr
+ %t29 = icmp sle i64 %t28, 324
+ br i1 %t29, label %b9, label %b24
+b24:
+ %t30 = load i64, ptr %l.csr
+ %t31 = icmp eq i64 %t30, 384
+ br i1 %t31, label %b9, label %b10
+b9:
+ store i1 true, ptr %l.choiceb11
+ br label %b11
+b10:
+ store i1 false, ptr %l.choiceb11
+ br label %b11
+b11:
+ %t32 = load i1, ptr %l.choiceb11
+ ret i1 %t32
+b2:
+ br label %b3
+b3:
+ %t37 = load i64, ptr %l.csr
+ %t38 = icmp sge i64 %t37, 768
+ br i1 %t38, label %b36, label %b34
+b36:
+ %t39 = load i64, ptr %l.csr
+ %t40 = icmp slt i64 %t39, 1024
+ br i1 %t40, label %b33, label %b34
+b33:
+ %t46 = load i64, ptr %l.csr
+ %t47 = icmp sge i64 %t46, 768
+ br i1 %t47, label %b45, label %b44
+b45:
+ %t48 = load i64, ptr %l.csr
+ %t49 = icmp sle i64 %t48, 774
+ br i1 %t49, label %b41, label %b44
+b44:
+ %t51 = load i64, ptr %l.csr
+ %t52 = icmp eq i64 %t51, 778
+ br i1 %t52, label %b41, label %b50
+b50:
+ %t54 = load i64, ptr %l.csr
+ %t55 = icmp eq i64 %t54, 800
+ br i1 %t55, label %b41, label %b53
+b53:
+ %t58 = load i64, ptr %l.csr
+ %t59 = icmp sge i64 %t58, 803
+ br i1 %t59, label %b57, label %b56
+b57:
+ %t60 = load i64, ptr %l.csr
+ %t61 = icmp sle i64 %t60, 831
+ br i1 %t61, label %b41, label %b56
+b56:
+ %t64 = load i64, ptr %l.csr
+ %t65 = icmp sge i64 %t64, 832
+ br i1 %t65, label %b63, label %b62
+b63:
+ %t66 = load i64, ptr %l.csr
+ %t67 = icmp sle i64 %t66, 836
+ br i1 %t67, label %b41, label %b62
+b62:
+ %t70 = load i64, ptr %l.csr
+ %t71 = icmp sge i64 %t70, 928
+ br i1 %t71, label %b69, label %b68
+b69:
+ %t73 = load i64, ptr %l.csr
+ %t74 = icmp sle i64 %t73, 943
+ br i1 %t74, label %b72, label %b68
+b72:
+ %t75 = load i64, ptr %l.csr
+ %t76 = and i64 %t75, 1
+ %t77 = icmp eq i64 %t76, 0
+ br i1 %t77, label %b41, label %b68
+b68:
+ %t79 = load i64, ptr %l.csr
+ %t80 = icmp sge i64 %t79, 944
+ br i1 %t80, label %b78, label %b42
+b78:
+ %t81 = load i64, ptr %l.csr
+ %t82 = icmp sle i64 %t81, 1007
+ br i1 %t82, label %b41, label %b42
+b41:
+ store i1 true, ptr %l.choiceb43
+ br label %b43
+b42:
+ store i1 false, ptr %l.choiceb43
+ br label %b43
+b43:
+ %t83 = load i1, ptr %l.choiceb43
+ ret i1 %t83
+b34:
+ br label %b35
+b35:
+ %t88 = load i64, ptr %l.csr
+ %t89 = icmp sge i64 %t88, 1952
+ br i1 %t89, label %b87, label %b85
+b87:
+ %t90 = load i64, ptr %l.csr
+ %t91 = icmp sle i64 %t90, 1955
+ br i1 %t91, label %b84, label %b85
+b84:
+ ret i1 true
+b85:
+ br label %b86
+b86:
+ %t96 = load i64, ptr %l.csr
+ %t97 = icmp sge i64 %t96, 2816
+ br i1 %t97, label %b95, label %b93
+b95:
+ %t98 = load i64, ptr %l.csr
+ %t99 = icmp slt i64 %t98, 2848
+ br i1 %t99, label %b92, label %b93
+b92:
+ %t103 = load i64, ptr %l.csr
+ %t104 = icmp ne i64 %t103, 2817
+ br i1 %t104, label %b100, label %b101
+b100:
+ store i1 true, ptr %l.choiceb102
+ br label %b102
+b101:
+ store i1 false, ptr %l.choiceb102
+ br label %b102
+b102:
+ %t105 = load i1, ptr %l.choiceb102
+ ret i1 %t105
+b93:
+ br label %b94
+b94:
+ %t110 = load i64, ptr %l.csr
+ %t111 = icmp sge i64 %t110, 3857
+ br i1 %t111, label %b109, label %b107
+b109:
+ %t112 = load i64, ptr %l.csr
+ %t113 = icmp sle i64 %t112, 3861
+ br i1 %t113, label %b106, label %b107
+b106:
+ store i1 true, ptr %l.choiceb108
+ br label %b108
+b107:
+ store i1 false, ptr %l.choiceb108
+ br label %b108
+b108:
+ %t114 = load i1, ptr %l.choiceb108
+ ret i1 %t114
+}
+define internal i64 @_read_supervisor(ptr %a.hart, i64 %a.csr) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp eq i64 %t4, 256
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t6 = load ptr, ptr %l.hart
+ %t7 = call i64 @status_with_summary(ptr %t6)
+ %t8 = and i64 %t7, -9223372028264029918
+ ret i64 %t8
+b2:
+ br label %b3
+b3:
+ %t12 = load i64, ptr %l.csr
+ %t13 = icmp eq i64 %t12, 260
+ br i1 %t13, label %b9, label %b10
+b9:
+ %t14 = load ptr, ptr %l.hart
+ %t15 = getelementptr i8, ptr %t14, i64 <Hart.mie>
+ %t16 = load i64, ptr %t15
+ %t17 = load ptr, ptr %l.hart
+ %t18 = getelementptr i8, ptr %t17, i64 <Hart.mideleg>
+ %t19 = load i64, ptr %t18
+ %t20 = and i64 %t16, %t19
+ ret i64 %t20
+b10:
+ br label %b11
+b11:
+ %t24 = load i64, ptr %l.csr
+ %t25 = icmp eq i64 %t24, 324
+ br i1 %t25, label %b21, label %b22
+b21:
+ %t26 = load ptr, ptr %l.hart
+ %t27 = getelementptr i8, ptr %t26, i64 <Hart.mip_lines>
+ %t28 = load i64, ptr %t27
+ %t29 = load ptr, ptr %l.hart
+ %t30 = getelementptr i8, ptr %t29, i64 <Hart.mip_soft>
+ %t31 = load i64, ptr %t30
+ %t32 = or i64 %t28, %t31
+ %t33 = load ptr, ptr %l.hart
+ %t34 = getelementptr i8, ptr %t33, i64 <Hart.mideleg>
+ %t35 = load i64, ptr %t34
+ %t36 = and i64 %t32, %t35
+ ret i64 %t36
+b22:
+ br label %b23
+b23:
+ %t40 = load i64, ptr %l.csr
+ %t41 = icmp eq i64 %t40, 261
+ br i1 %t41, label %b37, label %b38
+b37:
+ %t42 = load ptr, ptr %l.hart
+ %t43 = getelementptr i8, ptr %t42, i64 <Hart.stvec>
+ %t44 = load i64, ptr %t43
+ ret i64 %t44
+b38:
+ br label %b39
+b39:
+ %t48 = load i64, ptr %l.csr
+ %t49 = icmp eq i64 %t48, 262
+ br i1 %t49, label %b45, label %b46
+b45:
+ %t50 = load ptr, ptr %l.hart
+ %t51 = getelementptr i8, ptr %t50, i64 <Hart.scounteren>
+ %t52 = load i64, ptr %t51
+ ret i64 %t52
 b46:
- %t55 = load ptr, ptr %l.self
- %t56 = getelementptr i8, ptr %t55, i64 <Tlb._overflow>
- %t57 = zext i1 true to i8
- store i8 %t57, ptr %t56
+ br label %b47
+b47:
+ %t56 = load i64, ptr %l.csr
+ %t57 = icmp eq i64 %t56, 266
+ br i1 %t57, label %b53, label %b54
+b53:
+ %t58 = load ptr, ptr %l.hart
+ %t59 = getelementptr i8, ptr %t58, i64 <Hart.senvcfg>
+ %t60 = load i64, ptr %t59
+ ret i64 %t60
+b54:
+ br label %b55
+b55:
+ %t64 = load i64, ptr %l.csr
+ %t65 = icmp eq i64 %t64, 320
+ br i1 %t65, label %b61, label %b62
+b61:
+ %t66 = load ptr, ptr %l.hart
+ %t67 = getelementptr i8, ptr %t66, i64 <Hart.sscratch>
+ %t68 = load i64, ptr %t67
+ ret i64 %t68
+b62:
+ br label %b63
+b63:
+ %t72 = load i64, ptr %l.csr
+ %t73 = icmp eq i64 %t72, 321
+ br i1 %t73, label %b69, label %b70
+b69:
+ %t74 = load ptr, ptr %l.hart
+ %t75 = getelementptr i8, ptr %t74, i64 <Hart.sepc>
+ %t76 = load i64, ptr %t75
+ ret i64 %t76
+b70:
+ br label %b71
+b71:
+ %t80 = load i64, ptr %l.csr
+ %t81 = icmp eq i64 %t80, 322
+ br i1 %t81, label %b77, label %b78
+b77:
+ %t82 = load ptr, ptr %l.hart
+ %t83 = getelementptr i8, ptr %t82, i64 <Hart.scause>
+ %t84 = load i64, ptr %t83
+ ret i64 %t84
+b78:
+ br label %b79
+b79:
+ %t88 = load i64, ptr %l.csr
+ %t89 = icmp eq i64 %t88, 323
+ br i1 %t89, label %b85, label %b86
+b85:
+ %t90 = load ptr, ptr %l.hart
+ %t91 = getelementptr i8, ptr %t90, i64 <Hart.stval>
+ %t92 = load i64, ptr %t91
+ ret i64 %t92
+b86:
+ br label %b87
+b87:
+ %t93 = load ptr, ptr %l.hart
+ %t94 = getelementptr i8, ptr %t93, i64 <Hart.satp>
+ %t95 = load i64, ptr %t94
+ ret i64 %t95
+}
+define internal i64 @_read_machine(ptr %a.hart, i64 %a.csr) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp eq i64 %t4, 768
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t6 = load ptr, ptr %l.hart
+ %t7 = call i64 @status_with_summary(ptr %t6)
+ ret i64 %t7
+b2:
+ br label %b3
+b3:
+ %t11 = load i64, ptr %l.csr
+ %t12 = icmp eq i64 %t11, 769
+ br i1 %t12, label %b8, label %b9
+b8:
+ ret i64 -9223372036853460689
+b9:
+ br label %b10
+b10:
+ %t16 = load i64, ptr %l.csr
+ %t17 = icmp eq i64 %t16, 770
+ br i1 %t17, label %b13, label %b14
+b13:
+ %t18 = load ptr, ptr %l.hart
+ %t19 = getelementptr i8, ptr %t18, i64 <Hart.medeleg>
+ %t20 = load i64, ptr %t19
+ ret i64 %t20
+b14:
+ br label %b15
+b15:
+ %t24 = load i64, ptr %l.csr
+ %t25 = icmp eq i64 %t24, 771
+ br i1 %t25, label %b21, label %b22
+b21:
+ %t26 = load ptr, ptr %l.hart
+ %t27 = getelementptr i8, ptr %t26, i64 <Hart.mideleg>
+ %t28 = load i64, ptr %t27
+ ret i64 %t28
+b22:
+ br label %b23
+b23:
+ %t32 = load i64, ptr %l.csr
+ %t33 = icmp eq i64 %t32, 772
+ br i1 %t33, label %b29, label %b30
+b29:
+ %t34 = load ptr, ptr %l.hart
+ %t35 = getelementptr i8, ptr %t34, i64 <Hart.mie>
+ %t36 = load i64, ptr %t35
+ ret i64 %t36
+b30:
+ br label %b31
+b31:
+ %t40 = load i64, ptr %l.csr
+ %t41 = icmp eq i64 %t40, 773
+ br i1 %t41, label %b37, label %b38
+b37:
+ %t42 = load ptr, ptr %l.hart
+ %t43 = getelementptr i8, ptr %t42, i64 <Hart.mtvec>
+ %t44 = load i64, ptr %t43
+ ret i64 %t44
+b38:
+ br label %b39
+b39:
+ %t48 = load i64, ptr %l.csr
+ %t49 = icmp eq i64 %t48, 774
+ br i1 %t49, label %b45, label %b46
+b45:
+ %t50 = load ptr, ptr %l.hart
+ %t51 = getelementptr i8, ptr %t50, i64 <Hart.mcounteren>
+ %t52 = load i64, ptr %t51
+ ret i64 %t52
+b46:
+ br label %b47
+b47:
+ %t56 = load i64, ptr %l.csr
+ %t57 = icmp eq i64 %t56, 778
+ br i1 %t57, label %b53, label %b54
+b53:
+ %t58 = load ptr, ptr %l.hart
+ %t59 = getelementptr i8, ptr %t58, i64 <Hart.menvcfg>
+ %t60 = load i64, ptr %t59
+ ret i64 %t60
+b54:
+ br label %b55
+b55:
+ %t64 = load i64, ptr %l.csr
+ %t65 = icmp eq i64 %t64, 800
+ br i1 %t65, label %b61, label %b62
+b61:
+ %t66 = load ptr, ptr %l.hart
+ %t67 = getelementptr i8, ptr %t66, i64 <Hart.mcountinhibit>
+ %t68 = load i64, ptr %t67
+ ret i64 %t68
+b62:
+ br label %b63
+b63:
+ %t72 = load i64, ptr %l.csr
+ %t73 = icmp eq i64 %t72, 832
+ br i1 %t73, label %b69, label %b70
+b69:
+ %t74 = load ptr, ptr %l.hart
+ %t75 = getelementptr i8, ptr %t74, i64 <Hart.mscratch>
+ %t76 = load i64, ptr %t75
+ ret i64 %t76
+b70:
+ br label %b71
+b71:
+ %t80 = load i64, ptr %l.csr
+ %t81 = icmp eq i64 %t80, 833
+ br i1 %t81, label %b77, label %b78
+b77:
+ %t82 = load ptr, ptr %l.hart
+ %t83 = getelementptr i8, ptr %t82, i64 <Hart.mepc>
+ %t84 = load i64, ptr %t83
+ ret i64 %t84
+b78:
+ br label %b79
+b79:
+ %t88 = load i64, ptr %l.csr
+ %t89 = icmp eq i64 %t88, 834
+ br i1 %t89, label %b85, label %b86
+b85:
+ %t90 = load ptr, ptr %l.hart
+ %t91 = getelementptr i8, ptr %t90, i64 <Hart.mcause>
+ %t92 = load i64, ptr %t91
+ ret i64 %t92
+b86:
+ br label %b87
+b87:
+ %t96 = load i64, ptr %l.csr
+ %t97 = icmp eq i64 %t96, 835
+ br i1 %t97, label %b93, label %b94
+b93:
+ %t98 = load ptr, ptr %l.hart
+ %t99 = getelementptr i8, ptr %t98, i64 <Hart.mtval>
+ %t100 = load i64, ptr %t99
+ ret i64 %t100
+b94:
+ br label %b95
+b95:
+ %t104 = load i64, ptr %l.csr
+ %t105 = icmp eq i64 %t104, 836
+ br i1 %t105, label %b101, label %b102
+b101:
+ %t106 = load ptr, ptr %l.hart
+ %t107 = getelementptr i8, ptr %t106, i64 <Hart.mip_lines>
+ %t108 = load i64, ptr %t107
+ %t109 = load ptr, ptr %l.hart
+ %t110 = getelementptr i8, ptr %t109, i64 <Hart.mip_soft>
+ %t111 = load i64, ptr %t110
+ %t112 = or i64 %t108, %t111
+ ret i64 %t112
+b102:
+ br label %b103
+b103:
+ %t117 = load i64, ptr %l.csr
+ %t118 = icmp sge i64 %t117, 944
+ br i1 %t118, label %b116, label %b114
+b116:
+ %t119 = load i64, ptr %l.csr
+ %t120 = icmp slt i64 %t119, 960
+ br i1 %t120, label %b113, label %b114
+b113:
+ %t121 = load ptr, ptr %l.hart
+ %t122 = getelementptr i8, ptr %t121, i64 <Hart.pmpaddr>
+ %t123 = getelementptr i8, ptr %t122, i64 8
+ %t124 = load ptr, ptr %t123
+ %t125 = load i64, ptr %l.csr
+ %t126 = sub i64 %t125, 944
+ %t127 = getelementptr i64, ptr %t124, i64 %t126
+ %t128 = load i64, ptr %t127
+ ret i64 %t128
+b114:
+ br label %b115
+b115:
+ %t133 = load i64, ptr %l.csr
+ %t134 = icmp sge i64 %t133, 928
+ br i1 %t134, label %b132, label %b130
+b132:
+ %t135 = load i64, ptr %l.csr
+ %t136 = icmp sle i64 %t135, 943
+ br i1 %t136, label %b129, label %b130
+b129:
+ %t137 = load ptr, ptr %l.hart
+ %t138 = load i64, ptr %l.csr
+ %t139 = sub i64 %t138, 928
+ %t140 = shl i64 %t139, 2
+ %t141 = call i64 @read_config(ptr %t137, i64 %t140)
+ ret i64 %t141
+b130:
+ br label %b131
+b131:
+ ret i64 0
+}
+define internal i64 @cycle(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ %l.choiceb3 = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.mcountinhibit>
+ %t6 = load i64, ptr %t5
+ %t7 = and i64 %t6, 1
+ %t8 = icmp ne i64 %t7, 0
+ br i1 %t8, label %b1, label %b2
+b1:
+ %t9 = load ptr, ptr %l.hart
+ %t10 = getelementptr i8, ptr %t9, i64 <Hart.cycle_base>
+ %t11 = load i64, ptr %t10
+ store i64 %t11, ptr %l.choiceb3
+ br label %b3
+b2:
+ %t12 = load ptr, ptr %l.hart
+ %t13 = getelementptr i8, ptr %t12, i64 <Hart.steps>
+ %t14 = load i64, ptr %t13
+ %t15 = load ptr, ptr %l.hart
+ %t16 = getelementptr i8, ptr %t15, i64 <Hart.cycle_base>
+ %t17 = load i64, ptr %t16
+ %t18 = add i64 %t14, %t17
+ store i64 %t18, ptr %l.choiceb3
+ br label %b3
+b3:
+ %t19 = load i64, ptr %l.choiceb3
+ ret i64 %t19
+}
+define internal i64 @instret(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.mcountinhibit>
+ %t6 = load i64, ptr %t5
+ %t7 = and i64 %t6, 4
+ %t8 = icmp ne i64 %t7, 0
+ br i1 %t8, label %b1, label %b2
+b1:
+ %t9 = load ptr, ptr %l.hart
+ %t10 = getelementptr i8, ptr %t9, i64 <Hart.instret_base>
+ %t11 = load i64, ptr %t10
+ ret i64 %t11
+b2:
+ br label %b3
+b3:
+ %t12 = load ptr, ptr %l.hart
+ %t13 = getelementptr i8, ptr %t12, i64 <Hart.steps>
+ %t14 = load i64, ptr %t13
+ %t15 = load ptr, ptr %l.hart
+ %t16 = getelementptr i8, ptr %t15, i64 <Hart.traps>
+ %t17 = load i64, ptr %t16
+ %t18 = sub i64 %t14, %t17
+ %t19 = load ptr, ptr %l.hart
+ %t20 = getelementptr i8, ptr %t19, i64 <Hart.instret_base>
+ %t21 = load i64, ptr %t20
+ %t22 = add i64 %t18, %t21
+ ret i64 %t22
+}
+define internal void @_write_float(ptr %a.hart, i64 %a.csr, i64 %a.value) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ %l.value = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ store i64 %a.value, ptr %l.value
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.mstatus>
+ %t3 = load i64, ptr %t2
+ %t4 = or i64 %t3, 24576
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.mstatus>
+ store i64 %t4, ptr %t6
+ %t10 = load i64, ptr %l.csr
+ %t11 = icmp ne i64 %t10, 2
+ br i1 %t11, label %b7, label %b8
+b7:
+ %t12 = load i64, ptr %l.value
+ %t13 = and i64 %t12, 31
+ %t14 = load ptr, ptr %l.hart
+ %t15 = getelementptr i8, ptr %t14, i64 <Hart.fp>
+ %t16 = load ptr, ptr %t15
+ %t17 = getelementptr i8, ptr %t16, i64 <FloatStatus.flags>
+ store i64 %t13, ptr %t17
+ %t18 = load i64, ptr %l.value
+ %t19 = ashr i64 %t18, 5
+ store i64 %t19, ptr %l.value
+ %t23 = load i64, ptr %l.csr
+ %t24 = icmp eq i64 %t23, 1
+ br i1 %t24, label %b20, label %b21
+b20:
+ ret void
+b21:
+ br label %b22
+b22:
+ br label %b9
+b8:
+ br label %b9
+b9:
+ %t25 = load i64, ptr %l.value
+ %t26 = and i64 %t25, 7
+ %t27 = load ptr, ptr %l.hart
+ %t28 = getelementptr i8, ptr %t27, i64 <Hart.fp>
+ %t29 = load ptr, ptr %t28
+ %t30 = getelementptr i8, ptr %t29, i64 <FloatStatus.frm>
+ store i64 %t26, ptr %t30
+ %t31 = load ptr, ptr %l.hart
+ %t32 = getelementptr i8, ptr %t31, i64 <Hart.event>
+ %t33 = load i64, ptr %t32
+ %t34 = or i64 %t33, 2
+ %t35 = load ptr, ptr %l.hart
+ %t36 = getelementptr i8, ptr %t35, i64 <Hart.event>
+ store i64 %t34, ptr %t36
+ ret void
+}
+define internal void @_write_supervisor(ptr %a.hart, i64 %a.csr, i64 %a.value) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ %l.value = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ store i64 %a.value, ptr %l.value
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp eq i64 %t4, 256
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t6 = load ptr, ptr %l.hart
+ %t7 = getelementptr i8, ptr %t6, i64 <Hart.mstatus>
+ %t8 = load i64, ptr %t7
+ %t9 = and i64 %t8, -811299
+ %t10 = load i64, ptr %l.value
+ %t11 = and i64 %t10, 811298
+ %t12 = or i64 %t9, %t11
+ %t13 = load ptr, ptr %l.hart
+ %t14 = getelementptr i8, ptr %t13, i64 <Hart.mstatus>
+ store i64 %t12, ptr %t14
+ %t15 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t15)
+ br label %b3
+b2:
+ %t19 = load i64, ptr %l.csr
+ %t20 = icmp eq i64 %t19, 260
+ br i1 %t20, label %b16, label %b17
+b16:
+ %t21 = load ptr, ptr %l.hart
+ %t22 = getelementptr i8, ptr %t21, i64 <Hart.mie>
+ %t23 = load i64, ptr %t22
+ %t24 = load ptr, ptr %l.hart
+ %t25 = getelementptr i8, ptr %t24, i64 <Hart.mideleg>
+ %t26 = load i64, ptr %t25
+ %t27 = xor i64 %t26, -1
+ %t28 = and i64 %t23, %t27
+ %t29 = load i64, ptr %l.value
+ %t30 = load ptr, ptr %l.hart
+ %t31 = getelementptr i8, ptr %t30, i64 <Hart.mideleg>
+ %t32 = load i64, ptr %t31
+ %t33 = and i64 %t29, %t32
+ %t34 = or i64 %t28, %t33
+ %t35 = load ptr, ptr %l.hart
+ %t36 = getelementptr i8, ptr %t35, i64 <Hart.mie>
+ store i64 %t34, ptr %t36
+ %t37 = load ptr, ptr %l.hart
+ %t38 = getelementptr i8, ptr %t37, i64 <Hart.event>
+ %t39 = load i64, ptr %t38
+ %t40 = or i64 %t39, 2
+ %t41 = load ptr, ptr %l.hart
+ %t42 = getelementptr i8, ptr %t41, i64 <Hart.event>
+ store i64 %t40, ptr %t42
+ br label %b18
+b17:
+ %t46 = load i64, ptr %l.csr
+ %t47 = icmp eq i64 %t46, 261
+ br i1 %t47, label %b43, label %b44
+b43:
+ %t48 = load i64, ptr %l.value
+ %t49 = and i64 %t48, -3
+ %t50 = load ptr, ptr %l.hart
+ %t51 = getelementptr i8, ptr %t50, i64 <Hart.stvec>
+ store i64 %t49, ptr %t51
+ br label %b45
+b44:
+ %t55 = load i64, ptr %l.csr
+ %t56 = icmp eq i64 %t55, 262
+ br i1 %t56, label %b52, label %b53
+b52:
+ %t57 = load i64, ptr %l.value
+ %t58 = and i64 %t57, 4294967295
+ %t59 = load ptr, ptr %l.hart
+ %t60 = getelementptr i8, ptr %t59, i64 <Hart.scounteren>
+ store i64 %t58, ptr %t60
+ br label %b54
+b53:
+ %t64 = load i64, ptr %l.csr
+ %t65 = icmp eq i64 %t64, 266
+ br i1 %t65, label %b61, label %b62
+b61:
+ %t66 = load i64, ptr %l.value
+ %t67 = and i64 %t66, 1
+ %t68 = load ptr, ptr %l.hart
+ %t69 = getelementptr i8, ptr %t68, i64 <Hart.senvcfg>
+ store i64 %t67, ptr %t69
+ br label %b63
+b62:
+ %t73 = load i64, ptr %l.csr
+ %t74 = icmp eq i64 %t73, 320
+ br i1 %t74, label %b70, label %b71
+b70:
+ %t75 = load i64, ptr %l.value
+ %t76 = load ptr, ptr %l.hart
+ %t77 = getelementptr i8, ptr %t76, i64 <Hart.sscratch>
+ store i64 %t75, ptr %t77
+ br label %b72
+b71:
+ %t81 = load i64, ptr %l.csr
+ %t82 = icmp eq i64 %t81, 321
+ br i1 %t82, label %b78, label %b79
+b78:
+ %t83 = load i64, ptr %l.value
+ %t84 = and i64 %t83, -2
+ %t85 = load ptr, ptr %l.hart
+ %t86 = getelementptr i8, ptr %t85, i64 <Hart.sepc>
+ store i64 %t84, ptr %t86
+ br label %b80
+b79:
+ %t90 = load i64, ptr %l.csr
+ %t91 = icmp eq i64 %t90, 322
+ br i1 %t91, label %b87, label %b88
+b87:
+ %t92 = load i64, ptr %l.value
+ %t93 = load ptr, ptr %l.hart
+ %t94 = getelementptr i8, ptr %t93, i64 <Hart.scause>
+ store i64 %t92, ptr %t94
+ br label %b89
+b88:
+ %t98 = load i64, ptr %l.csr
+ %t99 = icmp eq i64 %t98, 323
+ br i1 %t99, label %b95, label %b96
+b95:
+ %t100 = load i64, ptr %l.value
+ %t101 = load ptr, ptr %l.hart
+ %t102 = getelementptr i8, ptr %t101, i64 <Hart.stval>
+ store i64 %t100, ptr %t102
+ br label %b97
+b96:
+ %t106 = load i64, ptr %l.csr
+ %t107 = icmp eq i64 %t106, 384
+ br i1 %t107, label %b103, label %b104
+b103:
+ %t108 = load ptr, ptr %l.hart
+ %t109 = load i64, ptr %l.value
+ call void @_write_satp(ptr %t108, i64 %t109)
+ br label %b105
+b104:
+ br label %b105
+b105:
+ br label %b97
+b97:
+ br label %b89
+b89:
+ br label %b80
+b80:
+ br label %b72
+b72:
+ br label %b63
+b63:
+ br label %b54
+b54:
+ br label %b45
+b45:
+ br label %b18
+b18:
+ br label %b3
+b3:
+ ret void
+}
+define internal void @_write_machine(ptr %a.hart, i64 %a.csr, i64 %a.value) nounwind {
+ %l.hart = alloca ptr
+ %l.csr = alloca i64
+ %l.value = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.csr, ptr %l.csr
+ store i64 %a.value, ptr %l.value
+ %t4 = load i64, ptr %l.csr
+ %t5 = icmp eq i64 %t4, 768
+ br i1 %t5, label %b1, label %b2
+b1:
+ %t9 = load i64, ptr %l.value
+ %t10 = and i64 %t9, 6144
+ %t11 = ashr i64 %t10, 11
+ %t12 = icmp eq i64 %t11, 2
+ br i1 %t12, label %b6, label %b7
+b6:
+ %t13 = load i64, ptr %l.value
+ %t14 = and i64 %t13, -6145
+ %t15 = load ptr, ptr %l.hart
+ %t16 = getelementptr i8, ptr %t15, i64 <Hart.mstatus>
+ %t17 = load i64, ptr %t16
+ %t18 = and i64 %t17, 6144
+ %t19 = or i64 %t14, %t18
+ store i64 %t19, ptr %l.value
+ br label %b8
+b7:
+ br label %b8
+b8:
+ %t20 = load ptr, ptr %l.hart
+ %t21 = getelementptr i8, ptr %t20, i64 <Hart.mstatus>
+ %t22 = load i64, ptr %t21
+ %t23 = and i64 %t22, -8288683
+ %t24 = load i64, ptr %l.value
+ %t25 = and i64 %t24, 8288682
+ %t26 = or i64 %t23, %t25
+ %t27 = load ptr, ptr %l.hart
+ %t28 = getelementptr i8, ptr %t27, i64 <Hart.mstatus>
+ store i64 %t26, ptr %t28
+ %t29 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t29)
+ br label %b3
+b2:
+ %t33 = load i64, ptr %l.csr
+ %t34 = icmp eq i64 %t33, 770
+ br i1 %t34, label %b30, label %b31
+b30:
+ %t35 = load i64, ptr %l.value
+ %t36 = and i64 %t35, 46079
+ %t37 = load ptr, ptr %l.hart
+ %t38 = getelementptr i8, ptr %t37, i64 <Hart.medeleg>
+ store i64 %t36, ptr %t38
+ br label %b32
+b31:
+ %t42 = load i64, ptr %l.csr
+ %t43 = icmp eq i64 %t42, 771
+ br i1 %t43, label %b39, label %b40
+b39:
+ %t44 = load i64, ptr %l.value
+ %t45 = and i64 %t44, 546
+ %t46 = load ptr, ptr %l.hart
+ %t47 = getelementptr i8, ptr %t46, i64 <Hart.mideleg>
+ store i64 %t45, ptr %t47
+ %t48 = load ptr, ptr %l.hart
+ %t49 = getelementptr i8, ptr %t48, i64 <Hart.event>
+ %t50 = load i64, ptr %t49
+ %t51 = or i64 %t50, 2
+ %t52 = load ptr, ptr %l.hart
+ %t53 = getelementptr i8, ptr %t52, i64 <Hart.event>
+ store i64 %t51, ptr %t53
+ br label %b41
+b40:
+ %t57 = load i64, ptr %l.csr
+ %t58 = icmp eq i64 %t57, 772
+ br i1 %t58, label %b54, label %b55
+b54:
+ %t59 = load i64, ptr %l.value
+ %t60 = and i64 %t59, 2730
+ %t61 = load ptr, ptr %l.hart
+ %t62 = getelementptr i8, ptr %t61, i64 <Hart.mie>
+ store i64 %t60, ptr %t62
+ %t63 = load ptr, ptr %l.hart
+ %t64 = getelementptr i8, ptr %t63, i64 <Hart.event>
+ %t65 = load i64, ptr %t64
+ %t66 = or i64 %t65, 2
+ %t67 = load ptr, ptr %l.hart
+ %t68 = getelementptr i8, ptr %t67, i64 <Hart.event>
+ store i64 %t66, ptr %t68
+ br label %b56
+b55:
+ %t72 = load i64, ptr %l.csr
+ %t73 = icmp eq i64 %t72, 773
+ br i1 %t73, label %b69, label %b70
+b69:
+ %t74 = load i64, ptr %l.value
+ %t75 = and i64 %t74, -3
+ %t76 = load ptr, ptr %l.hart
+ %t77 = getelementptr i8, ptr %t76, i64 <Hart.mtvec>
+ store i64 %t75, ptr %t77
+ br label %b71
+b70:
+ %t81 = load i64, ptr %l.csr
+ %t82 = icmp eq i64 %t81, 774
+ br i1 %t82, label %b78, label %b79
+b78:
+ %t83 = load i64, ptr %l.value
+ %t84 = and i64 %t83, 4294967295
+ %t85 = load ptr, ptr %l.hart
+ %t86 = getelementptr i8, ptr %t85, i64 <Hart.mcounteren>
+ store i64 %t84, ptr %t86
+ br label %b80
+b79:
+ %t90 = load i64, ptr %l.csr
+ %t91 = icmp eq i64 %t90, 778
+ br i1 %t91, label %b87, label %b88
+b87:
+ %t92 = load i64, ptr %l.value
+ %t93 = and i64 %t92, 2305843009213693953
+ %t94 = load ptr, ptr %l.hart
+ %t95 = getelementptr i8, ptr %t94, i64 <Hart.menvcfg>
+ store i64 %t93, ptr %t95
+ %t96 = load ptr, ptr %l.hart
+ call void @flush_all(ptr %t96)
+ br label %b89
+b88:
+ %t100 = load i64, ptr %l.csr
+ %t101 = icmp eq i64 %t100, 800
+ br i1 %t101, label %b97, label %b98
+b97:
+ %t102 = load ptr, ptr %l.hart
+ %t103 = getelementptr i8, ptr %t102, i64 <Hart.event>
+ %t104 = load i64, ptr %t103
+ %t105 = or i64 %t104, 4
+ store i64 %t105, ptr %t103
+ ret void
+b98:
+ %t109 = load i64, ptr %l.csr
+ %t110 = icmp eq i64 %t109, 832
+ br i1 %t110, label %b106, label %b107
+b106:
+ %t111 = load i64, ptr %l.value
+ %t112 = load ptr, ptr %l.hart
+ %t113 = getelementptr i8, ptr %t112, i64 <Hart.mscratch>
+ store i64 %t111, ptr %t113
+ br label %b108
+b107:
+ %t117 = load i64, ptr %l.csr
+ %t118 = icmp eq i64 %t117, 833
+ br i1 %t118, label %b114, label %b115
+b114:
+ %t119 = load i64, ptr %l.value
+ %t120 = and i64 %t119, -2
+ %t121 = load ptr, ptr %l.hart
+ %t122 = getelementptr i8, ptr %t121, i64 <Hart.mepc>
+ store i64 %t120, ptr %t122
+ br label %b116
+b115:
+ %t126 = load i64, ptr %l.csr
+ %t127 = icmp eq i64 %t126, 834
+ br i1 %t127, label %b123, label %b124
+b123:
+ %t128 = load i64, ptr %l.value
+ %t129 = load ptr, ptr %l.hart
+ %t130 = getelementptr i8, ptr %t129, i64 <Hart.mcause>
+ store i64 %t128, ptr %t130
+ br label %b125
+b124:
+ %t134 = load i64, ptr %l.csr
+ %t135 = icmp eq i64 %t134, 835
+ br i1 %t135, label %b131, label %b132
+b131:
+ %t136 = load i64, ptr %l.value
+ %t137 = load ptr, ptr %l.hart
+ %t138 = getelementptr i8, ptr %t137, i64 <Hart.mtval>
+ store i64 %t136, ptr %t138
+ br label %b133
+b132:
+ %t142 = load i64, ptr %l.csr
+ %t143 = icmp sge i64 %t142, 944
+ br i1 %t143, label %b139, label %b140
+b139:
+ %t144 = load ptr, ptr %l.hart
+ %t145 = getelementptr i8, ptr %t144, i64 <Hart.event>
+ %t146 = load i64, ptr %t145
+ %t147 = or i64 %t146, 4
+ store i64 %t147, ptr %t145
+ ret void
+b140:
+ %t152 = load i64, ptr %l.csr
+ %t153 = icmp sge i64 %t152, 928
+ br i1 %t153, label %b149, label %b150
+b149:
+ %t154 = load ptr, ptr %l.hart
+ %t155 = getelementptr i8, ptr %t154, i64 <Hart.event>
+ %t156 = load i64, ptr %t155
+ %t157 = or i64 %t156, 4
+ store i64 %t157, ptr %t155
+ ret void
+b150:
+ br label %b151
+b151:
+ br label %b141
+b141:
+ br label %b133
+b133:
+ br label %b125
+b125:
+ br label %b116
+b116:
+ br label %b108
+b108:
+ br label %b99
+b99:
+ br label %b89
+b89:
+ br label %b80
+b80:
+ br label %b71
+b71:
+ br label %b56
+b56:
+ br label %b41
+b41:
+ br label %b32
+b32:
+ br label %b3
+b3:
+ ret void
+}
+define internal void @Tlb.select(ptr %a.self, i64 %a.data_space, i64 %a.data_mode, i64 %a.fetch_space, i64 %a.fetch_mode) nounwind {
+ %l.self = alloca ptr
+ %l.data_space = alloca i64
+ %l.data_mode = alloca i64
+ %l.fetch_space = alloca i64
+ %l.fetch_mode = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.data_space, ptr %l.data_space
+ store i64 %a.data_mode, ptr %l.data_mode
+ store i64 %a.fetch_space, ptr %l.fetch_space
+ store i64 %a.fetch_mode, ptr %l.fetch_mode
+ %t4 = load ptr, ptr %l.self
+ %t5 = getelementptr i8, ptr %t4, i64 <Tlb._next>
+ %t6 = load i64, ptr %t5
+ %t7 = add i64 %t6, 2
+ %t8 = icmp sgt i64 %t7, 511
+ br i1 %t8, label %b1, label %b2
+b1:
+ %t9 = load ptr, ptr %l.self
+ call void @Tlb._start_over(ptr %t9)
+ br label %b3
+b2:
+ br label %b3
+b3:
+ %t10 = load ptr, ptr %l.self
+ %t11 = load i64, ptr %l.data_space
+ %t12 = load i64, ptr %l.data_mode
+ %t13 = call i64 @Tlb._context_of(ptr %t10, i64 %t11, i64 %t12)
+ %t14 = shl i64 %t13, 3
+ %t15 = load ptr, ptr %l.self
+ %t16 = getelementptr i8, ptr %t15, i64 <Tlb.context>
+ store i64 %t14, ptr %t16
+ %t17 = load ptr, ptr %l.self
+ %t18 = load i64, ptr %l.fetch_space
+ %t19 = load i64, ptr %l.fetch_mode
+ %t20 = call i64 @Tlb._context_of(ptr %t17, i64 %t18, i64 %t19)
+ %t21 = shl i64 %t20, 3
+ %t22 = load ptr, ptr %l.self
+ %t23 = getelementptr i8, ptr %t22, i64 <Tlb.fetch_context>
+ store i64 %t21, ptr %t23
+ ret void
+}
+define internal void @Tlb.flush_page(ptr %a.self, i64 %a.virtual) nounwind {
+ %l.self = alloca ptr
+ %l.virtual = alloca i64
+ %l.mega = alloca i64
+ %l.giga = alloca i64
+ %l.i = alloca i64
+ %l.page = alloca i64
+ %l.j = alloca i64
+ %l.native = alloca ptr
+ store ptr %a.self, ptr %l.self
+ store i64 %a.virtual, ptr %l.virtual
+ %t1 = load i64, ptr %l.virtual
+ %t2 = ashr i64 %t1, 21
+ store i64 %t2, ptr %l.mega
+ %t3 = load i64, ptr %l.virtual
+ %t4 = ashr i64 %t3, 30
+ store i64 %t4, ptr %l.giga
+ %t9 = load ptr, ptr %l.self
+ %t10 = getelementptr i8, ptr %t9, i64 <Tlb._overflow>
+ %t11 = load i8, ptr %t10
+ %t12 = icmp ne i8 %t11, 0
+ br i1 %t12, label %b5, label %b8
+b8:
+ %t14 = load ptr, ptr %l.self
+ %t15 = getelementptr i8, ptr %t14, i64 <Tlb._mega>
+ %t16 = getelementptr i8, ptr %t15, i64 8
+ %t17 = load ptr, ptr %t16
+ %t18 = load i64, ptr %l.mega
+ %t19 = and i64 %t18, 255
+ %t20 = getelementptr i64, ptr %t17, i64 %t19
+ %t21 = load i64, ptr %t20
+ %t22 = load i64, ptr %l.mega
+ %t23 = icmp eq i64 %t21, %t22
+ br i1 %t23, label %b5, label %b13
+b13:
+ %t24 = load ptr, ptr %l.self
+ %t25 = getelementptr i8, ptr %t24, i64 <Tlb._giga>
+ %t26 = getelementptr i8, ptr %t25, i64 8
+ %t27 = load ptr, ptr %t26
+ %t28 = load i64, ptr %l.giga
+ %t29 = and i64 %t28, 63
+ %t30 = getelementptr i64, ptr %t27, i64 %t29
+ %t31 = load i64, ptr %t30
+ %t32 = load i64, ptr %l.giga
+ %t33 = icmp eq i64 %t31, %t32
+ br i1 %t33, label %b5, label %b6
+b5:
+ %t34 = load ptr, ptr %l.self
+ call void @Tlb.flush_all(ptr %t34)
+ ret void
+b6:
+ br label %b7
+b7:
+ %t35 = load ptr, ptr %l.self
+ %t36 = getelementptr i8, ptr %t35, i64 <Tlb.flushes>
+ %t37 = load i64, ptr %t36
+ %t38 = add i64 %t37, 1
+ %t39 = load ptr, ptr %l.self
+ %t40 = getelementptr i8, ptr %t39, i64 <Tlb.flushes>
+ store i64 %t38, ptr %t40
+ %t41 = load i64, ptr %l.virtual
+ %t42 = ashr i64 %t41, 12
+ %t43 = and i64 %t42, 1023
+ store i64 %t43, ptr %l.i
+ %t44 = load i64, ptr %l.virtual
+ %t45 = and i64 %t44, -4096
+ store i64 %t45, ptr %l.page
+ %t49 = load ptr, ptr %l.self
+ %t50 = getelementptr i8, ptr %t49, i64 <Tlb.load_tags>
+ %t51 = getelementptr i8, ptr %t50, i64 8
+ %t52 = load ptr, ptr %t51
+ %t53 = load i64, ptr %l.i
+ %t54 = getelementptr i64, ptr %t52, i64 %t53
+ %t55 = load i64, ptr %t54
+ %t56 = and i64 %t55, -4096
+ %t57 = load i64, ptr %l.page
+ %t58 = icmp eq i64 %t56, %t57
+ br i1 %t58, label %b46, label %b47
+b46:
+ %t59 = load ptr, ptr %l.self
+ %t60 = getelementptr i8, ptr %t59, i64 <Tlb.load_tags>
+ %t61 = getelementptr i8, ptr %t60, i64 8
+ %t62 = load ptr, ptr %t61
+ %t63 = load i64, ptr %l.i
+ %t64 = getelementptr i64, ptr %t62, i64 %t63
+ store i64 1, ptr %t64
  br label %b48
 b47:
  br label %b48
 b48:
- %t58 = load i64, ptr %l.giga
- %t59 = load ptr, ptr %l.self
- %t60 = getelementptr i8, ptr %t59, i64 <Tlb._giga>
- %t61 = getelementptr i8, ptr %t60, i64 8
- %t62 = load ptr, ptr %t61
- %t63 = load i64, ptr %l.giga
- %t64 = and i64 %t63, 63
- %t65 = getelementptr i64, ptr %t62, i64 %t64
- store i64 %t58, ptr %t65
- br label %b3
-b3:
+ %t68 = load ptr, ptr %l.self
+ %t69 = getelementptr i8, ptr %t68, i64 <Tlb.store_tags>
+ %t70 = getelementptr i8, ptr %t69, i64 8
+ %t71 = load ptr, ptr %t70
+ %t72 = load i64, ptr %l.i
+ %t73 = getelementptr i64, ptr %t71, i64 %t72
+ %t74 = load i64, ptr %t73
+ %t75 = and i64 %t74, -4096
+ %t76 = load i64, ptr %l.page
+ %t77 = icmp eq i64 %t75, %t76
+ br i1 %t77, label %b65, label %b66
+b65:
+ %t78 = load ptr, ptr %l.self
+ %t79 = getelementptr i8, ptr %t78, i64 <Tlb.store_tags>
+ %t80 = getelementptr i8, ptr %t79, i64 8
+ %t81 = load ptr, ptr %t80
+ %t82 = load i64, ptr %l.i
+ %t83 = getelementptr i64, ptr %t81, i64 %t82
+ store i64 1, ptr %t83
+ br label %b67
+b66:
+ br label %b67
+b67:
+ %t84 = load i64, ptr %l.virtual
+ %t85 = ashr i64 %t84, 12
+ %t86 = and i64 %t85, 255
+ store i64 %t86, ptr %l.j
+ %t90 = load ptr, ptr %l.self
+ %t91 = getelementptr i8, ptr %t90, i64 <Tlb.fetch_tags>
+ %t92 = getelementptr i8, ptr %t91, i64 8
+ %t93 = load ptr, ptr %t92
+ %t94 = load i64, ptr %l.j
+ %t95 = getelementptr i64, ptr %t93, i64 %t94
+ %t96 = load i64, ptr %t95
+ %t97 = and i64 %t96, -4096
+ %t98 = load i64, ptr %l.page
+ %t99 = icmp eq i64 %t97, %t98
+ br i1 %t99, label %b87, label %b88
+b87:
+ %t100 = load ptr, ptr %l.self
+ %t101 = getelementptr i8, ptr %t100, i64 <Tlb.fetch_tags>
+ %t102 = getelementptr i8, ptr %t101, i64 8
+ %t103 = load ptr, ptr %t102
+ %t104 = load i64, ptr %l.j
+ %t105 = getelementptr i64, ptr %t103, i64 %t104
+ store i64 1, ptr %t105
+ br label %b89
+b88:
+ br label %b89
+b89:
+ %t106 = load ptr, ptr %l.self
+ %t107 = getelementptr i8, ptr %t106, i64 <Tlb.native>
+ %t108 = getelementptr i8, ptr %t107, i64 8
+ %t109 = load ptr, ptr %t108
+ store ptr %t109, ptr %l.native
+ %t113 = load ptr, ptr %l.self
+ %t114 = getelementptr i8, ptr %t113, i64 <Tlb.has_native>
+ %t115 = load i8, ptr %t114
+ %t116 = icmp ne i8 %t115, 0
+ br i1 %t116, label %b110, label %b111
+b110:
+ %t117 = load ptr, ptr %l.native
+ %t118 = load i64, ptr %l.i
+ %t119 = mul i64 4, %t118
+ %t120 = add i64 576, %t119
+ %t121 = getelementptr i64, ptr %t117, i64 %t120
+ store i64 1, ptr %t121
+ %t122 = load ptr, ptr %l.native
+ %t123 = load i64, ptr %l.i
+ %t124 = mul i64 4, %t123
+ %t125 = add i64 576, %t124
+ %t126 = add i64 %t125, 1
+ %t127 = getelementptr i64, ptr %t122, i64 %t126
+ store i64 1, ptr %t127
+ %t128 = load ptr, ptr %l.native
+ %t129 = load i64, ptr %l.j
+ %t130 = mul i64 2, %t129
+ %t131 = add i64 64, %t130
+ %t132 = getelementptr i64, ptr %t128, i64 %t131
+ store i64 1, ptr %t132
+ br label %b112
+b111:
+ br label %b112
+b112:
+ ret void
+}
+define internal void @Tlb.flush_space(ptr %a.self, i64 %a.space) nounwind {
+ %l.self = alloca ptr
+ %l.space = alloca i64
+ %l.slot = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.space, ptr %l.space
+ %t1 = load ptr, ptr %l.self
+ %t2 = getelementptr i8, ptr %t1, i64 <Tlb.flushes>
+ %t3 = load i64, ptr %t2
+ %t4 = add i64 %t3, 1
+ %t5 = load ptr, ptr %l.self
+ %t6 = getelementptr i8, ptr %t5, i64 <Tlb.flushes>
+ store i64 %t4, ptr %t6
+ %t7 = load i64, ptr %l.space
+ %t8 = and i64 %t7, 63
+ store i64 %t8, ptr %l.slot
+ %t12 = load ptr, ptr %l.self
+ %t13 = getelementptr i8, ptr %t12, i64 <Tlb._spaces>
+ %t14 = getelementptr i8, ptr %t13, i64 8
+ %t15 = load ptr, ptr %t14
+ %t16 = load i64, ptr %l.slot
+ %t17 = getelementptr i64, ptr %t15, i64 %t16
+ %t18 = load i64, ptr %t17
+ %t19 = load i64, ptr %l.space
+ %t20 = icmp eq i64 %t18, %t19
+ br i1 %t20, label %b9, label %b10
+b9:
+ %t21 = load ptr, ptr %l.self
+ %t22 = load i64, ptr %l.slot
+ call void @Tlb._forget(ptr %t21, i64 %t22)
+ br label %b11
+b10:
+ br label %b11
+b11:
+ ret void
+}
+define internal void @Tlb.flush_all(ptr %a.self) nounwind {
+ %l.self = alloca ptr
+ %l.i = alloca i64
+ %l.slot = alloca i64
+ store ptr %a.self, ptr %l.self
+ %t1 = load ptr, ptr %l.self
+ %t2 = getelementptr i8, ptr %t1, i64 <Tlb.flushes>
+ %t3 = load i64, ptr %t2
+ %t4 = add i64 %t3, 1
+ %t5 = load ptr, ptr %l.self
+ %t6 = getelementptr i8, ptr %t5, i64 <Tlb.flushes>
+ store i64 %t4, ptr %t6
+ store i64 0, ptr %l.i
+ br label %b7
+b7:
+ %t10 = load i64, ptr %l.i
+ %t11 = icmp slt i64 %t10, 256
+ br i1 %t11, label %b8, label %b9
+b8:
+ %t12 = load ptr, ptr %l.self
+ %t13 = getelementptr i8, ptr %t12, i64 <Tlb._mega>
+ %t14 = getelementptr i8, ptr %t13, i64 8
+ %t15 = load ptr, ptr %t14
+ %t16 = load i64, ptr %l.i
+ %t17 = getelementptr i64, ptr %t15, i64 %t16
+ store i64 -1, ptr %t17
+ %t18 = load i64, ptr %l.i
+ %t19 = add i64 %t18, 1
+ store i64 %t19, ptr %l.i
+ br label %b7
+b9:
+ store i64 0, ptr %l.i
+ br label %b20
+b20:
+ %t23 = load i64, ptr %l.i
+ %t24 = icmp slt i64 %t23, 64
+ br i1 %t24, label %b21, label %b22
+b21:
+ %t25 = load ptr, ptr %l.self
+ %t26 = getelementptr i8, ptr %t25, i64 <Tlb._giga>
+ %t27 = getelementptr i8, ptr %t26, i64 8
+ %t28 = load ptr, ptr %t27
+ %t29 = load i64, ptr %l.i
+ %t30 = getelementptr i64, ptr %t28, i64 %t29
+ store i64 -1, ptr %t30
+ %t31 = load i64, ptr %l.i
+ %t32 = add i64 %t31, 1
+ store i64 %t32, ptr %l.i
+ br label %b20
+b22:
+ %t33 = load ptr, ptr %l.self
+ %t34 = getelementptr i8, ptr %t33, i64 <Tlb._overflow>
+ %t35 = zext i1 false to i8
+ store i8 %t35, ptr %t34
+ store i64 0, ptr %l.slot
+ br label %b36
+b36:
+ %t39 = load i64, ptr %l.slot
+ %t40 = icmp slt i64 %t39, 64
+ br i1 %t40, label %b37, label %b38
+b37:
+ %t44 = load ptr, ptr %l.self
+ %t45 = getelementptr i8, ptr %t44, i64 <Tlb._spaces>
+ %t46 = getelementptr i8, ptr %t45, i64 8
+ %t47 = load ptr, ptr %t46
+ %t48 = load i64, ptr %l.slot
+ %t49 = getelementptr i64, ptr %t47, i64 %t48
+ %t50 = load i64, ptr %t49
+ %t51 = icmp ne i64 %t50, -1
+ br i1 %t51, label %b41, label %b42
+b41:
+ %t52 = load ptr, ptr %l.self
+ %t53 = getelementptr i8, ptr %t52, i64 <Tlb._spaces>
+ %t54 = getelementptr i8, ptr %t53, i64 8
+ %t55 = load ptr, ptr %t54
+ %t56 = load i64, ptr %l.slot
+ %t57 = getelementptr i64, ptr %t55, i64 %t56
+ store i64 -1, ptr %t57
+ %t58 = load ptr, ptr %l.self
+ %t59 = load i64, ptr %l.slot
+ call void @Tlb._forget(ptr %t58, i64 %t59)
+ br label %b43
+b42:
+ br label %b43
+b43:
+ %t60 = load i64, ptr %l.slot
+ %t61 = add i64 %t60, 1
+ store i64 %t61, ptr %l.slot
+ br label %b36
+b38:
  ret void
 }
 define internal {i64, i64} @napot_range(i64 %a.field) nounwind {
@@ -1588,6 +4667,332 @@ b21:
  %t41 = insertvalue {i64, i64} %t40, i64 %t39, 1
  ret {i64, i64} %t41
 }
+define internal i64 @status_with_summary(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ %l.value = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.mstatus>
+ %t3 = load i64, ptr %t2
+ %t4 = or i64 %t3, 42949672960
+ store i64 %t4, ptr %l.value
+ %t8 = load i64, ptr %l.value
+ %t9 = and i64 %t8, 24576
+ %t10 = icmp eq i64 %t9, 24576
+ br i1 %t10, label %b5, label %b6
+b5:
+ %t11 = load i64, ptr %l.value
+ %t12 = or i64 %t11, -9223372036854775808
+ store i64 %t12, ptr %l.value
+ br label %b7
+b6:
+ br label %b7
+b7:
+ %t13 = load i64, ptr %l.value
+ ret i64 %t13
+}
+define internal i64 @read_config(ptr %a.hart, i64 %a.first) nounwind {
+ %l.hart = alloca ptr
+ %l.first = alloca i64
+ %l.value = alloca i64
+ %l.i = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.first, ptr %l.first
+ store i64 0, ptr %l.value
+ store i64 0, ptr %l.i
+ br label %b1
+b1:
+ %t4 = load i64, ptr %l.i
+ %t5 = icmp slt i64 %t4, 8
+ br i1 %t5, label %b2, label %b3
+b2:
+ %t9 = load i64, ptr %l.first
+ %t10 = load i64, ptr %l.i
+ %t11 = add i64 %t9, %t10
+ %t12 = icmp slt i64 %t11, 16
+ br i1 %t12, label %b6, label %b7
+b6:
+ %t13 = load i64, ptr %l.value
+ %t14 = load ptr, ptr %l.hart
+ %t15 = getelementptr i8, ptr %t14, i64 <Hart.pmpcfg>
+ %t16 = getelementptr i8, ptr %t15, i64 8
+ %t17 = load ptr, ptr %t16
+ %t18 = load i64, ptr %l.first
+ %t19 = load i64, ptr %l.i
+ %t20 = add i64 %t18, %t19
+ %t21 = getelementptr i64, ptr %t17, i64 %t20
+ %t22 = load i64, ptr %t21
+ %t23 = load i64, ptr %l.i
+ %t24 = shl i64 %t23, 3
+ %t25 = shl i64 %t22, %t24
+ %t26 = or i64 %t13, %t25
+ store i64 %t26, ptr %l.value
+ br label %b8
+b7:
+ br label %b8
+b8:
+ %t27 = load i64, ptr %l.i
+ %t28 = add i64 %t27, 1
+ store i64 %t28, ptr %l.i
+ br label %b1
+b3:
+ %t29 = load i64, ptr %l.value
+ ret i64 %t29
+}
+define internal void @_write_satp(ptr %a.hart, i64 %a.value) nounwind {
+ %l.hart = alloca ptr
+ %l.value = alloca i64
+ %l.mode = alloca i64
+ %l.old_mode = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.value, ptr %l.value
+ %t1 = load i64, ptr %l.value
+ %t2 = ashr i64 %t1, 60
+ %t3 = and i64 %t2, 15
+ store i64 %t3, ptr %l.mode
+ %t8 = load i64, ptr %l.mode
+ %t9 = icmp ne i64 %t8, 0
+ br i1 %t9, label %b7, label %b5
+b7:
+ %t11 = load i64, ptr %l.mode
+ %t12 = icmp ne i64 %t11, 8
+ br i1 %t12, label %b10, label %b5
+b10:
+ %t13 = load i64, ptr %l.mode
+ %t14 = icmp ne i64 %t13, 9
+ br i1 %t14, label %b4, label %b5
+b4:
+ ret void
+b5:
+ br label %b6
+b6:
+ %t15 = load ptr, ptr %l.hart
+ %t16 = getelementptr i8, ptr %t15, i64 <Hart.satp>
+ %t17 = load i64, ptr %t16
+ %t18 = ashr i64 %t17, 60
+ %t19 = and i64 %t18, 15
+ store i64 %t19, ptr %l.old_mode
+ %t20 = load i64, ptr %l.value
+ %t21 = load ptr, ptr %l.hart
+ %t22 = getelementptr i8, ptr %t21, i64 <Hart.satp>
+ store i64 %t20, ptr %t22
+ %t26 = load i64, ptr %l.old_mode
+ %t27 = load i64, ptr %l.mode
+ %t28 = icmp ne i64 %t26, %t27
+ br i1 %t28, label %b23, label %b24
+b23:
+ %t29 = load ptr, ptr %l.hart
+ call void @flush_all(ptr %t29)
+ br label %b25
+b24:
+ %t30 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t30)
+ br label %b25
+b25:
+ ret void
+}
+define internal void @flush_all(ptr %a.hart) nounwind {
+ %l.hart = alloca ptr
+ store ptr %a.hart, ptr %l.hart
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.tlb>
+ %t3 = load ptr, ptr %t2
+ call void @Tlb.flush_all(ptr %t3)
+ %t4 = load ptr, ptr %l.hart
+ call void @update_context(ptr %t4)
+ ret void
+}
+define internal void @Tlb._start_over(ptr %a.self) nounwind {
+ %l.self = alloca ptr
+ %l.i = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 0, ptr %l.i
+ br label %b1
+b1:
+ %t4 = load i64, ptr %l.i
+ %t5 = icmp slt i64 %t4, 1024
+ br i1 %t5, label %b2, label %b3
+b2:
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb.load_tags>
+ %t8 = getelementptr i8, ptr %t7, i64 8
+ %t9 = load ptr, ptr %t8
+ %t10 = load i64, ptr %l.i
+ %t11 = getelementptr i64, ptr %t9, i64 %t10
+ store i64 1, ptr %t11
+ %t12 = load ptr, ptr %l.self
+ %t13 = getelementptr i8, ptr %t12, i64 <Tlb.store_tags>
+ %t14 = getelementptr i8, ptr %t13, i64 8
+ %t15 = load ptr, ptr %t14
+ %t16 = load i64, ptr %l.i
+ %t17 = getelementptr i64, ptr %t15, i64 %t16
+ store i64 1, ptr %t17
+ %t18 = load i64, ptr %l.i
+ %t19 = add i64 %t18, 1
+ store i64 %t19, ptr %l.i
+ br label %b1
+b3:
+ store i64 0, ptr %l.i
+ br label %b20
+b20:
+ %t23 = load i64, ptr %l.i
+ %t24 = icmp slt i64 %t23, 256
+ br i1 %t24, label %b21, label %b22
+b21:
+ %t25 = load ptr, ptr %l.self
+ %t26 = getelementptr i8, ptr %t25, i64 <Tlb.fetch_tags>
+ %t27 = getelementptr i8, ptr %t26, i64 8
+ %t28 = load ptr, ptr %t27
+ %t29 = load i64, ptr %l.i
+ %t30 = getelementptr i64, ptr %t28, i64 %t29
+ store i64 1, ptr %t30
+ %t31 = load i64, ptr %l.i
+ %t32 = add i64 %t31, 1
+ store i64 %t32, ptr %l.i
+ br label %b20
+b22:
+ store i64 0, ptr %l.i
+ br label %b33
+b33:
+ %t36 = load i64, ptr %l.i
+ %t37 = icmp slt i64 %t36, 512
+ br i1 %t37, label %b34, label %b35
+b34:
+ %t38 = load ptr, ptr %l.self
+ %t39 = getelementptr i8, ptr %t38, i64 <Tlb._contexts>
+ %t40 = getelementptr i8, ptr %t39, i64 8
+ %t41 = load ptr, ptr %t40
+ %t42 = load i64, ptr %l.i
+ %t43 = getelementptr i64, ptr %t41, i64 %t42
+ store i64 0, ptr %t43
+ %t44 = load i64, ptr %l.i
+ %t45 = add i64 %t44, 1
+ store i64 %t45, ptr %l.i
+ br label %b33
+b35:
+ %t46 = load ptr, ptr %l.self
+ %t47 = getelementptr i8, ptr %t46, i64 <Tlb._next>
+ store i64 1, ptr %t47
+ %t48 = load ptr, ptr %l.self
+ call void @Tlb.clear_native(ptr %t48)
+ ret void
+}
+define internal i64 @Tlb._context_of(ptr %a.self, i64 %a.space, i64 %a.mode) nounwind {
+ %l.self = alloca ptr
+ %l.space = alloca i64
+ %l.mode = alloca i64
+ %l.slot = alloca i64
+ %l.context = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.space, ptr %l.space
+ store i64 %a.mode, ptr %l.mode
+ %t1 = load i64, ptr %l.space
+ %t2 = and i64 %t1, 63
+ store i64 %t2, ptr %l.slot
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb._spaces>
+ %t8 = getelementptr i8, ptr %t7, i64 8
+ %t9 = load ptr, ptr %t8
+ %t10 = load i64, ptr %l.slot
+ %t11 = getelementptr i64, ptr %t9, i64 %t10
+ %t12 = load i64, ptr %t11
+ %t13 = load i64, ptr %l.space
+ %t14 = icmp ne i64 %t12, %t13
+ br i1 %t14, label %b3, label %b4
+b3:
+ %t15 = load i64, ptr %l.space
+ %t16 = load ptr, ptr %l.self
+ %t17 = getelementptr i8, ptr %t16, i64 <Tlb._spaces>
+ %t18 = getelementptr i8, ptr %t17, i64 8
+ %t19 = load ptr, ptr %t18
+ %t20 = load i64, ptr %l.slot
+ %t21 = getelementptr i64, ptr %t19, i64 %t20
+ store i64 %t15, ptr %t21
+ %t22 = load ptr, ptr %l.self
+ %t23 = load i64, ptr %l.slot
+ call void @Tlb._forget(ptr %t22, i64 %t23)
+ br label %b5
+b4:
+ br label %b5
+b5:
+ %t24 = load ptr, ptr %l.self
+ %t25 = getelementptr i8, ptr %t24, i64 <Tlb._contexts>
+ %t26 = getelementptr i8, ptr %t25, i64 8
+ %t27 = load ptr, ptr %t26
+ %t28 = load i64, ptr %l.slot
+ %t29 = mul i64 %t28, 8
+ %t30 = load i64, ptr %l.mode
+ %t31 = add i64 %t29, %t30
+ %t32 = getelementptr i64, ptr %t27, i64 %t31
+ %t33 = load i64, ptr %t32
+ store i64 %t33, ptr %l.context
+ %t37 = load i64, ptr %l.context
+ %t38 = icmp eq i64 %t37, 0
+ br i1 %t38, label %b34, label %b35
+b34:
+ %t39 = load ptr, ptr %l.self
+ %t40 = getelementptr i8, ptr %t39, i64 <Tlb._next>
+ %t41 = load i64, ptr %t40
+ store i64 %t41, ptr %l.context
+ %t42 = load ptr, ptr %l.self
+ %t43 = getelementptr i8, ptr %t42, i64 <Tlb._next>
+ %t44 = load i64, ptr %t43
+ %t45 = add i64 %t44, 1
+ %t46 = load ptr, ptr %l.self
+ %t47 = getelementptr i8, ptr %t46, i64 <Tlb._next>
+ store i64 %t45, ptr %t47
+ %t48 = load i64, ptr %l.context
+ %t49 = load ptr, ptr %l.self
+ %t50 = getelementptr i8, ptr %t49, i64 <Tlb._contexts>
+ %t51 = getelementptr i8, ptr %t50, i64 8
+ %t52 = load ptr, ptr %t51
+ %t53 = load i64, ptr %l.slot
+ %t54 = mul i64 %t53, 8
+ %t55 = load i64, ptr %l.mode
+ %t56 = add i64 %t54, %t55
+ %t57 = getelementptr i64, ptr %t52, i64 %t56
+ store i64 %t48, ptr %t57
+ br label %b36
+b35:
+ br label %b36
+b36:
+ %t58 = load i64, ptr %l.context
+ ret i64 %t58
+}
+define internal void @Tlb._forget(ptr %a.self, i64 %a.slot) nounwind {
+ %l.self = alloca ptr
+ %l.slot = alloca i64
+ %l.i = alloca i64
+ %l.end = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.slot, ptr %l.slot
+ %t1 = load i64, ptr %l.slot
+ %t2 = mul i64 %t1, 8
+ store i64 %t2, ptr %l.i
+ %t3 = load i64, ptr %l.i
+ %t4 = add i64 %t3, 8
+ store i64 %t4, ptr %l.end
+ br label %b5
+b5:
+ %t8 = load i64, ptr %l.i
+ %t9 = load i64, ptr %l.end
+ %t10 = icmp slt i64 %t8, %t9
+ br i1 %t10, label %b6, label %b7
+b6:
+ %t11 = load ptr, ptr %l.self
+ %t12 = getelementptr i8, ptr %t11, i64 <Tlb._contexts>
+ %t13 = getelementptr i8, ptr %t12, i64 8
+ %t14 = load ptr, ptr %t13
+ %t15 = load i64, ptr %l.i
+ %t16 = getelementptr i64, ptr %t14, i64 %t15
+ store i64 0, ptr %t16
+ %t17 = load i64, ptr %l.i
+ %t18 = add i64 %t17, 1
+ store i64 %t18, ptr %l.i
+ br label %b5
+b7:
+ ret void
+}
 define internal i64 @shr(i64 %a.a, i64 %a.n) nounwind {
  %l.a = alloca i64
  %l.n = alloca i64
@@ -1614,5 +5019,88 @@ b3:
  %t14 = sub i64 %t13, 1
  %t15 = and i64 %t9, %t14
  ret i64 %t15
+}
+define internal void @Tlb.clear_native(ptr %a.self) nounwind {
+ %l.self = alloca ptr
+ %l.native = alloca ptr
+ %l.i = alloca i64
+ store ptr %a.self, ptr %l.self
+ %t1 = load ptr, ptr %l.self
+ %t2 = getelementptr i8, ptr %t1, i64 <Tlb.native>
+ %t3 = getelementptr i8, ptr %t2, i64 8
+ %t4 = load ptr, ptr %t3
+ store ptr %t4, ptr %l.native
+ %t8 = load ptr, ptr %l.self
+ %t9 = getelementptr i8, ptr %t8, i64 <Tlb.has_native>
+ %t10 = load i8, ptr %t9
+ %t11 = icmp ne i8 %t10, 0
+ br i1 %t11, label %b6, label %b5
+b5:
+ ret void
+b6:
+ br label %b7
+b7:
+ store i64 576, ptr %l.i
+ br label %b12
+b12:
+ %t15 = load i64, ptr %l.i
+ %t16 = icmp slt i64 %t15, 4672
+ br i1 %t16, label %b13, label %b14
+b13:
+ %t17 = load ptr, ptr %l.native
+ %t18 = load i64, ptr %l.i
+ %t19 = getelementptr i64, ptr %t17, i64 %t18
+ store i64 1, ptr %t19
+ %t20 = load ptr, ptr %l.native
+ %t21 = load i64, ptr %l.i
+ %t22 = add i64 %t21, 1
+ %t23 = getelementptr i64, ptr %t20, i64 %t22
+ store i64 1, ptr %t23
+ %t24 = load i64, ptr %l.i
+ %t25 = add i64 %t24, 4
+ store i64 %t25, ptr %l.i
+ br label %b12
+b14:
+ %t26 = load ptr, ptr %l.self
+ call void @Tlb.clear_native_fetches(ptr %t26)
+ ret void
+}
+define internal void @Tlb.clear_native_fetches(ptr %a.self) nounwind {
+ %l.self = alloca ptr
+ %l.native = alloca ptr
+ %l.i = alloca i64
+ store ptr %a.self, ptr %l.self
+ %t1 = load ptr, ptr %l.self
+ %t2 = getelementptr i8, ptr %t1, i64 <Tlb.native>
+ %t3 = getelementptr i8, ptr %t2, i64 8
+ %t4 = load ptr, ptr %t3
+ store ptr %t4, ptr %l.native
+ %t8 = load ptr, ptr %l.self
+ %t9 = getelementptr i8, ptr %t8, i64 <Tlb.has_native>
+ %t10 = load i8, ptr %t9
+ %t11 = icmp ne i8 %t10, 0
+ br i1 %t11, label %b6, label %b5
+b5:
+ ret void
+b6:
+ br label %b7
+b7:
+ store i64 64, ptr %l.i
+ br label %b12
+b12:
+ %t15 = load i64, ptr %l.i
+ %t16 = icmp slt i64 %t15, 576
+ br i1 %t16, label %b13, label %b14
+b13:
+ %t17 = load ptr, ptr %l.native
+ %t18 = load i64, ptr %l.i
+ %t19 = getelementptr i64, ptr %t17, i64 %t18
+ store i64 1, ptr %t19
+ %t20 = load i64, ptr %l.i
+ %t21 = add i64 %t20, 2
+ store i64 %t21, ptr %l.i
+ br label %b12
+b14:
+ ret void
 }
 """

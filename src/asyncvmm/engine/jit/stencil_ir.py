@@ -11,15 +11,23 @@ import re
 from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit.native import ENTERED, TRAPPED
 from asyncvmm.engine.jit.lowerings import LOWERINGS
 from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
 
 HOLES: Final = (
     "rd", "rs1", "rs2", "rs3", "imm", "npc", "target", "fix", "count", "off", "uimm", "counter",
+    "done",
 )  # fmt: skip
 JUMPS: Final = ("next", "taken", "again", "cold")
-SUPPORT: Final = ("exit_budget", "exit_slow", "exit_missing", "dispatch")
+SUPPORT: Final = (
+    "exit_budget", "exit_slow", "exit_missing", "dispatch", "exit_refused", "finish", "system_done",
+)  # fmt: skip
 FILLS: Final = ("fill_load", "fill_store")
+SYSTEM: Final = {
+    "ecall": "", "sret": "", "mret": "", "wfi": "", "sfence_vma": ", i64, i64, i1, i1",
+}  # fmt: skip
+_CSR: Final = {"csr_swap": 0, "csr_set": 1, "csr_clear": 2}
 
 
 class UnsupportedError(Exception):
@@ -39,9 +47,13 @@ class Expander:
         self.count = 0
         self.ended = False
         self.cold = ""
+        self.place = ""
+        self.after_write: tuple[str, str, str] | None = None
         for line in lowering.split("\n"):
             if line:
                 self.line(re.sub(r"%(\d+)", r"%v\1", line))
+        if self.after_write is not None:
+            self.finish_csr()
         if not self.ended:
             self.lines.append(jump("@next"))
 
@@ -52,11 +64,12 @@ class Expander:
 
     def emit(self, *lines: str) -> None:
         """Plain IR."""
-        self.lines += [" " + line for line in lines]
+        for line in lines:
+            line = line.replace("{imm}", hole("imm")).replace("{uimm}", hole("uimm"))
+            self.lines.append(" " + line)
 
     def line(self, line: str) -> None:
         """One line of a lowering."""
-        line = line.replace("{imm}", hole("imm")).replace("{uimm}", hole("uimm"))
         target, _, text = line.rpartition(" = ")
         words = text.split()
         match words:
@@ -88,18 +101,23 @@ class Expander:
                 self.ended = True
             case ["load", bits, address]:
                 place = self.lookup(address, int(bits), 0, f"cold.load.{bits}")
-                kind = f"i{bits}"
-                if bits == "64":
-                    self.emit(f"{target} = load i64, ptr {place}")
-                else:
-                    value = self.fresh()
-                    self.emit(
-                        f"{value} = load {kind}, ptr {place}",
-                        f"{target} = zext {kind} {value} to i64",
-                    )
+                self.load(target, place, int(bits))
             case ["store", bits, address, value]:
                 place = self.lookup(address.rstrip(","), int(bits), 8, f"cold.store.{bits}")
                 self.store(place, value, int(bits))
+            case ["lr", bits, address]:
+                self.load_reserved(target, int(bits), address)
+            case ["sc", bits, address, value]:
+                self.store_conditional(target, int(bits), address.rstrip(","), value)
+            case ["amo_load", bits, address]:
+                self.place = self.lookup(address, int(bits), 8, f"cold.store.{bits}")
+                self.load(target, self.place, int(bits))
+            case ["amo_store", bits, _, value]:
+                self.store(self.place, value, int(bits))
+            case [name, value] if name in _CSR:
+                self.csr(target, _CSR[name], value)
+            case [name, *arguments] if name in SYSTEM and not target:
+                self.system(name, [argument.rstrip(",") for argument in arguments])
             case [first, *_] if target and first in _PLAIN:
                 self.emit(f"{target} = {text}")
             case _:
@@ -113,6 +131,120 @@ class Expander:
             f"{base} = load i64, ptr {place}",
             f"{target} = add i64 {base}, {hole(name)}",
         )
+
+    def load(self, target: str, place: str, bits: int) -> None:
+        """Zero-extended from host memory."""
+        if bits == 64:
+            self.emit(f"{target} = load i64, ptr {place}")
+            return
+        value = self.fresh()
+        self.emit(
+            f"{value} = load i{bits}, ptr {place}",
+            f"{target} = zext i{bits} {value} to i64",
+        )
+
+    def hart_field(self, name: str) -> str:
+        """A pointer to an attribute of the Hart."""
+        ph, hart, place = self.fresh(), self.fresh(), self.fresh()
+        self.emit(
+            f"{ph} = {word(at.HART)}",
+            f"{hart} = load ptr, ptr {ph}",
+            f"{place} = getelementptr i8, ptr {hart}, i64 <Hart.{name}>",
+        )
+        return place
+
+    def load_reserved(self, target: str, bits: int, address: str) -> None:
+        """LR: a load that notes its address."""
+        place = self.lookup(address, bits, 0, f"cold.load.{bits}")
+        self.load(target, place, bits)
+        self.emit(f"store i64 {address}, ptr {self.hart_field('reservation')}")
+
+    def store_conditional(self, target: str, bits: int, address: str, value: str) -> None:
+        """SC: 0 when it stored."""
+        place = self.lookup(address, bits, 8, f"cold.store.{bits}")
+        held, same, different = self.fresh(), self.fresh(), self.fresh()
+        yes, no = self.fresh(), self.fresh()
+        field = self.hart_field("reservation")
+        self.emit(
+            f"{held} = load i64, ptr {field}",
+            f"store i64 -1, ptr {field}",
+            f"{same} = icmp eq i64 {held}, {address}",
+            f"{different} = xor i1 {same}, true",
+            f"{target} = zext i1 {different} to i64",
+            f"br i1 {same}, label {yes}, label {no}",
+        )
+        self.lines.append(f"{yes[1:]}:")
+        self.store(place, value, bits)
+        self.emit(f"br label {no}")
+        self.lines.append(f"{no[1:]}:")
+
+    def count_steps(self) -> None:
+        """Hart.steps at this instruction: a block has taken all of its steps when it was entered."""
+        pe, end, pl, left, now, back, steps = (self.fresh() for _ in range(7))
+        self.emit(
+            f"{pe} = {word(at.END)}",
+            f"{end} = load i64, ptr {pe}",
+            f"{pl} = {word(at.LEFT)}",
+            f"{left} = load i64, ptr {pl}",
+            f"{now} = sub i64 {end}, {left}",
+            f"{back} = lshr i64 {hole('fix')}, 16",
+            f"{steps} = sub i64 {now}, {back}",
+            f"store i64 {steps}, ptr {self.hart_field('steps')}",
+        )
+
+    def csr(self, target: str, how: int, value: str) -> None:
+        """A CSR access; what else it caused is dealt with before the next instruction."""
+        self.count_steps()
+        ph, hart, reads, writes, event, bad, bits = (self.fresh() for _ in range(7))
+        number = hole("imm")
+        wanted = "true" if how == 0 else writes
+        self.emit(
+            f"{ph} = {word(at.HART)}",
+            f"{hart} = load ptr, ptr {ph}",
+            f"{reads} = icmp ne i64 {hole('rd')}, 256",
+            f"{writes} = icmp ne i64 {hole('rs1')}, 0",
+            f"{target} = call i64 @csr(ptr {hart}, i64 {number}, i64 {how}, i64 {value},"
+            f" i1 {reads}, i1 {wanted})",
+        )
+        field = self.hart_field("event")
+        yes, no, late, quiet = (self.fresh() for _ in range(4))
+        self.emit(
+            f"{event} = load i64, ptr {field}",
+            f"{bits} = and i64 {event}, 5",
+            f"{bad} = icmp ne i64 {bits}, 0",
+            f"br i1 {bad}, label {yes}, label {no}, !prof !2",
+        )
+        self.lines += [f"{yes[1:]}:", jump("@exit_refused", hole("fix")), f"{no[1:]}:"]
+        self.after_write = (event, quiet, late)
+
+    def finish_csr(self) -> None:
+        """After the register is written: go on, or look at the event first."""
+        assert self.after_write is not None
+        event, quiet, late = self.after_write
+        test = self.fresh()
+        self.emit(
+            f"{test} = icmp eq i64 {event}, 0",
+            f"br i1 {test}, label {quiet}, label {late}, !prof !1",
+        )
+        self.lines += [f"{late[1:]}:", jump("@finish", hole("done")), f"{quiet[1:]}:"]
+
+    def system(self, name: str, arguments: list[str]) -> None:
+        """A function of its own, after which the pc may be anywhere."""
+        self.count_steps()
+        npc = self.fresh()
+        self.address(npc, "npc")
+        self.emit(f"store i64 {npc}, ptr {self.hart_field('pc')}")
+        ph, hart = self.fresh(), self.fresh()
+        self.emit(f"{ph} = {word(at.HART)}", f"{hart} = load ptr, ptr {ph}")
+        passed = "".join(f", i64 {argument}" for argument in arguments)
+        if arguments:
+            for register in ("rs1", "rs2"):
+                given = self.fresh()
+                self.emit(f"{given} = icmp ne i64 {hole(register)}, 0")
+                passed += f", i1 {given}"
+        self.emit(f"call void @system_{name}(ptr {hart}{passed})")
+        self.lines.append(jump("@system_done", hole("fix"), hole("done")))
+        self.ended = True
 
     def store(self, place: str, value: str, bits: int) -> None:
         """The low bits to host memory."""
@@ -162,32 +294,45 @@ def _cold(kind: str, bits: int) -> str:
     return f"""define {CODE} @cold.{kind}.{bits}{SIGNATURE} nounwind {{
  %ph = {word(at.HART)}
  %hart = load ptr, ptr %ph
- %ok = call i1 @fill_{kind}(ptr %hart, i64 %a, i64 {bits // 8})
- br i1 %ok, label %retry, label %slow
+ %how = call i64 @fill_{kind}(ptr %hart, i64 %a, i64 {bits // 8})
+ %ok = icmp eq i64 %how, {ENTERED}
+ br i1 %ok, label %retry, label %no
 retry:
 {jump("@again")}
+no:
+ %trap = icmp eq i64 %how, {TRAPPED}
+ br i1 %trap, label %trapped, label %slow
+trapped:
+{jump("@system_done", hole("fix"), hole("done"))}
 slow:
 {jump("@exit_slow", hole("fix"))}
 }}
 """
 
 
-def stencils_ir() -> tuple[str, dict[str, str]]:
-    """The module, and by operation the name of its cold stencil ("" for none)."""
+def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
+    """The module; by operation the name of its cold stencil ("" for none); those that end blocks."""
     parts: list[str] = []
     colds: dict[str, str] = {}
+    ends: set[str] = set()
     for name in HOLES:
-        parts.append(f"@h.{name} = external global i8, !absolute_symbol !0\n")
+        # Weak, because a symbol's address is never 0 otherwise, and a number may be.
+        parts.append(f"@h.{name} = extern_weak global i8, !absolute_symbol !0\n")
     for name in (*JUMPS, *SUPPORT):
         parts.append(f"declare {CODE} @{name}{SIGNATURE}\n")
     for name in FILLS:
-        parts.append(f"declare i1 @{name}(ptr, i64, i64)\n")
+        parts.append(f"declare i64 @{name}(ptr, i64, i64)\n")
+    parts.append("declare i64 @csr(ptr, i64, i64, i64, i1, i1)\n")
+    for name, arguments in SYSTEM.items():
+        parts.append(f"declare void @system_{name}(ptr{arguments})\n")
     for name, lowering in LOWERINGS.items():
         try:
             expander = Expander(lowering)
         except UnsupportedError:
             continue
         colds[name] = expander.cold
+        if expander.ended:
+            ends.add(name)
         parts.append(f'define {CODE} @"op.{name}"{SIGNATURE} nounwind {{\n')
         parts.append("\n".join(expander.lines) + "\n}\n")
     for kind in ("load", "store"):
@@ -219,6 +364,7 @@ define {CODE} @leave{SIGNATURE} nounwind {{
 }}
 !0 = !{{i64 -2147483648, i64 2147483648}}
 !1 = !{{!"branch_weights", i32 1000, i32 1}}
+!2 = !{{!"branch_weights", i32 1, i32 1000}}
 """
     )
-    return "".join(parts), colds
+    return "".join(parts), colds, ends

@@ -6,6 +6,8 @@ pieces use. The calling convention keeps all three in registers across tail call
 
 from __future__ import annotations
 
+from asyncvmm.arch.hart import EVENT_TRAP
+from asyncvmm.arch.status import ILLEGAL
 from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit.native_ir import NATIVE_IR
 
@@ -97,6 +99,74 @@ again:
 {jump("@dispatch", "%a")}
 absent:
 {jump("@missing", "%a")}
+}}
+define {CODE} @exit_refused{SIGNATURE} nounwind {{
+ %ph = {word(at.HART)}
+ %hart = load ptr, ptr %ph
+ %pe = getelementptr i8, ptr %hart, i64 <Hart.event>
+ store i64 0, ptr %pe
+{jump("@exit_slow", "%a")}
+}}
+define {CODE} @finish{SIGNATURE} nounwind {{
+ %ph = {word(at.HART)}
+ %hart = load ptr, ptr %ph
+ %off = and i64 %a, 65535
+ %pb = {word(at.BASE)}
+ %base = load i64, ptr %pb
+ %pc = add i64 %base, %off
+ %pp = getelementptr i8, ptr %hart, i64 <Hart.pc>
+ store i64 %pc, ptr %pp
+{jump("@resume", "%a")}
+}}
+define {CODE} @resume{SIGNATURE} nounwind {{
+ %ph = {word(at.HART)}
+ %hart = load ptr, ptr %ph
+ %back = lshr i64 %a, 16
+ %pl = {word(at.LEFT)}
+ %left = load i64, ptr %pl
+ %more = add i64 %left, %back
+ store i64 %more, ptr %pl
+ %on = call i1 @settle(ptr %hart)
+ %pp = getelementptr i8, ptr %hart, i64 <Hart.pc>
+ %pc = load i64, ptr %pp
+ br i1 %on, label %go, label %leave
+go:
+{jump("@dispatch", "%pc")}
+leave:
+ %pw = {word(at.PC)}
+ store i64 %pc, ptr %pw
+ %pr = {word(at.REASON)}
+ store i64 {at.EVENT}, ptr %pr
+ ret void
+}}
+define {CODE} @system_done{SIGNATURE} nounwind {{
+ %ph = {word(at.HART)}
+ %hart = load ptr, ptr %ph
+ %pe = getelementptr i8, ptr %hart, i64 <Hart.event>
+ %event = load i64, ptr %pe
+ %bail = and i64 %event, {at.EVENT_BAIL}
+ %bailed = icmp ne i64 %bail, 0
+ br i1 %bailed, label %refused, label %done
+refused:
+{jump("@exit_refused", "%a")}
+done:
+ %bit = and i64 %event, {EVENT_TRAP}
+ %trapped = icmp ne i64 %bit, 0
+ br i1 %trapped, label %cause, label %on
+cause:
+ %pc = getelementptr i8, ptr %hart, i64 <Hart.trap_cause>
+ %number = load i64, ptr %pc
+ %illegal = icmp eq i64 %number, {ILLEGAL}
+ br i1 %illegal, label %refused, label %trap
+trap:
+ %off = and i64 %a, 65535
+ %pb = {word(at.BASE)}
+ %base = load i64, ptr %pb
+ %here = add i64 %base, %off
+ call void @trap(ptr %hart, i64 %here)
+{jump("@resume", "%b")}
+on:
+{jump("@resume", "%b")}
 }}
 define void @enter(ptr %s) nounwind {{
  %pp = {word(at.PC)}

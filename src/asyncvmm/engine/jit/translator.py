@@ -37,6 +37,7 @@ COUNT: Final = 8
 OFF: Final = 9
 UIMM: Final = 10
 COUNTER: Final = 11
+DONE: Final = 12
 NEXT: Final = 16
 TAKEN: Final = 17
 AGAIN: Final = 18
@@ -251,7 +252,7 @@ class Translator(CodeListener):
             w = self.words[k]
             cold = stencils.cold[w & 511]
             if cold != 0:
-                values[FIX] = self.offsets[k] | ((count - k) << 16)
+                self._fill_values(w, self.offsets[k], count - k)
                 self._resolve_cold(self.cold_at[k])
                 values[AGAIN] = self.again_at[k]
                 self._copy(cold, k)
@@ -269,6 +270,7 @@ class Translator(CodeListener):
         values[TARGET] = npc + (w >> 32)
         values[FIX] = offset | (refund << 16)
         values[UIMM] = (w >> 15) & 31
+        values[DONE] = npc | ((refund - 1) << 16)
 
     def _jump(self, target: i64) -> None:
         """A direct jump whose distance is filled in later."""
