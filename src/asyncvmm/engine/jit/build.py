@@ -16,19 +16,15 @@ from asyncvmm.engine.jit.engine import Attacher, TranslatingEngine
 from asyncvmm.engine.jit.layout import Layout, address_of
 from asyncvmm.engine.jit.llvm import Object, compile_ir, parse_object
 from asyncvmm.engine.jit.lowerings import LOWERINGS
-from asyncvmm.engine.jit.stencil_ir import HOLES, stencils_ir
+from asyncvmm.engine.jit.stencil_ir import COLDS, HOLES, stencils_ir
 from asyncvmm.engine.jit.support import support_ir
 from asyncvmm.engine.jit.translator import CodeMemory, Stencils, Translator
 from asyncvmm.isa import opcodes
 
 ARENA_BYTES: Final = 64 << 20
-_PLACES: Final = {"next": tr.NEXT, "taken": tr.TAKEN, "again": tr.AGAIN, "cold": tr.COLD}
-_OWN: Final = {"block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE}
-_COLD: Final = {
-    f"cold.{kind}.{bits}": tr.LEAVE + 1 + 4 * k + n
-    for k, kind in enumerate(("load", "store"))
-    for n, bits in enumerate((8, 16, 32, 64))
-}
+_PLACES: Final = {"next": tr.NEXT, "taken": tr.TAKEN, "again": tr.AGAIN, "cold": tr.COLD, "back": tr.BACK}
+_OWN: Final = {"block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE, "cross": tr.CROSS}
+_COLD: Final = {name: tr.COLDS + number for number, name in enumerate(COLDS)}
 
 
 class Arena(CodeMemory):
@@ -93,6 +89,7 @@ class Native(Attacher):
         self.arena.write(start, part.image)
         self.arena.used = start + (len(part.image) + 63 & -64)
         numbers = {f"op.{name}": self._number(name) for name in LOWERINGS} | _OWN | _COLD
+        numbers |= {f"tail.{name}": tr.TAILS + self._number(name) for name in LOWERINGS}
         addresses: list[int] = []
         rows: list[tuple[int, int, int, int, int]] = []
         holes: list[int] = []
@@ -104,7 +101,7 @@ class Native(Attacher):
             ]
             size = function.size
             last = [r for r in found if r.position + 4 == function.start + size]
-            if last and last[0].symbol == "next" and part.image[last[0].position - 1] == 0xE9:
+            if last and last[0].symbol in ("next",) and part.image[last[0].position - 1] == 0xE9:
                 size -= 5
                 found.remove(last[0])
             rows.append((numbers[name], function.start, size, len(holes) // 5, len(found)))

@@ -33,6 +33,7 @@ from asyncvmm.timeline.clock import TICK_NS, Clock
 NOT_HERE: Final = 0  # the interpreter must do the access
 ENTERED: Final = 1
 TRAPPED: Final = 2  # a trap is noted
+MISALIGNED: Final = 3  # its page is entered; the access, within that page, must be made piecemeal
 
 
 def address_of(words: vec[i64]) -> i64:
@@ -72,10 +73,13 @@ def _refused(hart: Hart) -> i64:
     return TRAPPED
 
 
-def fill_load(hart: Hart, address: i64, size: i64) -> i64:
-    """Enter the page of ``address`` for loads: ENTERED, TRAPPED, or NOT_HERE."""
+def fill_load(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
+    """Enter the page of ``address`` for loads: ENTERED, TRAPPED, MISALIGNED (if wanted) or NOT_HERE."""
+    result: i64 = ENTERED
     if (address & (size - 1)) != 0:
-        return NOT_HERE
+        if not misaligned or (address & 4095) + size > 4096:
+            return NOT_HERE
+        result = MISALIGNED
     physical = translate(hart, address, LOAD, size)
     if hart.event != 0:
         return _refused(hart)
@@ -92,13 +96,16 @@ def fill_load(hart: Hart, address: i64, size: i64) -> i64:
     x[e] = tag
     x[e + 2] = addend
     x[e + 3] = physical >> 12
-    return ENTERED
+    return result
 
 
-def fill_store(hart: Hart, address: i64, size: i64) -> i64:
-    """Enter the page of ``address`` for stores: ENTERED, TRAPPED, or NOT_HERE."""
+def fill_store(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
+    """Enter the page of ``address`` for stores: ENTERED, TRAPPED, MISALIGNED (if wanted) or NOT_HERE."""
+    result: i64 = ENTERED
     if (address & (size - 1)) != 0:
-        return NOT_HERE
+        if not misaligned or (address & 4095) + size > 4096:
+            return NOT_HERE
+        result = MISALIGNED
     physical = translate(hart, address, STORE, size)
     if hart.event != 0:
         return _refused(hart)
@@ -118,7 +125,7 @@ def fill_store(hart: Hart, address: i64, size: i64) -> i64:
     x[e + 1] = tag
     x[e + 2] = addend
     x[e + 3] = physical >> 12
-    return ENTERED
+    return result
 
 
 def fill_fetch(hart: Hart, address: i64) -> bool:
@@ -138,6 +145,16 @@ def fill_fetch(hart: Hart, address: i64) -> bool:
     x[e] = (address & -4096) | hart.tlb.fetch_context
     x[e + 1] = table
     return True
+
+
+def follows(hart: Hart, address: i64, half: i64) -> bool:
+    """Whether the page at ``address`` begins with this half of an instruction."""
+    physical = translate(hart, address, FETCH, 2)
+    if hart.event != 0:
+        hart.event = 0
+        return False
+    ram = hart.ram
+    return ram.contains(physical, 2) and (ram.load64(physical) & 0xFFFF) == half
 
 
 def csr(hart: Hart, number: i64, how: i64, value: i64, reads: bool, writes: bool) -> i64:

@@ -102,10 +102,12 @@ b2:
 b3:
  ret i64 2
 }
-define i64 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
+define i64 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size, i1 %a.misaligned) nounwind {
  %l.hart = alloca ptr
  %l.address = alloca i64
  %l.size = alloca i64
+ %l.misaligned = alloca i1
+ %l.result = alloca i64
  %l.physical = alloca i64
  %l.ram = alloca ptr
  %l.x = alloca ptr
@@ -116,6 +118,8 @@ define i64 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  store ptr %a.hart, ptr %l.hart
  store i64 %a.address, ptr %l.address
  store i64 %a.size, ptr %l.size
+ store i1 %a.misaligned, ptr %l.misaligned
+ store i64 1, ptr %l.result
  %t4 = load i64, ptr %l.address
  %t5 = load i64, ptr %l.size
  %t6 = sub i64 %t5, 1
@@ -123,138 +127,156 @@ define i64 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  %t8 = icmp ne i64 %t7, 0
  br i1 %t8, label %b1, label %b2
 b1:
+ %t13 = load i1, ptr %l.misaligned
+ br i1 %t13, label %b12, label %b9
+b12:
+ %t14 = load i64, ptr %l.address
+ %t15 = and i64 %t14, 4095
+ %t16 = load i64, ptr %l.size
+ %t17 = add i64 %t15, %t16
+ %t18 = icmp sgt i64 %t17, 4096
+ br i1 %t18, label %b9, label %b10
+b9:
  ret i64 0
+b10:
+ br label %b11
+b11:
+ store i64 3, ptr %l.result
+ br label %b3
 b2:
  br label %b3
 b3:
- %t9 = load ptr, ptr %l.hart
- %t10 = load i64, ptr %l.address
- %t11 = load i64, ptr %l.size
- %t12 = call i64 @translate(ptr %t9, i64 %t10, i64 0, i64 %t11)
- store i64 %t12, ptr %l.physical
- %t16 = load ptr, ptr %l.hart
- %t17 = getelementptr i8, ptr %t16, i64 <Hart.event>
- %t18 = load i64, ptr %t17
- %t19 = icmp ne i64 %t18, 0
- br i1 %t19, label %b13, label %b14
-b13:
- %t20 = load ptr, ptr %l.hart
- %t21 = call i64 @_refused(ptr %t20)
- ret i64 %t21
-b14:
- br label %b15
-b15:
- %t22 = load ptr, ptr %l.hart
- %t23 = getelementptr i8, ptr %t22, i64 <Hart.ram>
- %t24 = load ptr, ptr %t23
- store ptr %t24, ptr %l.ram
- %t29 = load ptr, ptr %l.ram
- %t30 = load i64, ptr %l.physical
- %t31 = load i64, ptr %l.size
- %t32 = call i1 @Ram.contains(ptr %t29, i64 %t30, i64 %t31)
- br i1 %t32, label %b28, label %b25
-b28:
- %t33 = load ptr, ptr %l.hart
- %t34 = getelementptr i8, ptr %t33, i64 <Hart.walk_whole_page>
- %t35 = load i8, ptr %t34
- %t36 = icmp ne i8 %t35, 0
- br i1 %t36, label %b26, label %b25
+ %t19 = load ptr, ptr %l.hart
+ %t20 = load i64, ptr %l.address
+ %t21 = load i64, ptr %l.size
+ %t22 = call i64 @translate(ptr %t19, i64 %t20, i64 0, i64 %t21)
+ store i64 %t22, ptr %l.physical
+ %t26 = load ptr, ptr %l.hart
+ %t27 = getelementptr i8, ptr %t26, i64 <Hart.event>
+ %t28 = load i64, ptr %t27
+ %t29 = icmp ne i64 %t28, 0
+ br i1 %t29, label %b23, label %b24
+b23:
+ %t30 = load ptr, ptr %l.hart
+ %t31 = call i64 @_refused(ptr %t30)
+ ret i64 %t31
+b24:
+ br label %b25
 b25:
+ %t32 = load ptr, ptr %l.hart
+ %t33 = getelementptr i8, ptr %t32, i64 <Hart.ram>
+ %t34 = load ptr, ptr %t33
+ store ptr %t34, ptr %l.ram
+ %t39 = load ptr, ptr %l.ram
+ %t40 = load i64, ptr %l.physical
+ %t41 = load i64, ptr %l.size
+ %t42 = call i1 @Ram.contains(ptr %t39, i64 %t40, i64 %t41)
+ br i1 %t42, label %b38, label %b35
+b38:
+ %t43 = load ptr, ptr %l.hart
+ %t44 = getelementptr i8, ptr %t43, i64 <Hart.walk_whole_page>
+ %t45 = load i8, ptr %t44
+ %t46 = icmp ne i8 %t45, 0
+ br i1 %t46, label %b36, label %b35
+b35:
  ret i64 0
-b26:
- br label %b27
-b27:
- %t37 = load ptr, ptr %l.hart
- %t38 = getelementptr i8, ptr %t37, i64 <Hart.x>
- %t39 = getelementptr i8, ptr %t38, i64 8
- %t40 = load ptr, ptr %t39
- store ptr %t40, ptr %l.x
- %t41 = load i64, ptr %l.address
- %t42 = ashr i64 %t41, 12
- %t43 = and i64 %t42, 1023
- %t44 = shl i64 %t43, 2
- %t45 = add i64 576, %t44
- store i64 %t45, ptr %l.e
- %t46 = load i64, ptr %l.address
- %t47 = and i64 %t46, -4096
- store i64 %t47, ptr %l.page
- %t48 = load ptr, ptr %l.ram
- %t49 = getelementptr i8, ptr %t48, i64 <Ram.pages>
- %t50 = getelementptr i8, ptr %t49, i64 8
- %t51 = load ptr, ptr %t50
- %t52 = load i64, ptr %l.physical
- %t53 = load ptr, ptr %l.ram
- %t54 = getelementptr i8, ptr %t53, i64 <Ram.base>
- %t55 = load i64, ptr %t54
- %t56 = sub i64 %t52, %t55
- %t57 = ashr i64 %t56, 12
- %t58 = shl i64 %t57, 4
- %t59 = getelementptr i8, ptr %t51, i64 %t58
+b36:
+ br label %b37
+b37:
+ %t47 = load ptr, ptr %l.hart
+ %t48 = getelementptr i8, ptr %t47, i64 <Hart.x>
+ %t49 = getelementptr i8, ptr %t48, i64 8
+ %t50 = load ptr, ptr %t49
+ store ptr %t50, ptr %l.x
+ %t51 = load i64, ptr %l.address
+ %t52 = ashr i64 %t51, 12
+ %t53 = and i64 %t52, 1023
+ %t54 = shl i64 %t53, 2
+ %t55 = add i64 576, %t54
+ store i64 %t55, ptr %l.e
+ %t56 = load i64, ptr %l.address
+ %t57 = and i64 %t56, -4096
+ store i64 %t57, ptr %l.page
+ %t58 = load ptr, ptr %l.ram
+ %t59 = getelementptr i8, ptr %t58, i64 <Ram.pages>
  %t60 = getelementptr i8, ptr %t59, i64 8
  %t61 = load ptr, ptr %t60
- %t62 = ptrtoint ptr %t61 to i64
- %t63 = load i64, ptr %l.page
- %t64 = sub i64 %t62, %t63
- store i64 %t64, ptr %l.addend
- %t65 = load i64, ptr %l.page
- %t66 = load ptr, ptr %l.hart
- %t67 = getelementptr i8, ptr %t66, i64 <Hart.tlb>
- %t68 = load ptr, ptr %t67
- %t69 = getelementptr i8, ptr %t68, i64 <Tlb.context>
- %t70 = load i64, ptr %t69
- %t71 = or i64 %t65, %t70
- store i64 %t71, ptr %l.tag
- %t76 = load ptr, ptr %l.x
- %t77 = load i64, ptr %l.e
- %t78 = add i64 %t77, 1
- %t79 = getelementptr i64, ptr %t76, i64 %t78
+ %t62 = load i64, ptr %l.physical
+ %t63 = load ptr, ptr %l.ram
+ %t64 = getelementptr i8, ptr %t63, i64 <Ram.base>
+ %t65 = load i64, ptr %t64
+ %t66 = sub i64 %t62, %t65
+ %t67 = ashr i64 %t66, 12
+ %t68 = shl i64 %t67, 4
+ %t69 = getelementptr i8, ptr %t61, i64 %t68
+ %t70 = getelementptr i8, ptr %t69, i64 8
+ %t71 = load ptr, ptr %t70
+ %t72 = ptrtoint ptr %t71 to i64
+ %t73 = load i64, ptr %l.page
+ %t74 = sub i64 %t72, %t73
+ store i64 %t74, ptr %l.addend
+ %t75 = load i64, ptr %l.page
+ %t76 = load ptr, ptr %l.hart
+ %t77 = getelementptr i8, ptr %t76, i64 <Hart.tlb>
+ %t78 = load ptr, ptr %t77
+ %t79 = getelementptr i8, ptr %t78, i64 <Tlb.context>
  %t80 = load i64, ptr %t79
- %t81 = load i64, ptr %l.tag
- %t82 = icmp ne i64 %t80, %t81
- br i1 %t82, label %b72, label %b75
-b75:
- %t83 = load ptr, ptr %l.x
- %t84 = load i64, ptr %l.e
- %t85 = add i64 %t84, 2
- %t86 = getelementptr i64, ptr %t83, i64 %t85
- %t87 = load i64, ptr %t86
- %t88 = load i64, ptr %l.addend
- %t89 = icmp ne i64 %t87, %t88
- br i1 %t89, label %b72, label %b73
-b72:
- %t90 = load ptr, ptr %l.x
- %t91 = load i64, ptr %l.e
- %t92 = add i64 %t91, 1
- %t93 = getelementptr i64, ptr %t90, i64 %t92
- store i64 1, ptr %t93
- br label %b74
-b73:
- br label %b74
-b74:
- %t94 = load i64, ptr %l.tag
- %t95 = load ptr, ptr %l.x
- %t96 = load i64, ptr %l.e
- %t97 = getelementptr i64, ptr %t95, i64 %t96
- store i64 %t94, ptr %t97
+ %t81 = or i64 %t75, %t80
+ store i64 %t81, ptr %l.tag
+ %t86 = load ptr, ptr %l.x
+ %t87 = load i64, ptr %l.e
+ %t88 = add i64 %t87, 1
+ %t89 = getelementptr i64, ptr %t86, i64 %t88
+ %t90 = load i64, ptr %t89
+ %t91 = load i64, ptr %l.tag
+ %t92 = icmp ne i64 %t90, %t91
+ br i1 %t92, label %b82, label %b85
+b85:
+ %t93 = load ptr, ptr %l.x
+ %t94 = load i64, ptr %l.e
+ %t95 = add i64 %t94, 2
+ %t96 = getelementptr i64, ptr %t93, i64 %t95
+ %t97 = load i64, ptr %t96
  %t98 = load i64, ptr %l.addend
- %t99 = load ptr, ptr %l.x
- %t100 = load i64, ptr %l.e
- %t101 = add i64 %t100, 2
- %t102 = getelementptr i64, ptr %t99, i64 %t101
- store i64 %t98, ptr %t102
- %t103 = load i64, ptr %l.physical
- %t104 = ashr i64 %t103, 12
+ %t99 = icmp ne i64 %t97, %t98
+ br i1 %t99, label %b82, label %b83
+b82:
+ %t100 = load ptr, ptr %l.x
+ %t101 = load i64, ptr %l.e
+ %t102 = add i64 %t101, 1
+ %t103 = getelementptr i64, ptr %t100, i64 %t102
+ store i64 1, ptr %t103
+ br label %b84
+b83:
+ br label %b84
+b84:
+ %t104 = load i64, ptr %l.tag
  %t105 = load ptr, ptr %l.x
  %t106 = load i64, ptr %l.e
- %t107 = add i64 %t106, 3
- %t108 = getelementptr i64, ptr %t105, i64 %t107
- store i64 %t104, ptr %t108
- ret i64 1
+ %t107 = getelementptr i64, ptr %t105, i64 %t106
+ store i64 %t104, ptr %t107
+ %t108 = load i64, ptr %l.addend
+ %t109 = load ptr, ptr %l.x
+ %t110 = load i64, ptr %l.e
+ %t111 = add i64 %t110, 2
+ %t112 = getelementptr i64, ptr %t109, i64 %t111
+ store i64 %t108, ptr %t112
+ %t113 = load i64, ptr %l.physical
+ %t114 = ashr i64 %t113, 12
+ %t115 = load ptr, ptr %l.x
+ %t116 = load i64, ptr %l.e
+ %t117 = add i64 %t116, 3
+ %t118 = getelementptr i64, ptr %t115, i64 %t117
+ store i64 %t114, ptr %t118
+ %t119 = load i64, ptr %l.result
+ ret i64 %t119
 }
-define i64 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
+define i64 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size, i1 %a.misaligned) nounwind {
  %l.hart = alloca ptr
  %l.address = alloca i64
  %l.size = alloca i64
+ %l.misaligned = alloca i1
+ %l.result = alloca i64
  %l.physical = alloca i64
  %l.ram = alloca ptr
  %l.index = alloca i64
@@ -266,6 +288,8 @@ define i64 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  store ptr %a.hart, ptr %l.hart
  store i64 %a.address, ptr %l.address
  store i64 %a.size, ptr %l.size
+ store i1 %a.misaligned, ptr %l.misaligned
+ store i64 1, ptr %l.result
  %t4 = load i64, ptr %l.address
  %t5 = load i64, ptr %l.size
  %t6 = sub i64 %t5, 1
@@ -273,158 +297,174 @@ define i64 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size) nounwind {
  %t8 = icmp ne i64 %t7, 0
  br i1 %t8, label %b1, label %b2
 b1:
+ %t13 = load i1, ptr %l.misaligned
+ br i1 %t13, label %b12, label %b9
+b12:
+ %t14 = load i64, ptr %l.address
+ %t15 = and i64 %t14, 4095
+ %t16 = load i64, ptr %l.size
+ %t17 = add i64 %t15, %t16
+ %t18 = icmp sgt i64 %t17, 4096
+ br i1 %t18, label %b9, label %b10
+b9:
  ret i64 0
+b10:
+ br label %b11
+b11:
+ store i64 3, ptr %l.result
+ br label %b3
 b2:
  br label %b3
 b3:
- %t9 = load ptr, ptr %l.hart
- %t10 = load i64, ptr %l.address
- %t11 = load i64, ptr %l.size
- %t12 = call i64 @translate(ptr %t9, i64 %t10, i64 1, i64 %t11)
- store i64 %t12, ptr %l.physical
- %t16 = load ptr, ptr %l.hart
- %t17 = getelementptr i8, ptr %t16, i64 <Hart.event>
- %t18 = load i64, ptr %t17
- %t19 = icmp ne i64 %t18, 0
- br i1 %t19, label %b13, label %b14
-b13:
- %t20 = load ptr, ptr %l.hart
- %t21 = call i64 @_refused(ptr %t20)
- ret i64 %t21
-b14:
- br label %b15
-b15:
- %t22 = load ptr, ptr %l.hart
- %t23 = getelementptr i8, ptr %t22, i64 <Hart.ram>
- %t24 = load ptr, ptr %t23
- store ptr %t24, ptr %l.ram
- %t29 = load ptr, ptr %l.ram
- %t30 = load i64, ptr %l.physical
- %t31 = load i64, ptr %l.size
- %t32 = call i1 @Ram.contains(ptr %t29, i64 %t30, i64 %t31)
- br i1 %t32, label %b28, label %b25
-b28:
- %t33 = load ptr, ptr %l.hart
- %t34 = getelementptr i8, ptr %t33, i64 <Hart.walk_whole_page>
- %t35 = load i8, ptr %t34
- %t36 = icmp ne i8 %t35, 0
- br i1 %t36, label %b26, label %b25
+ %t19 = load ptr, ptr %l.hart
+ %t20 = load i64, ptr %l.address
+ %t21 = load i64, ptr %l.size
+ %t22 = call i64 @translate(ptr %t19, i64 %t20, i64 1, i64 %t21)
+ store i64 %t22, ptr %l.physical
+ %t26 = load ptr, ptr %l.hart
+ %t27 = getelementptr i8, ptr %t26, i64 <Hart.event>
+ %t28 = load i64, ptr %t27
+ %t29 = icmp ne i64 %t28, 0
+ br i1 %t29, label %b23, label %b24
+b23:
+ %t30 = load ptr, ptr %l.hart
+ %t31 = call i64 @_refused(ptr %t30)
+ ret i64 %t31
+b24:
+ br label %b25
 b25:
+ %t32 = load ptr, ptr %l.hart
+ %t33 = getelementptr i8, ptr %t32, i64 <Hart.ram>
+ %t34 = load ptr, ptr %t33
+ store ptr %t34, ptr %l.ram
+ %t39 = load ptr, ptr %l.ram
+ %t40 = load i64, ptr %l.physical
+ %t41 = load i64, ptr %l.size
+ %t42 = call i1 @Ram.contains(ptr %t39, i64 %t40, i64 %t41)
+ br i1 %t42, label %b38, label %b35
+b38:
+ %t43 = load ptr, ptr %l.hart
+ %t44 = getelementptr i8, ptr %t43, i64 <Hart.walk_whole_page>
+ %t45 = load i8, ptr %t44
+ %t46 = icmp ne i8 %t45, 0
+ br i1 %t46, label %b36, label %b35
+b35:
  ret i64 0
-b26:
- br label %b27
-b27:
- %t37 = load i64, ptr %l.physical
- %t38 = load ptr, ptr %l.ram
- %t39 = getelementptr i8, ptr %t38, i64 <Ram.base>
- %t40 = load i64, ptr %t39
- %t41 = sub i64 %t37, %t40
- %t42 = ashr i64 %t41, 12
- store i64 %t42, ptr %l.index
- %t47 = load ptr, ptr %l.ram
- %t48 = getelementptr i8, ptr %t47, i64 <Ram.has_code>
- %t49 = getelementptr i8, ptr %t48, i64 8
- %t50 = load ptr, ptr %t49
- %t51 = load i64, ptr %l.index
- %t52 = getelementptr i64, ptr %t50, i64 %t51
- %t53 = load i64, ptr %t52
- %t54 = icmp ne i64 %t53, 0
- br i1 %t54, label %b43, label %b46
-b46:
- %t55 = load ptr, ptr %l.ram
- %t56 = getelementptr i8, ptr %t55, i64 <Ram.kind>
- %t57 = getelementptr i8, ptr %t56, i64 8
- %t58 = load ptr, ptr %t57
- %t59 = load i64, ptr %l.index
- %t60 = getelementptr i64, ptr %t58, i64 %t59
- %t61 = load i64, ptr %t60
- %t62 = icmp ne i64 %t61, 1
- br i1 %t62, label %b43, label %b44
-b43:
+b36:
+ br label %b37
+b37:
+ %t47 = load i64, ptr %l.physical
+ %t48 = load ptr, ptr %l.ram
+ %t49 = getelementptr i8, ptr %t48, i64 <Ram.base>
+ %t50 = load i64, ptr %t49
+ %t51 = sub i64 %t47, %t50
+ %t52 = ashr i64 %t51, 12
+ store i64 %t52, ptr %l.index
+ %t57 = load ptr, ptr %l.ram
+ %t58 = getelementptr i8, ptr %t57, i64 <Ram.has_code>
+ %t59 = getelementptr i8, ptr %t58, i64 8
+ %t60 = load ptr, ptr %t59
+ %t61 = load i64, ptr %l.index
+ %t62 = getelementptr i64, ptr %t60, i64 %t61
+ %t63 = load i64, ptr %t62
+ %t64 = icmp ne i64 %t63, 0
+ br i1 %t64, label %b53, label %b56
+b56:
+ %t65 = load ptr, ptr %l.ram
+ %t66 = getelementptr i8, ptr %t65, i64 <Ram.kind>
+ %t67 = getelementptr i8, ptr %t66, i64 8
+ %t68 = load ptr, ptr %t67
+ %t69 = load i64, ptr %l.index
+ %t70 = getelementptr i64, ptr %t68, i64 %t69
+ %t71 = load i64, ptr %t70
+ %t72 = icmp ne i64 %t71, 1
+ br i1 %t72, label %b53, label %b54
+b53:
  ret i64 0
-b44:
- br label %b45
-b45:
- %t63 = load ptr, ptr %l.hart
- %t64 = getelementptr i8, ptr %t63, i64 <Hart.x>
- %t65 = getelementptr i8, ptr %t64, i64 8
- %t66 = load ptr, ptr %t65
- store ptr %t66, ptr %l.x
- %t67 = load i64, ptr %l.address
- %t68 = ashr i64 %t67, 12
- %t69 = and i64 %t68, 1023
- %t70 = shl i64 %t69, 2
- %t71 = add i64 576, %t70
- store i64 %t71, ptr %l.e
- %t72 = load i64, ptr %l.address
- %t73 = and i64 %t72, -4096
- store i64 %t73, ptr %l.page
- %t74 = load ptr, ptr %l.ram
- %t75 = getelementptr i8, ptr %t74, i64 <Ram.pages>
- %t76 = getelementptr i8, ptr %t75, i64 8
- %t77 = load ptr, ptr %t76
- %t78 = load i64, ptr %l.index
- %t79 = shl i64 %t78, 4
- %t80 = getelementptr i8, ptr %t77, i64 %t79
- %t81 = getelementptr i8, ptr %t80, i64 8
- %t82 = load ptr, ptr %t81
- %t83 = ptrtoint ptr %t82 to i64
- %t84 = load i64, ptr %l.page
- %t85 = sub i64 %t83, %t84
- store i64 %t85, ptr %l.addend
- %t86 = load i64, ptr %l.page
- %t87 = load ptr, ptr %l.hart
- %t88 = getelementptr i8, ptr %t87, i64 <Hart.tlb>
- %t89 = load ptr, ptr %t88
- %t90 = getelementptr i8, ptr %t89, i64 <Tlb.context>
- %t91 = load i64, ptr %t90
- %t92 = or i64 %t86, %t91
- store i64 %t92, ptr %l.tag
- %t97 = load ptr, ptr %l.x
- %t98 = load i64, ptr %l.e
- %t99 = getelementptr i64, ptr %t97, i64 %t98
- %t100 = load i64, ptr %t99
- %t101 = load i64, ptr %l.tag
- %t102 = icmp ne i64 %t100, %t101
- br i1 %t102, label %b93, label %b96
-b96:
- %t103 = load ptr, ptr %l.x
- %t104 = load i64, ptr %l.e
- %t105 = add i64 %t104, 2
- %t106 = getelementptr i64, ptr %t103, i64 %t105
- %t107 = load i64, ptr %t106
- %t108 = load i64, ptr %l.addend
- %t109 = icmp ne i64 %t107, %t108
- br i1 %t109, label %b93, label %b94
-b93:
- %t110 = load ptr, ptr %l.x
- %t111 = load i64, ptr %l.e
- %t112 = getelementptr i64, ptr %t110, i64 %t111
- store i64 1, ptr %t112
- br label %b95
-b94:
- br label %b95
-b95:
- %t113 = load i64, ptr %l.tag
- %t114 = load ptr, ptr %l.x
- %t115 = load i64, ptr %l.e
- %t116 = add i64 %t115, 1
- %t117 = getelementptr i64, ptr %t114, i64 %t116
- store i64 %t113, ptr %t117
+b54:
+ br label %b55
+b55:
+ %t73 = load ptr, ptr %l.hart
+ %t74 = getelementptr i8, ptr %t73, i64 <Hart.x>
+ %t75 = getelementptr i8, ptr %t74, i64 8
+ %t76 = load ptr, ptr %t75
+ store ptr %t76, ptr %l.x
+ %t77 = load i64, ptr %l.address
+ %t78 = ashr i64 %t77, 12
+ %t79 = and i64 %t78, 1023
+ %t80 = shl i64 %t79, 2
+ %t81 = add i64 576, %t80
+ store i64 %t81, ptr %l.e
+ %t82 = load i64, ptr %l.address
+ %t83 = and i64 %t82, -4096
+ store i64 %t83, ptr %l.page
+ %t84 = load ptr, ptr %l.ram
+ %t85 = getelementptr i8, ptr %t84, i64 <Ram.pages>
+ %t86 = getelementptr i8, ptr %t85, i64 8
+ %t87 = load ptr, ptr %t86
+ %t88 = load i64, ptr %l.index
+ %t89 = shl i64 %t88, 4
+ %t90 = getelementptr i8, ptr %t87, i64 %t89
+ %t91 = getelementptr i8, ptr %t90, i64 8
+ %t92 = load ptr, ptr %t91
+ %t93 = ptrtoint ptr %t92 to i64
+ %t94 = load i64, ptr %l.page
+ %t95 = sub i64 %t93, %t94
+ store i64 %t95, ptr %l.addend
+ %t96 = load i64, ptr %l.page
+ %t97 = load ptr, ptr %l.hart
+ %t98 = getelementptr i8, ptr %t97, i64 <Hart.tlb>
+ %t99 = load ptr, ptr %t98
+ %t100 = getelementptr i8, ptr %t99, i64 <Tlb.context>
+ %t101 = load i64, ptr %t100
+ %t102 = or i64 %t96, %t101
+ store i64 %t102, ptr %l.tag
+ %t107 = load ptr, ptr %l.x
+ %t108 = load i64, ptr %l.e
+ %t109 = getelementptr i64, ptr %t107, i64 %t108
+ %t110 = load i64, ptr %t109
+ %t111 = load i64, ptr %l.tag
+ %t112 = icmp ne i64 %t110, %t111
+ br i1 %t112, label %b103, label %b106
+b106:
+ %t113 = load ptr, ptr %l.x
+ %t114 = load i64, ptr %l.e
+ %t115 = add i64 %t114, 2
+ %t116 = getelementptr i64, ptr %t113, i64 %t115
+ %t117 = load i64, ptr %t116
  %t118 = load i64, ptr %l.addend
- %t119 = load ptr, ptr %l.x
- %t120 = load i64, ptr %l.e
- %t121 = add i64 %t120, 2
- %t122 = getelementptr i64, ptr %t119, i64 %t121
- store i64 %t118, ptr %t122
- %t123 = load i64, ptr %l.physical
- %t124 = ashr i64 %t123, 12
- %t125 = load ptr, ptr %l.x
- %t126 = load i64, ptr %l.e
- %t127 = add i64 %t126, 3
- %t128 = getelementptr i64, ptr %t125, i64 %t127
- store i64 %t124, ptr %t128
- ret i64 1
+ %t119 = icmp ne i64 %t117, %t118
+ br i1 %t119, label %b103, label %b104
+b103:
+ %t120 = load ptr, ptr %l.x
+ %t121 = load i64, ptr %l.e
+ %t122 = getelementptr i64, ptr %t120, i64 %t121
+ store i64 1, ptr %t122
+ br label %b105
+b104:
+ br label %b105
+b105:
+ %t123 = load i64, ptr %l.tag
+ %t124 = load ptr, ptr %l.x
+ %t125 = load i64, ptr %l.e
+ %t126 = add i64 %t125, 1
+ %t127 = getelementptr i64, ptr %t124, i64 %t126
+ store i64 %t123, ptr %t127
+ %t128 = load i64, ptr %l.addend
+ %t129 = load ptr, ptr %l.x
+ %t130 = load i64, ptr %l.e
+ %t131 = add i64 %t130, 2
+ %t132 = getelementptr i64, ptr %t129, i64 %t131
+ store i64 %t128, ptr %t132
+ %t133 = load i64, ptr %l.physical
+ %t134 = ashr i64 %t133, 12
+ %t135 = load ptr, ptr %l.x
+ %t136 = load i64, ptr %l.e
+ %t137 = add i64 %t136, 3
+ %t138 = getelementptr i64, ptr %t135, i64 %t137
+ store i64 %t134, ptr %t138
+ %t139 = load i64, ptr %l.result
+ ret i64 %t139
 }
 define i1 @fill_fetch(ptr %a.hart, i64 %a.address) nounwind {
  %l.hart = alloca ptr
@@ -524,6 +564,59 @@ b46:
  %t69 = getelementptr i64, ptr %t66, i64 %t68
  store i64 %t65, ptr %t69
  ret i1 true
+}
+define i1 @follows(ptr %a.hart, i64 %a.address, i64 %a.half) nounwind {
+ %l.hart = alloca ptr
+ %l.address = alloca i64
+ %l.half = alloca i64
+ %l.physical = alloca i64
+ %l.ram = alloca ptr
+ %l.choiceb18 = alloca i1
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.address, ptr %l.address
+ store i64 %a.half, ptr %l.half
+ %t1 = load ptr, ptr %l.hart
+ %t2 = load i64, ptr %l.address
+ %t3 = call i64 @translate(ptr %t1, i64 %t2, i64 2, i64 2)
+ store i64 %t3, ptr %l.physical
+ %t7 = load ptr, ptr %l.hart
+ %t8 = getelementptr i8, ptr %t7, i64 <Hart.event>
+ %t9 = load i64, ptr %t8
+ %t10 = icmp ne i64 %t9, 0
+ br i1 %t10, label %b4, label %b5
+b4:
+ %t11 = load ptr, ptr %l.hart
+ %t12 = getelementptr i8, ptr %t11, i64 <Hart.event>
+ store i64 0, ptr %t12
+ ret i1 false
+b5:
+ br label %b6
+b6:
+ %t13 = load ptr, ptr %l.hart
+ %t14 = getelementptr i8, ptr %t13, i64 <Hart.ram>
+ %t15 = load ptr, ptr %t14
+ store ptr %t15, ptr %l.ram
+ %t20 = load ptr, ptr %l.ram
+ %t21 = load i64, ptr %l.physical
+ %t22 = call i1 @Ram.contains(ptr %t20, i64 %t21, i64 2)
+ br i1 %t22, label %b19, label %b17
+b19:
+ %t23 = load ptr, ptr %l.ram
+ %t24 = load i64, ptr %l.physical
+ %t25 = call i64 @Ram.load64(ptr %t23, i64 %t24)
+ %t26 = and i64 %t25, 65535
+ %t27 = load i64, ptr %l.half
+ %t28 = icmp eq i64 %t26, %t27
+ br i1 %t28, label %b16, label %b17
+b16:
+ store i1 true, ptr %l.choiceb18
+ br label %b18
+b17:
+ store i1 false, ptr %l.choiceb18
+ br label %b18
+b18:
+ %t29 = load i1, ptr %l.choiceb18
+ ret i1 %t29
 }
 define i64 @csr(ptr %a.hart, i64 %a.number, i64 %a.how, i64 %a.value, i1 %a.reads, i1 %a.writes) nounwind {
  %l.hart = alloca ptr
@@ -892,6 +985,35 @@ b2:
 b3:
  %t34 = load i1, ptr %l.choiceb3
  ret i1 %t34
+}
+define internal i64 @Ram.load64(ptr %a.self, i64 %a.address) nounwind {
+ %l.self = alloca ptr
+ %l.address = alloca i64
+ %l.offset = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.address, ptr %l.address
+ %t1 = load i64, ptr %l.address
+ %t2 = load ptr, ptr %l.self
+ %t3 = getelementptr i8, ptr %t2, i64 <Ram.base>
+ %t4 = load i64, ptr %t3
+ %t5 = sub i64 %t1, %t4
+ store i64 %t5, ptr %l.offset
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Ram.pages>
+ %t8 = getelementptr i8, ptr %t7, i64 8
+ %t9 = load ptr, ptr %t8
+ %t10 = load i64, ptr %l.offset
+ %t11 = ashr i64 %t10, 12
+ %t12 = shl i64 %t11, 4
+ %t13 = getelementptr i8, ptr %t9, i64 %t12
+ %t14 = getelementptr i8, ptr %t13, i64 8
+ %t15 = load ptr, ptr %t14
+ %t16 = load i64, ptr %l.offset
+ %t17 = and i64 %t16, 4095
+ %t18 = ashr i64 %t17, 3
+ %t19 = getelementptr i64, ptr %t15, i64 %t18
+ %t20 = load i64, ptr %t19
+ ret i64 %t20
 }
 define internal i64 @access(ptr %a.hart, i64 %a.csr, i64 %a.how, i64 %a.value, i1 %a.reads, i1 %a.writes) nounwind {
  %l.hart = alloca ptr
@@ -2990,35 +3112,6 @@ b11:
  %t18 = load i64, ptr %l.address
  %t19 = call i64 @fault(ptr %t17, i64 12, i64 %t18)
  ret i64 %t19
-}
-define internal i64 @Ram.load64(ptr %a.self, i64 %a.address) nounwind {
- %l.self = alloca ptr
- %l.address = alloca i64
- %l.offset = alloca i64
- store ptr %a.self, ptr %l.self
- store i64 %a.address, ptr %l.address
- %t1 = load i64, ptr %l.address
- %t2 = load ptr, ptr %l.self
- %t3 = getelementptr i8, ptr %t2, i64 <Ram.base>
- %t4 = load i64, ptr %t3
- %t5 = sub i64 %t1, %t4
- store i64 %t5, ptr %l.offset
- %t6 = load ptr, ptr %l.self
- %t7 = getelementptr i8, ptr %t6, i64 <Ram.pages>
- %t8 = getelementptr i8, ptr %t7, i64 8
- %t9 = load ptr, ptr %t8
- %t10 = load i64, ptr %l.offset
- %t11 = ashr i64 %t10, 12
- %t12 = shl i64 %t11, 4
- %t13 = getelementptr i8, ptr %t9, i64 %t12
- %t14 = getelementptr i8, ptr %t13, i64 8
- %t15 = load ptr, ptr %t14
- %t16 = load i64, ptr %l.offset
- %t17 = and i64 %t16, 4095
- %t18 = ashr i64 %t17, 3
- %t19 = getelementptr i64, ptr %t15, i64 %t18
- %t20 = load i64, ptr %t19
- ret i64 %t20
 }
 define internal i1 @_permitted(ptr %a.hart, i64 %a.pte, i64 %a.access, i64 %a.priv) nounwind {
  %l.hart = alloca ptr

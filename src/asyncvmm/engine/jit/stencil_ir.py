@@ -11,15 +11,15 @@ import re
 from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
-from asyncvmm.engine.jit.native import ENTERED, TRAPPED
 from asyncvmm.engine.jit.lowerings import LOWERINGS
+from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
 from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
 
 HOLES: Final = (
     "rd", "rs1", "rs2", "rs3", "imm", "npc", "target", "fix", "count", "off", "uimm", "counter",
     "done",
 )  # fmt: skip
-JUMPS: Final = ("next", "taken", "again", "cold")
+JUMPS: Final = ("next", "taken", "again", "cold", "back")
 SUPPORT: Final = (
     "exit_budget", "exit_slow", "exit_missing", "dispatch", "exit_refused", "finish", "system_done",
 )  # fmt: skip
@@ -42,7 +42,8 @@ def hole(name: str) -> str:
 class Expander:
     """One operation's function."""
 
-    def __init__(self, lowering: str) -> None:
+    def __init__(self, lowering: str, tail: bool = False) -> None:
+        self.tail = tail
         self.lines: list[str] = []
         self.count = 0
         self.ended = False
@@ -55,7 +56,7 @@ class Expander:
         if self.after_write is not None:
             self.finish_csr()
         if not self.ended:
-            self.lines.append(jump("@next"))
+            self.lines.append(jump("@back" if tail else "@next"))
 
     def fresh(self) -> str:
         """The name of a new temporary."""
@@ -110,7 +111,7 @@ class Expander:
             case ["sc", bits, address, value]:
                 self.store_conditional(target, int(bits), address.rstrip(","), value)
             case ["amo_load", bits, address]:
-                self.place = self.lookup(address, int(bits), 8, f"cold.store.{bits}")
+                self.place = self.lookup(address, int(bits), 8, f"cold.amo.{bits}")
                 self.load(target, self.place, int(bits))
             case ["amo_store", bits, _, value]:
                 self.store(self.place, value, int(bits))
@@ -155,13 +156,13 @@ class Expander:
 
     def load_reserved(self, target: str, bits: int, address: str) -> None:
         """LR: a load that notes its address."""
-        place = self.lookup(address, bits, 0, f"cold.load.{bits}")
+        place = self.lookup(address, bits, 0, f"cold.lr.{bits}")
         self.load(target, place, bits)
         self.emit(f"store i64 {address}, ptr {self.hart_field('reservation')}")
 
     def store_conditional(self, target: str, bits: int, address: str, value: str) -> None:
         """SC: 0 when it stored."""
-        place = self.lookup(address, bits, 8, f"cold.store.{bits}")
+        place = self.lookup(address, bits, 8, f"cold.amo.{bits}")
         held, same, different = self.fresh(), self.fresh(), self.fresh()
         yes, no = self.fresh(), self.fresh()
         field = self.hart_field("reservation")
@@ -257,6 +258,11 @@ class Expander:
     def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
         """The host pointer; a TLB miss goes to the cold stencil, which comes back to ``again``."""
         self.cold = cold
+        if self.tail:
+            # What is left to do when the cold stencil has found the host address itself.
+            pointer = self.fresh()
+            self.emit(f"{pointer} = inttoptr i64 %a to ptr")
+            return pointer
         t0, t1, e, tag, mask, pc, context, want, hit = (self.fresh() for _ in range(9))
         yes, no, pa, addend, host, pointer, te = (self.fresh() for _ in range(7))
         self.emit(
@@ -290,20 +296,35 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 
 
+# By kind: which table, and whether a misaligned access is done after all.
+_COLD: Final = {"load": ("load", True), "store": ("store", True), "lr": ("load", False),
+                "amo": ("store", False)}  # fmt: skip
+COLDS: Final = tuple(f"cold.{kind}.{bits}" for kind in _COLD for bits in (8, 16, 32, 64))
+
+
 def _cold(kind: str, bits: int) -> str:
+    table, misaligned = _COLD[kind]
     return f"""define {CODE} @cold.{kind}.{bits}{SIGNATURE} nounwind {{
  %ph = {word(at.HART)}
  %hart = load ptr, ptr %ph
- %how = call i64 @fill_{kind}(ptr %hart, i64 %a, i64 {bits // 8})
- %ok = icmp eq i64 %how, {ENTERED}
- br i1 %ok, label %retry, label %no
+ %how = call i64 @fill_{table}(ptr %hart, i64 %a, i64 {bits // 8}, i1 {str(misaligned).lower()})
+ switch i64 %how, label %slow [
+  i64 {ENTERED}, label %retry
+  i64 {TRAPPED}, label %trapped
+  i64 {MISALIGNED}, label %uneven
+ ]
 retry:
 {jump("@again")}
-no:
- %trap = icmp eq i64 %how, {TRAPPED}
- br i1 %trap, label %trapped, label %slow
 trapped:
 {jump("@system_done", hole("fix"), hole("done"))}
+uneven:
+ %t0 = lshr i64 %a, 7
+ %t1 = and i64 %t0, {1023 << 5}
+ %e = getelementptr i8, ptr %s, i64 %t1
+ %pa = getelementptr i8, ptr %e, i64 {8 * at.TLB + 16}
+ %addend = load i64, ptr %pa
+ %host = add i64 %addend, %a
+{jump("@next", "%host")}
 slow:
 {jump("@exit_slow", hole("fix"))}
 }}
@@ -321,7 +342,8 @@ def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
     for name in (*JUMPS, *SUPPORT):
         parts.append(f"declare {CODE} @{name}{SIGNATURE}\n")
     for name in FILLS:
-        parts.append(f"declare i64 @{name}(ptr, i64, i64)\n")
+        parts.append(f"declare i64 @{name}(ptr, i64, i64, i1)\n")
+    parts.append("declare i1 @follows(ptr, i64, i64)\n")
     parts.append("declare i64 @csr(ptr, i64, i64, i64, i1, i1)\n")
     for name, arguments in SYSTEM.items():
         parts.append(f"declare void @system_{name}(ptr{arguments})\n")
@@ -335,7 +357,11 @@ def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
             ends.add(name)
         parts.append(f'define {CODE} @"op.{name}"{SIGNATURE} nounwind {{\n')
         parts.append("\n".join(expander.lines) + "\n}\n")
-    for kind in ("load", "store"):
+        if expander.cold.startswith(("cold.load", "cold.store")):
+            parts.append(f'define {CODE} @"tail.{name}"{SIGNATURE} nounwind {{\n')
+            lines = "\n".join(Expander(lowering, tail=True).lines)
+            parts.append(lines + "\n}\n")
+    for kind in _COLD:
         parts += [_cold(kind, bits) for bits in (8, 16, 32, 64)]
     parts.append(
         f"""define {CODE} @block{SIGNATURE} nounwind {{
@@ -349,6 +375,19 @@ go:
 {jump("@next")}
 leave:
 {jump("@exit_budget", hole("off"))}
+}}
+define {CODE} @cross{SIGNATURE} nounwind {{
+ %pb = {word(at.BASE)}
+ %base = load i64, ptr %pb
+ %following = add i64 %base, 4096
+ %ph = {word(at.HART)}
+ %hart = load ptr, ptr %ph
+ %same = call i1 @follows(ptr %hart, i64 %following, i64 {hole("target")})
+ br i1 %same, label %go, label %slow, !prof !1
+go:
+{jump("@next")}
+slow:
+{jump("@exit_slow", hole("fix"))}
 }}
 define {CODE} @slow{SIGNATURE} nounwind {{
 {jump("@exit_slow", hole("fix"))}

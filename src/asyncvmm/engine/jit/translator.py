@@ -13,16 +13,18 @@ from librt.vecs import append, vec
 from mypy_extensions import i32, i64, mypyc_attr, u8
 
 from asyncvmm.arch.code import PPN_SLOT, CodeListener
-from asyncvmm.arch.hart import Hart
-from asyncvmm.engine.fetch import decode_slot
-from asyncvmm.isa.opcodes import OP_JAL, OP_JALR
+from asyncvmm.arch.hart import EVENT_TRAP, Hart
+from asyncvmm.engine.fetch import decode_slot, instruction_bits
 
 # Stencils that are no operation's.
 BLOCK: Final = 512
 SLOW: Final = 513
 STUB: Final = 514
 LEAVE: Final = 515
-STENCILS: Final = 528
+CROSS: Final = 516
+COLDS: Final = 520
+TAILS: Final = 600  # plus the operation: its end, given the host address
+STENCILS: Final = 900
 
 # What a hole is filled with: the order of stencil_ir.HOLES, then places.
 RD: Final = 0
@@ -42,6 +44,7 @@ NEXT: Final = 16
 TAKEN: Final = 17
 AGAIN: Final = 18
 COLD: Final = 19
+BACK: Final = 20
 FIXED: Final = 32  # from here on an index of ``addresses``
 
 MAX_BLOCK: Final = 64
@@ -128,6 +131,7 @@ class Translator(CodeListener):
         self.values: vec[i64] = vec[i64]([0] * 32)
         self.cold_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.again_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
+        self.back_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.length: i64 = 0
         self.place_count: i64 = 0
         self.place_slots: vec[i64] = vec[i64]([0] * _PLACES)  # target, in bytes from the page's start
@@ -191,6 +195,7 @@ class Translator(CodeListener):
         count: i64 = 0  # instructions of the block
         slow = False  # what follows them is the interpreter's
         ended: i64 = 0
+        half: i64 = -1  # of an instruction that reaches into the next page
         ram_page = hart.ram.pages[code[PPN_SLOT] - hart.ram.first_ppn]
         while count < MAX_BLOCK and slot < SLOTS:
             if count > 0 and page.table[slot] != self.missing:
@@ -199,11 +204,15 @@ class Translator(CodeListener):
             if w == 0:
                 offset = slot << 1
                 bits = ram_page[offset >> 3] >> ((offset & 7) << 3)
-                if slot == SLOTS - 1 and (bits & 3) == 3:
+                reaches = slot == SLOTS - 1 and (bits & 3) == 3
+                found = decode_slot(hart, code, base + offset)
+                if (hart.event & EVENT_TRAP) != 0:
+                    hart.event = 0
                     slow = True
                     break
-                code = decode_slot(hart, code, base + offset)
-                w = code[slot]
+                w = found[slot]
+                if reaches:
+                    half = (instruction_bits(hart, base + offset) >> 16) & 0xFFFF
             op = w & 511
             if stencils.start[op] < 0:
                 slow = True
@@ -215,13 +224,13 @@ class Translator(CodeListener):
             ended = stencils.ends[op]
             if ended != 0:
                 break
-        self._emit(page, count, slot, slow, ended)
+        self._emit(page, count, slot, slow, ended, half)
         self._place(page, first)
         self.blocks += 1
         self.instructions += count
         return True
 
-    def _emit(self, page: Page, count: i64, slot: i64, slow: bool, ended: i64) -> None:
+    def _emit(self, page: Page, count: i64, slot: i64, slow: bool, ended: i64, half: i64) -> None:
         stencils = self.stencils
         values = self.values
         self.length = 0
@@ -235,8 +244,14 @@ class Translator(CodeListener):
             w = self.words[k]
             op = w & 511
             self._fill_values(w, self.offsets[k], count - k)
+            if half >= 0 and k == count - 1:
+                target = values[TARGET]
+                values[TARGET] = half
+                self._copy(CROSS, k)
+                values[TARGET] = target
             self.again_at[k] = self.length
             self._copy(op, k)
+            self.back_at[k] = self.length
             k += 1
         if slow:
             values[FIX] = slot << 1
@@ -256,6 +271,10 @@ class Translator(CodeListener):
                 self._resolve_cold(self.cold_at[k])
                 values[AGAIN] = self.again_at[k]
                 self._copy(cold, k)
+                tail = TAILS + (w & 511)
+                if stencils.start[tail] >= 0:
+                    values[BACK] = self.back_at[k]
+                    self._copy(tail, k)
             k += 1
 
     def _fill_values(self, w: i64, offset: i64, refund: i64) -> None:
@@ -323,8 +342,8 @@ class Translator(CodeListener):
                 self._note(self.values[TARGET], position)
             elif symbol == COLD:
                 self.cold_at[k] = position
-            elif symbol == AGAIN:
-                self._put(position, width, self.values[AGAIN] + addend - position)
+            elif symbol == AGAIN or symbol == BACK:
+                self._put(position, width, self.values[symbol] + addend - position)
             elif holes[h + 2] != 0:
                 target = stencils.addresses[symbol - FIXED]
                 self._put(position, width, target + addend - (here + position))
