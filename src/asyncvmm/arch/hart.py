@@ -105,6 +105,7 @@ class Hart(InterruptSink):
         self.pmpcfg: vec[i64] = vec[i64]([0] * PMP_ENTRIES)  # one byte each
         self.pmpaddr: vec[i64] = vec[i64]([0] * PMP_ENTRIES)
         self.pmp_active: bool = False  # some entry is not OFF
+        self.pmp_open: bool = False  # the entry that decides first allows everything everywhere
 
         # Derived from mstatus and satp by mmu.update_context: privilege of loads and stores (MPRV).
         self.data_priv: i64 = MACHINE

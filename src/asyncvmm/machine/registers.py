@@ -56,6 +56,7 @@ OTHER = frozenset(
         "cross_page",
         "fp",
         "data_priv",
+        "pmp_open",
         "steps_end",
         "event",
         "trap_cause",
@@ -98,3 +99,4 @@ def reset_hart(hart: Hart) -> None:
     hart.cycle_base = -hart.steps
     hart.instret_base = -(hart.steps - hart.traps)
     hart.stop = False
+    hart.pmp_open = False

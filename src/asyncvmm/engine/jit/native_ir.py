@@ -2900,7 +2900,7 @@ define internal i64 @rights(ptr %a.hart, i64 %a.address, i64 %a.length, i64 %a.p
  %l.address = alloca i64
  %l.length = alloca i64
  %l.priv = alloca i64
- %l.choiceb10 = alloca i64
+ %l.choiceb17 = alloca i64
  %l.last = alloca i64
  %l.i = alloca i64
  %l.below = alloca i64
@@ -2909,175 +2909,185 @@ define internal i64 @rights(ptr %a.hart, i64 %a.address, i64 %a.length, i64 %a.p
  %l.field = alloca i64
  %l.low = alloca i64
  %l.high = alloca i64
- %l.choiceb108 = alloca i64
+ %l.choiceb115 = alloca i64
  store ptr %a.hart, ptr %l.hart
  store i64 %a.address, ptr %l.address
  store i64 %a.length, ptr %l.length
  store i64 %a.priv, ptr %l.priv
  %t4 = load ptr, ptr %l.hart
- %t5 = getelementptr i8, ptr %t4, i64 <Hart.pmp_active>
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.pmp_open>
  %t6 = load i8, ptr %t5
  %t7 = icmp ne i8 %t6, 0
- br i1 %t7, label %b2, label %b1
+ br i1 %t7, label %b1, label %b2
 b1:
- %t11 = load i64, ptr %l.priv
- %t12 = icmp eq i64 %t11, 3
- br i1 %t12, label %b8, label %b9
-b8:
- store i64 7, ptr %l.choiceb10
- br label %b10
-b9:
- store i64 0, ptr %l.choiceb10
- br label %b10
-b10:
- %t13 = load i64, ptr %l.choiceb10
- ret i64 %t13
+ ret i64 7
 b2:
  br label %b3
 b3:
- %t14 = load i64, ptr %l.address
- %t15 = load i64, ptr %l.length
- %t16 = add i64 %t14, %t15
- %t17 = sub i64 %t16, 1
- store i64 %t17, ptr %l.last
+ %t11 = load ptr, ptr %l.hart
+ %t12 = getelementptr i8, ptr %t11, i64 <Hart.pmp_active>
+ %t13 = load i8, ptr %t12
+ %t14 = icmp ne i8 %t13, 0
+ br i1 %t14, label %b9, label %b8
+b8:
+ %t18 = load i64, ptr %l.priv
+ %t19 = icmp eq i64 %t18, 3
+ br i1 %t19, label %b15, label %b16
+b15:
+ store i64 7, ptr %l.choiceb17
+ br label %b17
+b16:
+ store i64 0, ptr %l.choiceb17
+ br label %b17
+b17:
+ %t20 = load i64, ptr %l.choiceb17
+ ret i64 %t20
+b9:
+ br label %b10
+b10:
+ %t21 = load i64, ptr %l.address
+ %t22 = load i64, ptr %l.length
+ %t23 = add i64 %t21, %t22
+ %t24 = sub i64 %t23, 1
+ store i64 %t24, ptr %l.last
  store i64 0, ptr %l.i
  store i64 0, ptr %l.below
- br label %b18
-b18:
- %t21 = load i64, ptr %l.i
- %t22 = icmp slt i64 %t21, 16
- br i1 %t22, label %b19, label %b20
-b19:
- %t23 = load ptr, ptr %l.hart
- %t24 = getelementptr i8, ptr %t23, i64 <Hart.pmpcfg>
- %t25 = getelementptr i8, ptr %t24, i64 8
- %t26 = load ptr, ptr %t25
- %t27 = load i64, ptr %l.i
- %t28 = getelementptr i64, ptr %t26, i64 %t27
- %t29 = load i64, ptr %t28
- store i64 %t29, ptr %l.config
- %t30 = load i64, ptr %l.config
- %t31 = and i64 %t30, 24
- %t32 = ashr i64 %t31, 3
- store i64 %t32, ptr %l.mode
- %t33 = load ptr, ptr %l.hart
- %t34 = getelementptr i8, ptr %t33, i64 <Hart.pmpaddr>
- %t35 = getelementptr i8, ptr %t34, i64 8
- %t36 = load ptr, ptr %t35
- %t37 = load i64, ptr %l.i
- %t38 = getelementptr i64, ptr %t36, i64 %t37
- %t39 = load i64, ptr %t38
- store i64 %t39, ptr %l.field
- %t43 = load i64, ptr %l.mode
- %t44 = icmp ne i64 %t43, 0
- br i1 %t44, label %b40, label %b41
-b40:
- %t48 = load i64, ptr %l.mode
- %t49 = icmp eq i64 %t48, 1
- br i1 %t49, label %b45, label %b46
-b45:
- %t50 = load i64, ptr %l.below
- store i64 %t50, ptr %l.low
- %t51 = load i64, ptr %l.field
- %t52 = shl i64 %t51, 2
- %t53 = sub i64 %t52, 1
- store i64 %t53, ptr %l.high
- br label %b47
-b46:
- %t57 = load i64, ptr %l.mode
- %t58 = icmp eq i64 %t57, 2
- br i1 %t58, label %b54, label %b55
-b54:
- %t59 = load i64, ptr %l.field
- %t60 = shl i64 %t59, 2
- store i64 %t60, ptr %l.low
- %t61 = load i64, ptr %l.low
- %t62 = add i64 %t61, 3
- store i64 %t62, ptr %l.high
- br label %b56
-b55:
- %t63 = load i64, ptr %l.field
- %t64 = call {i64, i64} @napot_range(i64 %t63)
- %t65 = extractvalue {i64, i64} %t64, 0
- store i64 %t65, ptr %l.low
- %t66 = extractvalue {i64, i64} %t64, 1
- store i64 %t66, ptr %l.high
- br label %b56
-b56:
- br label %b47
+ br label %b25
+b25:
+ %t28 = load i64, ptr %l.i
+ %t29 = icmp slt i64 %t28, 16
+ br i1 %t29, label %b26, label %b27
+b26:
+ %t30 = load ptr, ptr %l.hart
+ %t31 = getelementptr i8, ptr %t30, i64 <Hart.pmpcfg>
+ %t32 = getelementptr i8, ptr %t31, i64 8
+ %t33 = load ptr, ptr %t32
+ %t34 = load i64, ptr %l.i
+ %t35 = getelementptr i64, ptr %t33, i64 %t34
+ %t36 = load i64, ptr %t35
+ store i64 %t36, ptr %l.config
+ %t37 = load i64, ptr %l.config
+ %t38 = and i64 %t37, 24
+ %t39 = ashr i64 %t38, 3
+ store i64 %t39, ptr %l.mode
+ %t40 = load ptr, ptr %l.hart
+ %t41 = getelementptr i8, ptr %t40, i64 <Hart.pmpaddr>
+ %t42 = getelementptr i8, ptr %t41, i64 8
+ %t43 = load ptr, ptr %t42
+ %t44 = load i64, ptr %l.i
+ %t45 = getelementptr i64, ptr %t43, i64 %t44
+ %t46 = load i64, ptr %t45
+ store i64 %t46, ptr %l.field
+ %t50 = load i64, ptr %l.mode
+ %t51 = icmp ne i64 %t50, 0
+ br i1 %t51, label %b47, label %b48
 b47:
- %t71 = load i64, ptr %l.low
- %t72 = load i64, ptr %l.high
- %t73 = icmp sle i64 %t71, %t72
- br i1 %t73, label %b70, label %b68
-b70:
- %t75 = load i64, ptr %l.low
- %t76 = load i64, ptr %l.last
- %t77 = icmp sle i64 %t75, %t76
- br i1 %t77, label %b74, label %b68
-b74:
- %t78 = load i64, ptr %l.address
+ %t55 = load i64, ptr %l.mode
+ %t56 = icmp eq i64 %t55, 1
+ br i1 %t56, label %b52, label %b53
+b52:
+ %t57 = load i64, ptr %l.below
+ store i64 %t57, ptr %l.low
+ %t58 = load i64, ptr %l.field
+ %t59 = shl i64 %t58, 2
+ %t60 = sub i64 %t59, 1
+ store i64 %t60, ptr %l.high
+ br label %b54
+b53:
+ %t64 = load i64, ptr %l.mode
+ %t65 = icmp eq i64 %t64, 2
+ br i1 %t65, label %b61, label %b62
+b61:
+ %t66 = load i64, ptr %l.field
+ %t67 = shl i64 %t66, 2
+ store i64 %t67, ptr %l.low
+ %t68 = load i64, ptr %l.low
+ %t69 = add i64 %t68, 3
+ store i64 %t69, ptr %l.high
+ br label %b63
+b62:
+ %t70 = load i64, ptr %l.field
+ %t71 = call {i64, i64} @napot_range(i64 %t70)
+ %t72 = extractvalue {i64, i64} %t71, 0
+ store i64 %t72, ptr %l.low
+ %t73 = extractvalue {i64, i64} %t71, 1
+ store i64 %t73, ptr %l.high
+ br label %b63
+b63:
+ br label %b54
+b54:
+ %t78 = load i64, ptr %l.low
  %t79 = load i64, ptr %l.high
  %t80 = icmp sle i64 %t78, %t79
- br i1 %t80, label %b67, label %b68
-b67:
- %t85 = load i64, ptr %l.address
- %t86 = load i64, ptr %l.low
- %t87 = icmp slt i64 %t85, %t86
- br i1 %t87, label %b81, label %b84
-b84:
- %t88 = load i64, ptr %l.last
- %t89 = load i64, ptr %l.high
- %t90 = icmp sgt i64 %t88, %t89
- br i1 %t90, label %b81, label %b82
+ br i1 %t80, label %b77, label %b75
+b77:
+ %t82 = load i64, ptr %l.low
+ %t83 = load i64, ptr %l.last
+ %t84 = icmp sle i64 %t82, %t83
+ br i1 %t84, label %b81, label %b75
 b81:
- ret i64 -1
-b82:
- br label %b83
-b83:
- %t95 = load i64, ptr %l.priv
- %t96 = icmp eq i64 %t95, 3
- br i1 %t96, label %b94, label %b92
-b94:
- %t97 = load i64, ptr %l.config
- %t98 = and i64 %t97, 128
- %t99 = icmp eq i64 %t98, 0
- br i1 %t99, label %b91, label %b92
+ %t85 = load i64, ptr %l.address
+ %t86 = load i64, ptr %l.high
+ %t87 = icmp sle i64 %t85, %t86
+ br i1 %t87, label %b74, label %b75
+b74:
+ %t92 = load i64, ptr %l.address
+ %t93 = load i64, ptr %l.low
+ %t94 = icmp slt i64 %t92, %t93
+ br i1 %t94, label %b88, label %b91
 b91:
+ %t95 = load i64, ptr %l.last
+ %t96 = load i64, ptr %l.high
+ %t97 = icmp sgt i64 %t95, %t96
+ br i1 %t97, label %b88, label %b89
+b88:
+ ret i64 -1
+b89:
+ br label %b90
+b90:
+ %t102 = load i64, ptr %l.priv
+ %t103 = icmp eq i64 %t102, 3
+ br i1 %t103, label %b101, label %b99
+b101:
+ %t104 = load i64, ptr %l.config
+ %t105 = and i64 %t104, 128
+ %t106 = icmp eq i64 %t105, 0
+ br i1 %t106, label %b98, label %b99
+b98:
  ret i64 7
-b92:
- br label %b93
-b93:
- %t100 = load i64, ptr %l.config
- %t101 = and i64 %t100, 7
- ret i64 %t101
-b68:
- br label %b69
-b69:
- br label %b42
-b41:
- br label %b42
-b42:
- %t102 = load i64, ptr %l.field
- %t103 = shl i64 %t102, 2
- store i64 %t103, ptr %l.below
- %t104 = load i64, ptr %l.i
- %t105 = add i64 %t104, 1
- store i64 %t105, ptr %l.i
- br label %b18
-b20:
- %t109 = load i64, ptr %l.priv
- %t110 = icmp eq i64 %t109, 3
- br i1 %t110, label %b106, label %b107
-b106:
- store i64 7, ptr %l.choiceb108
- br label %b108
-b107:
- store i64 0, ptr %l.choiceb108
- br label %b108
-b108:
- %t111 = load i64, ptr %l.choiceb108
- ret i64 %t111
+b99:
+ br label %b100
+b100:
+ %t107 = load i64, ptr %l.config
+ %t108 = and i64 %t107, 7
+ ret i64 %t108
+b75:
+ br label %b76
+b76:
+ br label %b49
+b48:
+ br label %b49
+b49:
+ %t109 = load i64, ptr %l.field
+ %t110 = shl i64 %t109, 2
+ store i64 %t110, ptr %l.below
+ %t111 = load i64, ptr %l.i
+ %t112 = add i64 %t111, 1
+ store i64 %t112, ptr %l.i
+ br label %b25
+b27:
+ %t116 = load i64, ptr %l.priv
+ %t117 = icmp eq i64 %t116, 3
+ br i1 %t117, label %b113, label %b114
+b113:
+ store i64 7, ptr %l.choiceb115
+ br label %b115
+b114:
+ store i64 0, ptr %l.choiceb115
+ br label %b115
+b115:
+ %t118 = load i64, ptr %l.choiceb115
+ ret i64 %t118
 }
 define internal i64 @_page_fault(ptr %a.hart, i64 %a.address, i64 %a.access) nounwind {
  %l.hart = alloca ptr
