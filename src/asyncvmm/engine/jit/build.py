@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
+from bisect import bisect_left
+from pathlib import Path
 from typing import Any, Final
 
-from librt.vecs import append, vec
+from librt.vecs import vec
 from mypy_extensions import i64
 
 from asyncvmm.arch.hart import Hart
@@ -14,16 +17,20 @@ from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit import translator as tr
 from asyncvmm.engine.jit.engine import Attacher, TranslatingEngine
 from asyncvmm.engine.jit.layout import Layout, address_of
-from asyncvmm.engine.jit.llvm import Object, compile_ir, parse_object
+from asyncvmm.engine.jit.llvm import Object, compile_cached, parse_object
 from asyncvmm.engine.jit.lowerings import LOWERINGS
 from asyncvmm.engine.jit.stencil_ir import COLDS, HOLES, stencils_ir
 from asyncvmm.engine.jit.support import support_ir
 from asyncvmm.engine.jit.translator import CodeMemory, Stencils, Translator
-from asyncvmm.isa import opcodes
+from asyncvmm.isa.opcodes import NAMES
 
 ARENA_BYTES: Final = 64 << 20
-_PLACES: Final = {"next": tr.NEXT, "taken": tr.TAKEN, "again": tr.AGAIN, "cold": tr.COLD, "back": tr.BACK}
-_OWN: Final = {"block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE, "cross": tr.CROSS}
+_PLACES: Final = {
+    "next": tr.NEXT, "taken": tr.TAKEN, "again": tr.AGAIN, "cold": tr.COLD, "back": tr.BACK,
+}  # fmt: skip
+_OWN: Final = {
+    "block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE, "cross": tr.CROSS,
+}  # fmt: skip
 _COLD: Final = {name: tr.COLDS + number for number, name in enumerate(COLDS)}
 
 
@@ -47,63 +54,45 @@ class Arena(CodeMemory):
 
     def patch(self, position: i64, value: i64) -> None:
         """See CodeMemory."""
-        self._map[position : position + 4] = (value & 0xFFFFFFFF).to_bytes(4, "little")
+        self._map[position : position + 4] = int(value & 0xFFFFFFFF).to_bytes(4, "little")
 
     def table_address(self, table: Any) -> i64:
         """See CodeMemory."""
         return address_of(table)
 
 
-class Native(Attacher):
-    """Support code and stencils in an arena, ready to be used by the harts of one guest."""
+class Parts:
+    """What all engines of a process share: the compiled support code and stencils."""
 
-    def __init__(self, arena_bytes: int = ARENA_BYTES) -> None:
+    def __init__(self, cache: Path | None) -> None:
         layout = Layout()
-        self.arena = Arena(arena_bytes)
-        self.symbols: dict[str, int] = {}
-        support = parse_object(compile_ir(layout.fill(support_ir()), passes=True, relocation="pic"))
-        self._load(support)
+        self.support = parse_object(
+            compile_cached(layout.fill(support_ir()), cache, relocation="pic")
+        )
         text, colds, ends = stencils_ir()
-        part = parse_object(compile_ir(layout.fill(text), passes=True))
-        self.stencils = self._stencils(part, colds, ends)
-        self.missing = self.symbols["missing"] - self.arena.address
-        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        self.enter = prototype(self.symbols["enter"])
-        self._kept: list[Any] = []
+        self.object = parse_object(compile_cached(layout.fill(text), cache))
+        self.symbols: list[str] = []
+        self.stencils = self._stencils(colds, ends)
 
-    def _load(self, part: Object) -> int:
-        """Put an object into the arena; its functions become symbols."""
-        start = self.arena.used
-        address = self.arena.address + start
-        self.arena.write(start, part.link(address, self.symbols))
-        for name, function in part.functions.items():
-            self.symbols[name] = address + function.start
-        self.arena.used = start + (len(part.image) + 63 & -64)
-        return address
-
-    def _stencils(self, part: Object, colds: dict[str, str], ends: set[str]) -> Stencils:
-        """Cut the object into stencils."""
-        # Constants that stencils refer to stay where the whole object is loaded.
-        start = self.arena.used
-        home = self.arena.address + start
-        self.arena.write(start, part.image)
-        self.arena.used = start + (len(part.image) + 63 & -64)
-        numbers = {f"op.{name}": self._number(name) for name in LOWERINGS} | _OWN | _COLD
-        numbers |= {f"tail.{name}": tr.TAILS + self._number(name) for name in LOWERINGS}
-        addresses: list[int] = []
+    def _stencils(self, colds: dict[str, str], ends: set[str]) -> Stencils:
+        """Cut the object into stencils; ``symbols`` are what their fixed holes refer to."""
+        part = self.object
+        numbers = {f"op.{name}": NAMES.index(name) for name in LOWERINGS} | _OWN | _COLD
+        numbers |= {f"tail.{name}": tr.TAILS + NAMES.index(name) for name in LOWERINGS}
         rows: list[tuple[int, int, int, int, int]] = []
         holes: list[int] = []
+        relocations = sorted(part.relocations, key=lambda item: item.position)
+        positions = [item.position for item in relocations]
         for name, function in part.functions.items():
-            found = [
-                r
-                for r in part.relocations
-                if function.start <= r.position < function.start + function.size
-            ]
+            first = bisect_left(positions, function.start)
+            found = relocations[first : bisect_left(positions, function.start + function.size)]
             size = function.size
-            last = [r for r in found if r.position + 4 == function.start + size]
-            if last and last[0].symbol in ("next",) and part.image[last[0].position - 1] == 0xE9:
-                size -= 5
-                found.remove(last[0])
+            if found:
+                last = found[-1]
+                ends_here = last.position + 4 == function.start + size
+                if ends_here and last.symbol == "next" and part.image[last.position - 1] == 0xE9:
+                    size -= 5
+                    found.pop()
             rows.append((numbers[name], function.start, size, len(holes) // 5, len(found)))
             for r in found:
                 if r.symbol.startswith("h."):
@@ -111,29 +100,60 @@ class Native(Attacher):
                 elif r.symbol in _PLACES:
                     symbol = _PLACES[r.symbol]
                 else:
-                    symbol = tr.FIXED + len(addresses)
-                    if r.symbol in part.sections:
-                        addresses.append(home + part.sections[r.symbol])
-                    else:
-                        addresses.append(self.symbols[r.symbol])
+                    symbol = tr.FIXED + len(self.symbols)
+                    self.symbols.append(r.symbol)
                 holes += [r.position - function.start, r.size, int(r.relative), symbol, r.addend]
         stencils = Stencils(part.image, rows, holes)
-        for address in addresses:
-            stencils.addresses = append(stencils.addresses, address)
         for name, cold in colds.items():
-            number = self._number(name)
+            number = NAMES.index(name)
             if cold:
                 stencils.cold[number] = _COLD[cold]
-            lines = LOWERINGS[name].split("\n")
-            if any(line.startswith("goto if") for line in lines):
+            if "goto if" in LOWERINGS[name]:
                 stencils.ends[number] = 2
             elif name in ends:
                 stencils.ends[number] = 1
         return stencils
 
-    @staticmethod
-    def _number(name: str) -> int:
-        return opcodes.NAMES.index(name)
+
+@functools.cache
+def _parts(cache: Path | None) -> Parts:
+    return Parts(cache)
+
+
+class Native(Attacher):
+    """Support code in an arena, ready for the harts of one guest."""
+
+    def __init__(self, cache: Path | None = None, arena_bytes: int = ARENA_BYTES) -> None:
+        self.parts = _parts(cache)
+        self.arena = Arena(arena_bytes)
+        self.symbols: dict[str, int] = {}
+        self._load(self.parts.support)
+        # Constants that stencils refer to stay where the whole object is.
+        part = self.parts.object
+        home = self.arena.address + self.arena.used
+        self.arena.write(self.arena.used, part.image)
+        self._advance(len(part.image))
+        values = [
+            home + part.sections[name] if name in part.sections else self.symbols[name]
+            for name in self.parts.symbols
+        ]
+        self.addresses = vec[i64](values)
+        self.arena.start = self.arena.used
+        self.missing = self.symbols["missing"] - self.arena.address
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self.enter = prototype(self.symbols["enter"])
+        self._kept: list[Any] = []
+
+    def _advance(self, length: int) -> None:
+        self.arena.used = self.arena.used + (length + 63 & -64)
+
+    def _load(self, part: Object) -> None:
+        """Put an object into the arena; its functions become symbols."""
+        address = self.arena.address + self.arena.used
+        self.arena.write(self.arena.used, part.link(address, self.symbols))
+        for name, function in part.functions.items():
+            self.symbols[name] = address + function.start
+        self._advance(len(part.image))
 
     def attach(self, hart: Hart) -> Translator:
         """See Attacher."""
@@ -144,7 +164,12 @@ class Native(Attacher):
         translator = hart.code.listener
         if not isinstance(translator, Translator):
             translator = Translator(
-                self.stencils, self.arena, self.missing, hart.ram.first_ppn, hart.ram.page_count
+                self.parts.stencils,
+                self.addresses,
+                self.arena,
+                self.missing,
+                hart.ram.first_ppn,
+                hart.ram.page_count,
             )
             hart.code.listener = translator
         words[at.HART] = id(hart)
@@ -155,11 +180,10 @@ class Native(Attacher):
         hart.tlb.native = words
         hart.tlb.has_native = True
         hart.tlb.clear_native()
-        self._kept.append(hart)
         return translator
 
 
-def make_engine() -> TranslatingEngine:
-    """A translating engine for the harts of one guest."""
-    native = Native()
+def make_engine(cache: Path | None = None) -> TranslatingEngine:
+    """A translating engine for the harts of one guest; ``cache`` is a folder for object code."""
+    native = Native(cache)
     return TranslatingEngine(native, native.enter)

@@ -69,6 +69,7 @@ class TranslatingEngine(Engine):
             translator = self.attacher.attach(hart)
         else:
             translator = listener
+        translator.catch_up()
         x = hart.x
         state = x[WORDS]
         enter = self.enter

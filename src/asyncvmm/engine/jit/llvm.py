@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 
-import llvmlite.binding as llvm
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
 RELOCATION_BYTES: Final = {1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 14: 1}
 _RELATIVE: Final = frozenset((2, 4))  # R_X86_64_PC32, PLT32
@@ -48,6 +52,33 @@ def compile_ir(
         )
         builder.getModulePassManager().run(module, builder)
     return machine.emit_object(module)  # type: ignore[no-any-return]
+
+
+def compile_cached(text: str, folder: Path | None, relocation: str = "static") -> bytes:
+    """Object code of a module with all optimisation, from ``folder`` when it is there.
+
+    The name is a hash of the text, of LLVM's version and of the host's processor; a file that is
+    damaged, or cannot be written, only costs the time to compile.
+    """
+    version = ".".join(map(str, llvm.llvm_version_info))
+    features = llvm.get_host_cpu_features().flatten()
+    key = "\0".join((text, relocation, version, llvm.get_host_cpu_name(), features))
+    if folder is None:
+        return compile_ir(text, passes=True, relocation=relocation)
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
+    try:
+        found = path.read_bytes()
+        if hashlib.sha256(found[32:]).digest() == found[:32]:
+            return found[32:]
+    except OSError:
+        pass
+    made = compile_ir(text, passes=True, relocation=relocation)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(hashlib.sha256(made).digest() + made)
+        part.replace(path)
+    return made
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class Expander:
 
     def store_conditional(self, target: str, bits: int, address: str, value: str) -> None:
         """SC: 0 when it stored."""
-        place = self.lookup(address, bits, 8, f"cold.amo.{bits}")
+        place = self.lookup(address, bits, 8, f"cold.sc.{bits}")
         held, same, different = self.fresh(), self.fresh(), self.fresh()
         yes, no = self.fresh(), self.fresh()
         field = self.hart_field("reservation")
@@ -298,12 +298,16 @@ _PLAIN: Final = frozenset(
 
 # By kind: which table, and whether a misaligned access is done after all.
 _COLD: Final = {"load": ("load", True), "store": ("store", True), "lr": ("load", False),
-                "amo": ("store", False)}  # fmt: skip
+                "amo": ("store", False), "sc": ("store", False)}  # fmt: skip
 COLDS: Final = tuple(f"cold.{kind}.{bits}" for kind in _COLD for bits in (8, 16, 32, 64))
 
 
 def _cold(kind: str, bits: int) -> str:
     table, misaligned = _COLD[kind]
+    # An SC without a reservation does not fault, whatever its address: the interpreter decides.
+    trapped = jump("@system_done", hole("fix"), hole("done"))
+    if kind == "sc":
+        trapped = jump("@exit_refused", hole("fix"))
     return f"""define {CODE} @cold.{kind}.{bits}{SIGNATURE} nounwind {{
  %ph = {word(at.HART)}
  %hart = load ptr, ptr %ph
@@ -316,7 +320,7 @@ def _cold(kind: str, bits: int) -> str:
 retry:
 {jump("@again")}
 trapped:
-{jump("@system_done", hole("fix"), hole("done"))}
+{trapped}
 uneven:
  %t0 = lshr i64 %a, 7
  %t1 = and i64 %t0, {1023 << 5}

@@ -60,6 +60,8 @@ class CodeMemory:
         self.address: i64 = 0
         self.used: i64 = 0
         self.size: i64 = 0
+        self.start: i64 = 0  # of what may be thrown away
+        self.generation: i64 = 0  # how often it was
 
     def put(self, position: i64, code: vec[u8], length: i64) -> None:
         """Copy the first ``length`` bytes to ``position`` (an offset)."""
@@ -100,7 +102,6 @@ class Stencils:
             self.count[stencil] = count
         # Operations that end a block: 1 jumps always, 2 branches.
         self.ends: vec[i64] = vec[i64]([0] * STENCILS)
-        self.addresses: vec[i64] = vec[i64]()
 
 
 class Page:
@@ -117,11 +118,21 @@ class Page:
 class Translator(CodeListener):
     """Code of one guest: pages, and the memory that their code is in."""
 
-    def __init__(self, stencils: Stencils, memory: CodeMemory, missing: i64, first_ppn: i64, pages: i64) -> None:
+    def __init__(
+        self,
+        stencils: Stencils,
+        addresses: vec[i64],
+        memory: CodeMemory,
+        missing: i64,
+        first_ppn: i64,
+        pages: i64,
+    ) -> None:
+        """``missing`` is the offset of the routine for slots without code."""
         self.stencils: Stencils = stencils
+        self.addresses: vec[i64] = addresses
         self.memory: CodeMemory = memory
-        self.missing: i64 = missing  # offset of the routine for slots without code
-        self.start: i64 = memory.used
+        self.generation: i64 = memory.generation
+        self.missing: i64 = missing
         self.first_ppn: i64 = first_ppn
         self.tables: vec[i64] = vec[i64]([0] * int(pages))
         self.pages: dict[int, Page] = {}
@@ -170,13 +181,15 @@ class Translator(CodeListener):
         self.tables[ppn - self.first_ppn] = self.memory.table_address(page.table)
         return page
 
-    def reset(self) -> None:
-        """Forget all code; the memory is used again from its start."""
+    def catch_up(self) -> None:
+        """Forget all code when its memory was given to other code."""
+        if self.generation == self.memory.generation:
+            return
+        self.generation = self.memory.generation
         self.resets += 1
-        self.memory.used = self.start
+        missing: i32 = i32(self.missing)
         for page in self.pages.values():
             i: i64 = 0
-            missing: i32 = i32(self.missing)
             while i < SLOTS:
                 page.table[i] = missing
                 i += 1
@@ -185,8 +198,11 @@ class Translator(CodeListener):
 
     def translate(self, hart: Hart, code: vec[i64], pc: i64) -> bool:
         """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
-        if self.memory.used + 65536 > self.memory.size:
-            self.reset()
+        memory = self.memory
+        if memory.used + 65536 > memory.size:
+            memory.used = memory.start
+            memory.generation += 1
+            self.catch_up()
         page = self.page_of(code)
         stencils = self.stencils
         base = pc & -4096
@@ -286,7 +302,8 @@ class Translator(CodeListener):
         values[IMM] = w >> 32
         npc = offset + ((w >> 25) & 7)
         values[NPC] = npc
-        values[TARGET] = npc + (w >> 32)
+        # fetch lets the offsets of jumps count from the next instruction; AUIPC's does not.
+        values[TARGET] = (npc if self.stencils.ends[w & 511] != 0 else offset) + (w >> 32)
         values[FIX] = offset | (refund << 16)
         values[UIMM] = (w >> 15) & 31
         values[DONE] = npc | ((refund - 1) << 16)
@@ -345,10 +362,10 @@ class Translator(CodeListener):
             elif symbol == AGAIN or symbol == BACK:
                 self._put(position, width, self.values[symbol] + addend - position)
             elif holes[h + 2] != 0:
-                target = stencils.addresses[symbol - FIXED]
+                target = self.addresses[symbol - FIXED]
                 self._put(position, width, target + addend - (here + position))
             else:
-                self._put(position, width, stencils.addresses[symbol - FIXED] + addend)
+                self._put(position, width, self.addresses[symbol - FIXED] + addend)
             h += 5
         self.length = at + size
 
