@@ -16,6 +16,7 @@ from asyncvmm.arch.hart import Hart
 from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit import translator as tr
 from asyncvmm.engine.jit.engine import Attacher, TranslatingEngine
+from asyncvmm.engine.jit.float_ir import TRUNCATING
 from asyncvmm.engine.jit.layout import Layout, address_of
 from asyncvmm.engine.jit.llvm import Object, compile_cached, parse_object
 from asyncvmm.engine.jit.lowerings import LOWERINGS
@@ -30,8 +31,12 @@ _PLACES: Final = {
 }  # fmt: skip
 _OWN: Final = {
     "block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE, "cross": tr.CROSS,
+    "mode": tr.MODE,
 }  # fmt: skip
 _COLD: Final = {name: tr.COLDS + number for number, name in enumerate(COLDS)}
+
+
+_EXACT: Final = ("i32_to_f64", "u32_to_f64")
 
 
 class Arena(CodeMemory):
@@ -108,6 +113,10 @@ class Parts:
             number = NAMES.index(name)
             if cold:
                 stencils.cold[number] = _COLD[cold]
+            if any(word in LOWERINGS[name] for word in TRUNCATING):
+                stencils.rounds[number] = 2
+            elif "{rm}" in LOWERINGS[name] and not any(w in LOWERINGS[name] for w in _EXACT):
+                stencils.rounds[number] = 1
             if "goto if" in LOWERINGS[name]:
                 stencils.ends[number] = 2
             elif name in ends:

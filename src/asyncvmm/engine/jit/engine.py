@@ -9,6 +9,7 @@ from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.arch.hart import EVENT_CHECK, EXIT_BUDGET, EXIT_STOP, EXIT_WFI, Hart
 from asyncvmm.arch.hart_time import HartTime
+from asyncvmm.arch.status import FS
 from asyncvmm.arch.trap import take_interrupt
 from asyncvmm.engine.fetch import fetch_page
 from asyncvmm.engine.interpreter import Engine
@@ -19,6 +20,9 @@ from asyncvmm.engine.jit.state_words import (
     CONTEXT,
     END,
     FETCH_CONTEXT,
+    FLOAT_READY,
+    FRM,
+    LAST_HOST_MODE,
     LEFT,
     MISSING,
     PC,
@@ -92,6 +96,9 @@ class TranslatingEngine(Engine):
                     hart.steps += 1
                     hart.event |= EVENT_CHECK
                     continue
+                x[FRM] = hart.fp.frm
+                ready = (hart.mstatus & FS) == FS and hart.fp.frm <= LAST_HOST_MODE
+                x[FLOAT_READY] = 1 if ready else 0
                 x[CONTEXT] = hart.tlb.context
                 x[FETCH_CONTEXT] = hart.tlb.fetch_context
             x[END] = hart.steps_end

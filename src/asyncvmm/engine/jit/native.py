@@ -13,7 +13,7 @@ from mypy_extensions import i64
 from asyncvmm.arch.csr import access
 from asyncvmm.arch.hart import SUPERVISOR, Hart
 from asyncvmm.arch.mmu import FETCH, LOAD, STORE, fault, translate
-from asyncvmm.arch.status import ECALL_USER
+from asyncvmm.arch.status import ECALL_USER, FS
 from asyncvmm.arch.trap import fence_vma, mret, sret, take_exception, take_interrupt, wfi
 from asyncvmm.engine.jit.state_words import (
     CLOCK,
@@ -22,6 +22,9 @@ from asyncvmm.engine.jit.state_words import (
     EVENT_BAIL,
     FETCH_CONTEXT,
     FETCH_TLB,
+    FLOAT_READY,
+    FRM,
+    LAST_HOST_MODE,
     LEFT,
     TABLES,
     TLB,
@@ -207,6 +210,11 @@ def settle(hart: Hart) -> bool:
         x[LEFT] -= 1
         hart.event = 0
     hart.steps = x[END] - x[LEFT]
+    x[FRM] = hart.fp.frm
+    if (hart.mstatus & FS) == FS and hart.fp.frm <= LAST_HOST_MODE:
+        x[FLOAT_READY] = 1
+    else:
+        x[FLOAT_READY] = 0
     x[CONTEXT] = hart.tlb.context
     x[FETCH_CONTEXT] = hart.tlb.fetch_context
     return True

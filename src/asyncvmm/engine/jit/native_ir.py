@@ -789,21 +789,54 @@ b34:
  %t56 = getelementptr i8, ptr %t55, i64 <Hart.steps>
  store i64 %t54, ptr %t56
  %t57 = load ptr, ptr %l.hart
- %t58 = getelementptr i8, ptr %t57, i64 <Hart.tlb>
+ %t58 = getelementptr i8, ptr %t57, i64 <Hart.fp>
  %t59 = load ptr, ptr %t58
- %t60 = getelementptr i8, ptr %t59, i64 <Tlb.context>
+ %t60 = getelementptr i8, ptr %t59, i64 <FloatStatus.frm>
  %t61 = load i64, ptr %t60
  %t62 = load ptr, ptr %l.x
- %t63 = getelementptr i64, ptr %t62, i64 37
+ %t63 = getelementptr i64, ptr %t62, i64 47
  store i64 %t61, ptr %t63
- %t64 = load ptr, ptr %l.hart
- %t65 = getelementptr i8, ptr %t64, i64 <Hart.tlb>
- %t66 = load ptr, ptr %t65
- %t67 = getelementptr i8, ptr %t66, i64 <Tlb.fetch_context>
- %t68 = load i64, ptr %t67
- %t69 = load ptr, ptr %l.x
- %t70 = getelementptr i64, ptr %t69, i64 38
- store i64 %t68, ptr %t70
+ %t68 = load ptr, ptr %l.hart
+ %t69 = getelementptr i8, ptr %t68, i64 <Hart.mstatus>
+ %t70 = load i64, ptr %t69
+ %t71 = and i64 %t70, 24576
+ %t72 = icmp eq i64 %t71, 24576
+ br i1 %t72, label %b67, label %b65
+b67:
+ %t73 = load ptr, ptr %l.hart
+ %t74 = getelementptr i8, ptr %t73, i64 <Hart.fp>
+ %t75 = load ptr, ptr %t74
+ %t76 = getelementptr i8, ptr %t75, i64 <FloatStatus.frm>
+ %t77 = load i64, ptr %t76
+ %t78 = icmp sle i64 %t77, 3
+ br i1 %t78, label %b64, label %b65
+b64:
+ %t79 = load ptr, ptr %l.x
+ %t80 = getelementptr i64, ptr %t79, i64 48
+ store i64 1, ptr %t80
+ br label %b66
+b65:
+ %t81 = load ptr, ptr %l.x
+ %t82 = getelementptr i64, ptr %t81, i64 48
+ store i64 0, ptr %t82
+ br label %b66
+b66:
+ %t83 = load ptr, ptr %l.hart
+ %t84 = getelementptr i8, ptr %t83, i64 <Hart.tlb>
+ %t85 = load ptr, ptr %t84
+ %t86 = getelementptr i8, ptr %t85, i64 <Tlb.context>
+ %t87 = load i64, ptr %t86
+ %t88 = load ptr, ptr %l.x
+ %t89 = getelementptr i64, ptr %t88, i64 37
+ store i64 %t87, ptr %t89
+ %t90 = load ptr, ptr %l.hart
+ %t91 = getelementptr i8, ptr %t90, i64 <Hart.tlb>
+ %t92 = load ptr, ptr %t91
+ %t93 = getelementptr i8, ptr %t92, i64 <Tlb.fetch_context>
+ %t94 = load i64, ptr %t93
+ %t95 = load ptr, ptr %l.x
+ %t96 = getelementptr i64, ptr %t95, i64 38
+ store i64 %t94, ptr %t96
  ret i1 true
 }
 define internal i64 @Clock.ns_for(ptr %a.self, i64 %a.steps) nounwind {

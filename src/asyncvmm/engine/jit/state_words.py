@@ -23,8 +23,8 @@ TABLES: Final = 43  # address of one word per RAM page: its translation's entry 
 ARENA: Final = 44  # address of the code
 RESULT: Final = 45
 CLOCK: Final = 46  # address of the Clock, or 0
-MXCSR: Final = 47
-COUNTS: Final = 48  # address of the counters of blocks
+FRM: Final = 47  # FloatStatus.frm
+FLOAT_READY: Final = 48  # 1 when FS is Dirty and FRM is a mode that the host has
 
 FETCH_TLB: Final = NATIVE_FETCH
 TLB: Final = NATIVE_DATA
@@ -38,3 +38,5 @@ EVENT: Final = 3  # Hart.event wants to be looked at
 HOT: Final = 4  # a block has been entered often
 
 EVENT_BAIL: Final = 4  # bit of Hart.event while translated code runs: let the interpreter do it
+
+LAST_HOST_MODE: Final = 3  # rounding modes RNE, RTZ, RDN, RUP; RMM is the interpreter's

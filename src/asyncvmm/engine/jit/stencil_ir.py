@@ -11,13 +11,14 @@ import re
 from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit.float_ir import FloatLines
 from asyncvmm.engine.jit.lowerings import LOWERINGS
 from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
 from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
 
 HOLES: Final = (
     "rd", "rs1", "rs2", "rs3", "imm", "npc", "target", "fix", "count", "off", "uimm", "counter",
-    "done",
+    "done", "rm",
 )  # fmt: skip
 JUMPS: Final = ("next", "taken", "again", "cold", "back")
 SUPPORT: Final = (
@@ -28,6 +29,9 @@ SYSTEM: Final = {
     "ecall": "", "sret": "", "mret": "", "wfi": "", "sfence_vma": ", i64, i64, i1, i1",
 }  # fmt: skip
 _CSR: Final = {"csr_swap": 0, "csr_set": 1, "csr_clear": 2}
+
+
+_FLOAT: Final = re.compile(r"(f32|f64|i32|u32|i64|u64)_\w+$")
 
 
 class UnsupportedError(Exception):
@@ -50,6 +54,10 @@ class Expander:
         self.cold = ""
         self.place = ""
         self.after_write: tuple[str, str, str] | None = None
+        self.declared: set[str] = set()
+        self.leaves = False
+        if not tail and re.search(r"\bf r(d|s[123])\b", lowering):
+            self.guard()
         for line in lowering.split("\n"):
             if line:
                 self.line(re.sub(r"%(\d+)", r"%v\1", line))
@@ -57,6 +65,8 @@ class Expander:
             self.finish_csr()
         if not self.ended:
             self.lines.append(jump("@back" if tail else "@next"))
+        if self.leaves:
+            self.lines += ["float.slow:", jump("@exit_slow", hole("fix"))]
 
     def fresh(self) -> str:
         """The name of a new temporary."""
@@ -86,6 +96,12 @@ class Expander:
                     f"{place} = getelementptr i8, ptr %s, i64 {hole('rd')}",
                     f"store i64 {value}, ptr {place}",
                 )
+            case ["f", register] if register in ("rs1", "rs2", "rs3"):
+                self.emit(f"{target} = load i64, ptr {self.float_register(register)}")
+            case _ if target == "f rd":
+                self.emit(f"store i64 {text}, ptr {self.float_register('rd')}")
+            case [name, *arguments] if target and _FLOAT.match(name):
+                self.float_operation(target, name, [a.rstrip(",") for a in arguments])
             case ["npc"]:
                 self.address(target, "npc")
             case ["pc+imm"]:
@@ -123,6 +139,39 @@ class Expander:
                 self.emit(f"{target} = {text}")
             case _:
                 raise UnsupportedError(line)
+
+    def guard(self) -> None:
+        """To the interpreter unless FS is Dirty and the rounding mode is one of the host's."""
+        place, ready, test, go = (self.fresh() for _ in range(4))
+        self.emit(
+            f"{place} = {word(at.FLOAT_READY)}",
+            f"{ready} = load i64, ptr {place}",
+            f"{test} = icmp eq i64 {ready}, 0",
+            f"br i1 {test}, label %float.slow, label {go}, !prof !2",
+        )
+        self.lines.append(f"{go[1:]}:")
+        self.leaves = True
+
+    def float_register(self, name: str) -> str:
+        """A pointer to f[name]."""
+        pf, file, place = self.fresh(), self.fresh(), self.fresh()
+        self.emit(
+            f"{pf} = {word(at.F)}",
+            f"{file} = load ptr, ptr {pf}",
+            f"{place} = getelementptr i8, ptr {file}, i64 {hole(name)}",
+        )
+        return place
+
+    def float_operation(self, target: str, name: str, arguments: list[str]) -> None:
+        """An operation of the host's floating-point unit."""
+        made = FloatLines(f"{self.fresh()[1:]}.", "float.slow")
+        value = made.operation(name, [a for a in arguments if a != "{rm}"])
+        if value is None:
+            raise UnsupportedError(name)
+        self.lines += made.lines
+        self.declared |= made.declared
+        self.leaves = True
+        self.emit(f"{target} = add i64 {value}, 0")
 
     def address(self, target: str, name: str) -> None:
         """Page base plus a constant."""
@@ -196,15 +245,13 @@ class Expander:
     def csr(self, target: str, how: int, value: str) -> None:
         """A CSR access; what else it caused is dealt with before the next instruction."""
         self.count_steps()
-        ph, hart, reads, writes, event, bad, bits = (self.fresh() for _ in range(7))
+        reads, writes, event, bad, bits = (self.fresh() for _ in range(5))
         number = hole("imm")
         wanted = "true" if how == 0 else writes
         self.emit(
-            f"{ph} = {word(at.HART)}",
-            f"{hart} = load ptr, ptr {ph}",
             f"{reads} = icmp ne i64 {hole('rd')}, 256",
             f"{writes} = icmp ne i64 {hole('rs1')}, 0",
-            f"{target} = call i64 @csr(ptr {hart}, i64 {number}, i64 {how}, i64 {value},"
+            f"{target} = call i64 @csr_any(ptr %s, i64 {number}, i64 {how}, i64 {value},"
             f" i1 {reads}, i1 {wanted})",
         )
         field = self.hart_field("event")
@@ -340,6 +387,7 @@ def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
     parts: list[str] = []
     colds: dict[str, str] = {}
     ends: set[str] = set()
+    declared: set[str] = set()
     for name in HOLES:
         # Weak, because a symbol's address is never 0 otherwise, and a number may be.
         parts.append(f"@h.{name} = extern_weak global i8, !absolute_symbol !0\n")
@@ -348,7 +396,7 @@ def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
     for name in FILLS:
         parts.append(f"declare i64 @{name}(ptr, i64, i64, i1)\n")
     parts.append("declare i1 @follows(ptr, i64, i64)\n")
-    parts.append("declare i64 @csr(ptr, i64, i64, i64, i1, i1)\n")
+    parts.append("declare i64 @csr_any(ptr, i64, i64, i64, i1, i1)\n")
     for name, arguments in SYSTEM.items():
         parts.append(f"declare void @system_{name}(ptr{arguments})\n")
     for name, lowering in LOWERINGS.items():
@@ -359,12 +407,15 @@ def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
         colds[name] = expander.cold
         if expander.ended:
             ends.add(name)
-        parts.append(f'define {CODE} @"op.{name}"{SIGNATURE} nounwind {{\n')
+        declared |= expander.declared
+        strict = " strictfp" if expander.declared else ""
+        parts.append(f'define {CODE} @"op.{name}"{SIGNATURE} nounwind{strict} {{\n')
         parts.append("\n".join(expander.lines) + "\n}\n")
         if expander.cold.startswith(("cold.load", "cold.store")):
             parts.append(f'define {CODE} @"tail.{name}"{SIGNATURE} nounwind {{\n')
             lines = "\n".join(Expander(lowering, tail=True).lines)
             parts.append(lines + "\n}\n")
+    parts += [line + "\n" for line in sorted(declared)]
     for kind in _COLD:
         parts += [_cold(kind, bits) for bits in (8, 16, 32, 64)]
     parts.append(
@@ -394,6 +445,16 @@ slow:
 {jump("@exit_slow", hole("fix"))}
 }}
 define {CODE} @slow{SIGNATURE} nounwind {{
+{jump("@exit_slow", hole("fix"))}
+}}
+define {CODE} @mode{SIGNATURE} nounwind {{
+ %pm = {word(at.FRM)}
+ %frm = load i64, ptr %pm
+ %same = icmp eq i64 %frm, {hole("rm")}
+ br i1 %same, label %go, label %slow, !prof !1
+go:
+{jump("@next")}
+slow:
 {jump("@exit_slow", hole("fix"))}
 }}
 define {CODE} @stub{SIGNATURE} nounwind {{

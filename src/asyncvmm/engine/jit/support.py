@@ -9,6 +9,7 @@ from __future__ import annotations
 from asyncvmm.arch.hart import EVENT_TRAP
 from asyncvmm.arch.status import ILLEGAL
 from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit.float_ir import FLOAT_SUPPORT
 from asyncvmm.engine.jit.native_ir import NATIVE_IR
 
 CODE = "preserve_nonecc void"
@@ -53,6 +54,7 @@ def support_ir() -> str:
     """The module, with ``<Class.attribute>`` still in it."""
     return (
         NATIVE_IR
+        + FLOAT_SUPPORT
         + _exit("exit_budget", at.BUDGET, False)
         + _exit("exit_slow", at.SLOW, True)
         + _exit("exit_missing", at.MISSING, False)
@@ -171,7 +173,9 @@ on:
 define void @enter(ptr %s) nounwind {{
  %pp = {word(at.PC)}
  %pc = load i64, ptr %pp
+ call void @float_in(ptr %s)
  call {CODE} @dispatch(ptr %s, i64 %pc, i64 poison)
+ call void @float_out(ptr %s)
  ret void
 }}
 !0 = !{{!"branch_weights", i32 1000, i32 1}}

@@ -22,6 +22,7 @@ SLOW: Final = 513
 STUB: Final = 514
 LEAVE: Final = 515
 CROSS: Final = 516
+MODE: Final = 517
 COLDS: Final = 520
 TAILS: Final = 600  # plus the operation: its end, given the host address
 STENCILS: Final = 900
@@ -40,6 +41,7 @@ OFF: Final = 9
 UIMM: Final = 10
 COUNTER: Final = 11
 DONE: Final = 12
+RM: Final = 13
 NEXT: Final = 16
 TAKEN: Final = 17
 AGAIN: Final = 18
@@ -102,6 +104,8 @@ class Stencils:
             self.count[stencil] = count
         # Operations that end a block: 1 jumps always, 2 branches.
         self.ends: vec[i64] = vec[i64]([0] * STENCILS)
+        # Rounding: 1 in the mode of frm only (a static mode has to be the same), 2 towards zero only.
+        self.rounds: vec[i64] = vec[i64]([0] * STENCILS)
 
 
 class Page:
@@ -230,7 +234,7 @@ class Translator(CodeListener):
                 if reaches:
                     half = (instruction_bits(hart, base + offset) >> 16) & 0xFFFF
             op = w & 511
-            if stencils.start[op] < 0:
+            if stencils.start[op] < 0 or (stencils.rounds[op] == 2 and ((w >> 28) & 7) != 1):
                 slow = True
                 break
             self.words[count] = w
@@ -265,6 +269,9 @@ class Translator(CodeListener):
                 values[TARGET] = half
                 self._copy(CROSS, k)
                 values[TARGET] = target
+            if stencils.rounds[op] == 1 and ((w >> 28) & 7) != 7:
+                values[RM] = (w >> 28) & 7
+                self._copy(MODE, k)
             self.again_at[k] = self.length
             self._copy(op, k)
             self.back_at[k] = self.length
