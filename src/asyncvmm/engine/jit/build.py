@@ -28,6 +28,7 @@ from asyncvmm.isa.opcodes import NAMES
 ARENA_BYTES: Final = 64 << 20
 _PLACES: Final = {
     "next": tr.NEXT, "taken": tr.TAKEN, "again": tr.AGAIN, "cold": tr.COLD, "back": tr.BACK,
+    "refuse": tr.REFUSE,
 }  # fmt: skip
 _OWN: Final = {
     "block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE, "cross": tr.CROSS,
@@ -75,7 +76,7 @@ class Parts:
             compile_cached(layout.fill(support_ir()), cache, relocation="pic")
         )
         text, colds, ends = stencils_ir()
-        self.object = parse_object(compile_cached(layout.fill(text), cache))
+        self.object = parse_object(compile_cached(layout.fill(text), cache, thread=True))
         self.symbols: list[str] = []
         self.stencils = self._stencils(colds, ends)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ def target_machine(level: int, relocation: str) -> Any:
     if not _ready:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
+        llvm.initialize_native_asmparser()
         _ready = True
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
@@ -40,9 +42,9 @@ def target_machine(level: int, relocation: str) -> Any:
 
 
 def compile_ir(
-    text: str, level: int = 2, passes: bool = False, relocation: str = "static"
+    text: str, level: int = 2, passes: bool = False, relocation: str = "static", thread: bool = False
 ) -> bytes:
-    """Object code of a module."""
+    """Object code of a module; ``thread`` makes tail calls conditional jumps where it can."""
     machine = target_machine(level, relocation)
     module = llvm.parse_assembly(text)
     module.verify()
@@ -51,10 +53,43 @@ def compile_ir(
             machine, llvm.create_pipeline_tuning_options(speed_level=2)
         )
         builder.getModulePassManager().run(module, builder)
+    if thread:
+        lines = _thread_jumps(machine.emit_assembly(module)).splitlines()
+        quoted = (line.replace("\\", "\\5C").replace('"', "\\22") for line in lines)
+        module = llvm.parse_assembly("".join(f'module asm "{line}"\n' for line in quoted))
     return machine.emit_object(module)  # type: ignore[no-any-return]
 
 
-def compile_cached(text: str, folder: Path | None, relocation: str = "static") -> bytes:
+def _thread_jumps(assembly: str) -> str:
+    """Let conditional jumps to a lone jump out of the function go where that goes."""
+    lines = assembly.splitlines()
+    alone: dict[str, str] = {}
+    for label, jump in zip(lines, lines[1:], strict=False):
+        found = re.match(r"(\.LBB\w+):", label)
+        target = re.match(r"\tjmp\t(\w+@PLT)", jump)
+        if found and target:
+            alone[found[1]] = target[1]
+    out: list[str] = []
+    for line in lines:
+        near = re.match(r"(\tj\w+\t)(\.LBB\w+)", line)
+        out.append(f"{near[1]}{alone[near[2]]}" if near and near[2] in alone else line)
+    kept: list[str] = []
+    skip = False
+    for line in out:
+        if skip:
+            skip = False
+            continue
+        label = line.partition(":")[0]
+        if label in alone and kept and re.match(r"\t(jmp|ret)", kept[-1]):
+            skip = True  # nothing falls into it, and now nothing jumps to it
+            continue
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def compile_cached(
+    text: str, folder: Path | None, relocation: str = "static", thread: bool = False
+) -> bytes:
     """Object code of a module with all optimisation, from ``folder`` when it is there.
 
     The name is a hash of the text, of LLVM's version and of the host's processor; a file that is
@@ -62,9 +97,9 @@ def compile_cached(text: str, folder: Path | None, relocation: str = "static") -
     """
     version = ".".join(map(str, llvm.llvm_version_info))
     features = llvm.get_host_cpu_features().flatten()
-    key = "\0".join((text, relocation, version, llvm.get_host_cpu_name(), features))
+    key = "\0".join((text, f"{relocation} {thread}", version, llvm.get_host_cpu_name(), features))
     if folder is None:
-        return compile_ir(text, passes=True, relocation=relocation)
+        return compile_ir(text, passes=True, relocation=relocation, thread=thread)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
     try:
         found = path.read_bytes()
@@ -72,7 +107,7 @@ def compile_cached(text: str, folder: Path | None, relocation: str = "static") -
             return found[32:]
     except OSError:
         pass
-    made = compile_ir(text, passes=True, relocation=relocation)
+    made = compile_ir(text, passes=True, relocation=relocation, thread=thread)
     part = path.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

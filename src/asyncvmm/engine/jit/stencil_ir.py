@@ -20,7 +20,7 @@ HOLES: Final = (
     "rd", "rs1", "rs2", "rs3", "imm", "npc", "target", "fix", "count", "off", "uimm", "counter",
     "done", "rm",
 )  # fmt: skip
-JUMPS: Final = ("next", "taken", "again", "cold", "back")
+JUMPS: Final = ("next", "taken", "again", "cold", "back", "refuse")
 SUPPORT: Final = (
     "exit_budget", "exit_slow", "exit_missing", "dispatch", "exit_refused", "finish", "system_done",
 )  # fmt: skip
@@ -66,7 +66,7 @@ class Expander:
         if not self.ended:
             self.lines.append(jump("@back" if tail else "@next"))
         if self.leaves:
-            self.lines += ["float.slow:", jump("@exit_slow", hole("fix"))]
+            self.lines += ["float.slow:", jump("@refuse")]
 
     def fresh(self) -> str:
         """The name of a new temporary."""

@@ -47,6 +47,7 @@ TAKEN: Final = 17
 AGAIN: Final = 18
 COLD: Final = 19
 BACK: Final = 20
+REFUSE: Final = 21
 FIXED: Final = 32  # from here on an index of ``addresses``
 
 MAX_BLOCK: Final = 64
@@ -147,6 +148,9 @@ class Translator(CodeListener):
         self.cold_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.again_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.back_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
+        self.refused: i64 = 0
+        self.refused_by: vec[i64] = vec[i64]([0] * (4 * MAX_BLOCK))
+        self.refused_at: vec[i64] = vec[i64]([0] * (4 * MAX_BLOCK))
         self.length: i64 = 0
         self.place_count: i64 = 0
         self.place_slots: vec[i64] = vec[i64]([0] * _PLACES)  # target, in bytes from the page's start
@@ -255,6 +259,7 @@ class Translator(CodeListener):
         values = self.values
         self.length = 0
         self.place_count = 0
+        self.refused = 0
         if count > 0:
             values[COUNT] = count
             values[OFF] = self.offsets[0]
@@ -299,6 +304,16 @@ class Translator(CodeListener):
                     values[BACK] = self.back_at[k]
                     self._copy(tail, k)
             k += 1
+
+        i: i64 = 0
+        while i < self.refused:
+            # Several places of one instruction share what they jump to.
+            k = self.refused_by[i]
+            values[FIX] = self.offsets[k] | ((count - k) << 16)
+            while i < self.refused and self.refused_by[i] == k:
+                self._resolve_cold(self.refused_at[i])
+                i += 1
+            self._copy(SLOW, k)
 
     def _fill_values(self, w: i64, offset: i64, refund: i64) -> None:
         values = self.values
@@ -366,6 +381,10 @@ class Translator(CodeListener):
                 self._note(self.values[TARGET], position)
             elif symbol == COLD:
                 self.cold_at[k] = position
+            elif symbol == REFUSE:
+                self.refused_by[self.refused] = k
+                self.refused_at[self.refused] = position
+                self.refused += 1
             elif symbol == AGAIN or symbol == BACK:
                 self._put(position, width, self.values[symbol] + addend - position)
             elif holes[h + 2] != 0:
