@@ -25,6 +25,7 @@ MODULES = (
     "asyncvmm.base.bits", "asyncvmm.memory.pages", "asyncvmm.arch.tlb", "asyncvmm.arch.hart",
     "asyncvmm.arch.float_status", "asyncvmm.arch.pmp", "asyncvmm.arch.mmu", "asyncvmm.arch.trap",
     "asyncvmm.arch.csr", "asyncvmm.timeline.clock", "asyncvmm.timeline.events",
+    "asyncvmm.arch.hart_time",
     "asyncvmm.engine.jit.native",
 )  # fmt: skip
 ROOTS = "asyncvmm.engine.jit.native"
@@ -422,9 +423,9 @@ class Function:
                 text, _ = self.value(node.args[0])
                 pointer = self.temporary(f"inttoptr i64 {text} to ptr")
                 return self.temporary(f"load i64, ptr {pointer}"), "i64"
-            case ast.Name("clock_at"):
+            case ast.Name("hart_time_at"):
                 text, _ = self.value(node.args[0])
-                return self.temporary(f"inttoptr i64 {text} to ptr"), "Clock"
+                return self.temporary(f"inttoptr i64 {text} to ptr"), "HartTime"
             case ast.Name(name):
                 arguments = []
             case ast.Attribute(attr=attribute) if f"Environment.{attribute}" in REPLACED:
@@ -485,7 +486,7 @@ class Unit:
     def text(self) -> str:
         """All definitions."""
         for name, (_, module) in self.sources.functions.items():
-            if module == ROOTS and name not in ("address_of", "peek", "clock_at"):
+            if module == ROOTS and name not in ("address_of", "peek", "hart_time_at"):
                 self.want(name)
         texts: list[str] = []
         while len(texts) < len(self.wanted):

@@ -56,13 +56,13 @@ class TranslatingEngine(Engine):
         self.slow_at: dict[int, int] = {}
 
     def _clock(self, hart: Hart) -> i64:
-        """The address of the clock that this hart may read natively, or 0."""
+        """The address of what tells this hart's time, when that can be asked natively, or 0."""
         clock = hart.environment.exact_clock()
         if clock is None:
             return 0
         source = clock.running
         if isinstance(source, HartTime) and source.hart is hart:
-            return id(clock)
+            return id(source)
         return 0
 
     def run(self, hart: Hart, budget: i64) -> i64:

@@ -17,6 +17,7 @@ from mypy_extensions import i64
 
 from asyncvmm.arch.code import CodeCache
 from asyncvmm.arch.hart import Hart
+from asyncvmm.arch.hart_time import HartTime
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.memory.pages import Ram
 from asyncvmm.timeline.clock import Clock
@@ -55,12 +56,14 @@ class Layout:
         ram = Ram(0x80000000, _PAGES * 4096)
         hart = Hart(0, ram, Bus(), CodeCache())
         timeline = Timeline()
+        clock = Clock(timeline)
         self._objects: dict[str, Any] = {
             "Hart": hart,
             "Ram": ram,
             "Tlb": hart.tlb,
             "FloatStatus": hart.fp,
-            "Clock": Clock(timeline),
+            "Clock": clock,
+            "HartTime": HartTime(hart, clock),
             "Timeline": timeline,
         }
         self._found: dict[str, int] = {}

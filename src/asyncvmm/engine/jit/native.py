@@ -12,6 +12,7 @@ from mypy_extensions import i64
 
 from asyncvmm.arch.csr import access
 from asyncvmm.arch.hart import SUPERVISOR, Hart
+from asyncvmm.arch.hart_time import HartTime
 from asyncvmm.arch.mmu import FETCH, LOAD, STORE, fault, translate
 from asyncvmm.arch.status import ECALL_USER, FS
 from asyncvmm.arch.trap import fence_vma, mret, sret, take_exception, take_interrupt, wfi
@@ -30,7 +31,7 @@ from asyncvmm.engine.jit.state_words import (
     TLB,
 )
 from asyncvmm.memory.pages import PRESENT
-from asyncvmm.timeline.clock import TICK_NS, Clock
+from asyncvmm.timeline.clock import TICK_NS
 
 
 NOT_HERE: Final = 0  # the interpreter must do the access
@@ -49,7 +50,7 @@ def peek(address: i64) -> i64:
     raise NotImplementedError
 
 
-def clock_at(address: i64) -> Clock:
+def hart_time_at(address: i64) -> HartTime:
     """The object at a host address."""
     raise NotImplementedError
 
@@ -60,8 +61,9 @@ def time_ticks(hart: Hart) -> i64:
     if address == 0:
         hart.event |= EVENT_BAIL
         return 0
-    clock = clock_at(address)
-    now = hart.slice_start_ns + clock.ns_for(hart.steps - hart.slice_start_steps)
+    source = hart_time_at(address)
+    clock = source.clock
+    now = source.time_ns()
     if now < clock.highest_ns:
         now = clock.highest_ns
     clock.highest_ns = now

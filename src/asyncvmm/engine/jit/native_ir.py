@@ -10,6 +10,7 @@ NATIVE_IR: Final = """\
 define i64 @time_ticks(ptr %a.hart) nounwind {
  %l.hart = alloca ptr
  %l.address = alloca i64
+ %l.source = alloca ptr
  %l.clock = alloca ptr
  %l.now = alloca i64
  store ptr %a.hart, ptr %l.hart
@@ -37,51 +38,44 @@ b8:
 b9:
  %t18 = load i64, ptr %l.address
  %t19 = inttoptr i64 %t18 to ptr
- store ptr %t19, ptr %l.clock
- %t20 = load ptr, ptr %l.hart
- %t21 = getelementptr i8, ptr %t20, i64 <Hart.slice_start_ns>
- %t22 = load i64, ptr %t21
- %t23 = load ptr, ptr %l.clock
- %t24 = load ptr, ptr %l.hart
- %t25 = getelementptr i8, ptr %t24, i64 <Hart.steps>
- %t26 = load i64, ptr %t25
- %t27 = load ptr, ptr %l.hart
- %t28 = getelementptr i8, ptr %t27, i64 <Hart.slice_start_steps>
- %t29 = load i64, ptr %t28
- %t30 = sub i64 %t26, %t29
- %t31 = call i64 @Clock.ns_for(ptr %t23, i64 %t30)
- %t32 = add i64 %t22, %t31
- store i64 %t32, ptr %l.now
+ store ptr %t19, ptr %l.source
+ %t20 = load ptr, ptr %l.source
+ %t21 = getelementptr i8, ptr %t20, i64 <HartTime.clock>
+ %t22 = load ptr, ptr %t21
+ store ptr %t22, ptr %l.clock
+ %t23 = load ptr, ptr %l.source
+ %t24 = call i64 @HartTime.time_ns(ptr %t23)
+ store i64 %t24, ptr %l.now
+ %t28 = load i64, ptr %l.now
+ %t29 = load ptr, ptr %l.clock
+ %t30 = getelementptr i8, ptr %t29, i64 <Clock.highest_ns>
+ %t31 = load i64, ptr %t30
+ %t32 = icmp slt i64 %t28, %t31
+ br i1 %t32, label %b25, label %b26
+b25:
+ %t33 = load ptr, ptr %l.clock
+ %t34 = getelementptr i8, ptr %t33, i64 <Clock.highest_ns>
+ %t35 = load i64, ptr %t34
+ store i64 %t35, ptr %l.now
+ br label %b27
+b26:
+ br label %b27
+b27:
  %t36 = load i64, ptr %l.now
  %t37 = load ptr, ptr %l.clock
  %t38 = getelementptr i8, ptr %t37, i64 <Clock.highest_ns>
- %t39 = load i64, ptr %t38
- %t40 = icmp slt i64 %t36, %t39
- br i1 %t40, label %b33, label %b34
-b33:
- %t41 = load ptr, ptr %l.clock
- %t42 = getelementptr i8, ptr %t41, i64 <Clock.highest_ns>
- %t43 = load i64, ptr %t42
- store i64 %t43, ptr %l.now
- br label %b35
-b34:
- br label %b35
-b35:
- %t44 = load i64, ptr %l.now
+ store i64 %t36, ptr %t38
+ %t39 = load i64, ptr %l.now
+ %t40 = sdiv i64 %t39, 100
+ %t41 = srem i64 %t39, 100
+ %t42 = icmp slt i64 %t41, 0
+ %t43 = sub i64 %t40, 1
+ %t44 = select i1 %t42, i64 %t43, i64 %t40
  %t45 = load ptr, ptr %l.clock
- %t46 = getelementptr i8, ptr %t45, i64 <Clock.highest_ns>
- store i64 %t44, ptr %t46
- %t47 = load i64, ptr %l.now
- %t48 = sdiv i64 %t47, 100
- %t49 = srem i64 %t47, 100
- %t50 = icmp slt i64 %t49, 0
- %t51 = sub i64 %t48, 1
- %t52 = select i1 %t50, i64 %t51, i64 %t48
- %t53 = load ptr, ptr %l.clock
- %t54 = getelementptr i8, ptr %t53, i64 <Clock.mtime_offset>
- %t55 = load i64, ptr %t54
- %t56 = add i64 %t52, %t55
- ret i64 %t56
+ %t46 = getelementptr i8, ptr %t45, i64 <Clock.mtime_offset>
+ %t47 = load i64, ptr %t46
+ %t48 = add i64 %t44, %t47
+ ret i64 %t48
 }
 define i64 @_refused(ptr %a.hart) nounwind {
  %l.hart = alloca ptr
@@ -839,41 +833,28 @@ b66:
  store i64 %t94, ptr %t96
  ret i1 true
 }
-define internal i64 @Clock.ns_for(ptr %a.self, i64 %a.steps) nounwind {
+define internal i64 @HartTime.time_ns(ptr %a.self) nounwind {
  %l.self = alloca ptr
- %l.steps = alloca i64
  store ptr %a.self, ptr %l.self
- store i64 %a.steps, ptr %l.steps
- %t1 = load i64, ptr %l.steps
- %t2 = load ptr, ptr %l.self
- %t3 = getelementptr i8, ptr %t2, i64 <Clock.mips>
- %t4 = load i64, ptr %t3
- %t5 = sdiv i64 %t1, %t4
- %t6 = srem i64 %t1, %t4
- %t7 = icmp slt i64 %t6, 0
- %t8 = sub i64 %t5, 1
- %t9 = select i1 %t7, i64 %t8, i64 %t5
- %t10 = mul i64 %t9, 1000
- %t11 = load i64, ptr %l.steps
- %t12 = load ptr, ptr %l.self
- %t13 = getelementptr i8, ptr %t12, i64 <Clock.mips>
- %t14 = load i64, ptr %t13
- %t15 = sdiv i64 %t11, %t14
- %t16 = srem i64 %t11, %t14
- %t17 = icmp slt i64 %t16, 0
- %t18 = add i64 %t16, %t14
- %t19 = select i1 %t17, i64 %t18, i64 %t16
- %t20 = mul i64 %t19, 1000
- %t21 = load ptr, ptr %l.self
- %t22 = getelementptr i8, ptr %t21, i64 <Clock.mips>
- %t23 = load i64, ptr %t22
- %t24 = sdiv i64 %t20, %t23
- %t25 = srem i64 %t20, %t23
- %t26 = icmp slt i64 %t25, 0
- %t27 = sub i64 %t24, 1
- %t28 = select i1 %t26, i64 %t27, i64 %t24
- %t29 = add i64 %t10, %t28
- ret i64 %t29
+ %t1 = load ptr, ptr %l.self
+ %t2 = getelementptr i8, ptr %t1, i64 <HartTime.base_ns>
+ %t3 = load i64, ptr %t2
+ %t4 = load ptr, ptr %l.self
+ %t5 = call i64 @HartTime.place_ns(ptr %t4)
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <HartTime.opened_ns>
+ %t8 = load i64, ptr %t7
+ %t9 = sub i64 %t5, %t8
+ %t10 = load ptr, ptr %l.self
+ %t11 = getelementptr i8, ptr %t10, i64 <HartTime.share>
+ %t12 = load i64, ptr %t11
+ %t13 = sdiv i64 %t9, %t12
+ %t14 = srem i64 %t9, %t12
+ %t15 = icmp slt i64 %t14, 0
+ %t16 = sub i64 %t13, 1
+ %t17 = select i1 %t15, i64 %t16, i64 %t13
+ %t18 = add i64 %t3, %t17
+ ret i64 %t18
 }
 define internal i64 @translate(ptr %a.hart, i64 %a.virtual, i64 %a.access, i64 %a.length) nounwind {
  %l.hart = alloca ptr
@@ -1595,6 +1576,31 @@ b57:
  br label %b58
 b58:
  ret i1 false
+}
+define internal i64 @HartTime.place_ns(ptr %a.self) nounwind {
+ %l.self = alloca ptr
+ %l.hart = alloca ptr
+ store ptr %a.self, ptr %l.self
+ %t1 = load ptr, ptr %l.self
+ %t2 = getelementptr i8, ptr %t1, i64 <HartTime.hart>
+ %t3 = load ptr, ptr %t2
+ store ptr %t3, ptr %l.hart
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.slice_start_ns>
+ %t6 = load i64, ptr %t5
+ %t7 = load ptr, ptr %l.self
+ %t8 = getelementptr i8, ptr %t7, i64 <HartTime.clock>
+ %t9 = load ptr, ptr %t8
+ %t10 = load ptr, ptr %l.hart
+ %t11 = getelementptr i8, ptr %t10, i64 <Hart.steps>
+ %t12 = load i64, ptr %t11
+ %t13 = load ptr, ptr %l.hart
+ %t14 = getelementptr i8, ptr %t13, i64 <Hart.slice_start_steps>
+ %t15 = load i64, ptr %t14
+ %t16 = sub i64 %t12, %t15
+ %t17 = call i64 @Clock.ns_for(ptr %t9, i64 %t16)
+ %t18 = add i64 %t6, %t17
+ ret i64 %t18
 }
 define internal i1 @physical_limit_exceeded(i64 %a.address) nounwind {
  %l.address = alloca i64
@@ -2900,6 +2906,42 @@ b26:
  br label %b27
 b27:
  ret i64 5
+}
+define internal i64 @Clock.ns_for(ptr %a.self, i64 %a.steps) nounwind {
+ %l.self = alloca ptr
+ %l.steps = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.steps, ptr %l.steps
+ %t1 = load i64, ptr %l.steps
+ %t2 = load ptr, ptr %l.self
+ %t3 = getelementptr i8, ptr %t2, i64 <Clock.mips>
+ %t4 = load i64, ptr %t3
+ %t5 = sdiv i64 %t1, %t4
+ %t6 = srem i64 %t1, %t4
+ %t7 = icmp slt i64 %t6, 0
+ %t8 = sub i64 %t5, 1
+ %t9 = select i1 %t7, i64 %t8, i64 %t5
+ %t10 = mul i64 %t9, 1000
+ %t11 = load i64, ptr %l.steps
+ %t12 = load ptr, ptr %l.self
+ %t13 = getelementptr i8, ptr %t12, i64 <Clock.mips>
+ %t14 = load i64, ptr %t13
+ %t15 = sdiv i64 %t11, %t14
+ %t16 = srem i64 %t11, %t14
+ %t17 = icmp slt i64 %t16, 0
+ %t18 = add i64 %t16, %t14
+ %t19 = select i1 %t17, i64 %t18, i64 %t16
+ %t20 = mul i64 %t19, 1000
+ %t21 = load ptr, ptr %l.self
+ %t22 = getelementptr i8, ptr %t21, i64 <Clock.mips>
+ %t23 = load i64, ptr %t22
+ %t24 = sdiv i64 %t20, %t23
+ %t25 = srem i64 %t20, %t23
+ %t26 = icmp slt i64 %t25, 0
+ %t27 = sub i64 %t24, 1
+ %t28 = select i1 %t26, i64 %t27, i64 %t24
+ %t29 = add i64 %t10, %t28
+ ret i64 %t29
 }
 define internal i1 @ult(i64 %a.a, i64 %a.b) nounwind {
  %l.a = alloca i64

@@ -22,7 +22,7 @@ REASON: Final = 42
 TABLES: Final = 43  # address of one word per RAM page: its translation's entry table, or 0
 ARENA: Final = 44  # address of the code
 RESULT: Final = 45
-CLOCK: Final = 46  # address of the Clock, or 0
+CLOCK: Final = 46  # address of the HartTime, or 0
 FRM: Final = 47  # FloatStatus.frm
 FLOAT_READY: Final = 48  # 1 when FS is Dirty and FRM is a mode that the host has
 
