@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tools.gen import constants, decoder, interpreter, opcodes, reference, tables
+from tools.gen import constants, decoder, interpreter, lowering, native, opcodes, reference, tables
 from tools.gen.emit import Files
 from tools.gen.spec import Spec, load
 
@@ -15,6 +15,8 @@ EMITTERS: tuple[Callable[[Spec], Files], ...] = (
     tables.emit,
     reference.emit,
     interpreter.emit,
+    lowering.emit,
+    native.emit,
 )
 
 

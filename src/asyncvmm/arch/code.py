@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from librt.vecs import vec
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 SLOTS: Final = 2048
 NEXT_PAGE_SLOT: Final = 2048
@@ -25,10 +25,19 @@ REFETCH: Final = 510  # op number in a hart's cross page: look the page up again
 STORES_BEFORE_DROP: Final = 64
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class CodeListener:
+    """Hears that decoded code is gone; the translating engine forgets what it made of it."""
+
+    def code_changed(self, ppn: i64) -> None:
+        """Something that had been decoded in page ``ppn`` was overwritten or dropped."""
+
+
 class CodeCache:
     """The code pages of one guest's RAM."""
 
     def __init__(self) -> None:
+        self.listener: CodeListener = CodeListener()
         self._pages: dict[int, vec[i64]] = {}
         self.empty: vec[i64] = vec[i64]([0] * 0)
 
@@ -61,6 +70,7 @@ class CodeCache:
     def drop(self, ppn: i64) -> None:
         """Forget the code page; whoever drops it also drops the harts' fetch entries."""
         self._pages.pop(int(ppn), None)
+        self.listener.code_changed(ppn)
 
     def forget(self, page: vec[i64], offset: i64, length: i64) -> None:
         """Bytes ``offset`` .. ``offset + length - 1`` were written: decode them anew when next fetched.
@@ -71,10 +81,14 @@ class CodeCache:
         if i < 0:
             i = 0
         end = (offset + length - 1) >> 1
+        known: i64 = 0
         while i <= end:
+            known |= page[i]
             page[i] = 0
             i += 1
         page[STORES_SLOT] += 1
+        if known != 0:
+            self.listener.code_changed(page[PPN_SLOT])
 
     def __len__(self) -> int:
         return len(self._pages)

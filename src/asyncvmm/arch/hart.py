@@ -17,6 +17,7 @@ from asyncvmm.arch.tlb import Tlb
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.interrupts.lines import InterruptSink
 from asyncvmm.memory.pages import Ram
+from asyncvmm.timeline.clock import Clock
 
 USER: Final = 0
 SUPERVISOR: Final = 1
@@ -46,6 +47,10 @@ class Environment:
     def ecall(self, hart: Hart) -> bool:
         """Serve an ECALL from S-mode and return True, or return False to take the trap."""
         return False
+
+    def exact_clock(self) -> Clock | None:
+        """The clock whose ``mtime`` is all that ``time_ticks`` answers, if there is one."""
+        return None
 
     def time_ns(self, hart: Hart) -> i64:
         """Virtual time at the instruction that ``hart`` executes now, in ns."""
@@ -100,6 +105,7 @@ class Hart(InterruptSink):
         self.pmpcfg: vec[i64] = vec[i64]([0] * PMP_ENTRIES)  # one byte each
         self.pmpaddr: vec[i64] = vec[i64]([0] * PMP_ENTRIES)
         self.pmp_active: bool = False  # some entry is not OFF
+        self.pmp_open: bool = False  # the entry that decides first allows everything everywhere
 
         # Derived from mstatus and satp by mmu.update_context: privilege of loads and stores (MPRV).
         self.data_priv: i64 = MACHINE

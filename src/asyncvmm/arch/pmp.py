@@ -13,8 +13,10 @@ from asyncvmm.base.bits import shr, ult
 OFF: Final = 0
 TOR: Final = 1
 NA4: Final = 2
+NAPOT: Final = 3
 ALL_RIGHTS: Final = PMP_R | PMP_W | PMP_X
 MIXED: Final = -1  # the bytes asked about do not all have the same rights
+_NAPOT_ALL: Final = (1 << 53) - 1
 _ADDRESS_END: Final = 1 << 56
 
 
@@ -23,6 +25,8 @@ def rights(hart: Hart, address: i64, length: i64, priv: i64) -> i64:
 
     The lowest-numbered entry that matches any byte decides, and must match all bytes (3.7.1.3).
     """
+    if hart.pmp_open:
+        return ALL_RIGHTS
     if not hart.pmp_active:
         return ALL_RIGHTS if priv == MACHINE else 0
     last = address + length - 1
@@ -111,9 +115,17 @@ def read_config(hart: Hart, first: i64) -> i64:
 
 def _refresh(hart: Hart) -> None:
     hart.pmp_active = False
-    for config in hart.pmpcfg:
-        if (config & PMP_A) != 0:
+    hart.pmp_open = False
+    i: i64 = 0
+    while i < PMP_ENTRIES:
+        config = hart.pmpcfg[i]
+        mode = (config & PMP_A) >> PMP_A_SHIFT
+        if mode != OFF:
             hart.pmp_active = True
+            everywhere = mode == NAPOT and (hart.pmpaddr[i] & _NAPOT_ALL) == _NAPOT_ALL
+            hart.pmp_open = everywhere and (config & ALL_RIGHTS) == ALL_RIGHTS
+            return
+        i += 1
 
 
 def physical_limit_exceeded(address: i64) -> bool:

@@ -21,6 +21,12 @@ NO_TAG: Final = 1  # matches no address: bit 0 of a tag is never set
 CONTEXTS: Final = 511
 ASID_SLOTS: Final = 64
 
+# The translating engine's own tables in ``Tlb.native``, as indices of words.
+NATIVE_FETCH: Final = 64  # FETCH_ENTRIES of (tag, entry table)
+NATIVE_DATA: Final = NATIVE_FETCH + 2 * FETCH_ENTRIES
+# ENTRIES of (load tag, store tag, host minus virtual address, physical page number)
+NATIVE_END: Final = NATIVE_DATA + 4 * ENTRIES
+
 
 class Tlb:
     """Translations of one hart. ``context`` is the current context number, already shifted left by 3."""
@@ -49,6 +55,9 @@ class Tlb:
         self._giga: vec[i64] = vec[i64]([-1] * 64)  # 1 GiB regions
         self._overflow: bool = False
         self.flushes: i64 = 0
+        # The same translations once more as host addresses, or nothing: words of engine.jit.
+        self.native: vec[i64] = nothing
+        self.has_native: bool = False
 
     def select(self, data_space: i64, data_mode: i64, fetch_space: i64, fetch_mode: i64) -> None:
         """Make current the contexts of two (address space >= 0, mode 0..7) pairs."""
@@ -109,6 +118,29 @@ class Tlb:
             self._contexts[i] = 0
             i += 1
         self._next = 1
+        self.clear_native()
+
+    def clear_native(self) -> None:
+        """Forget what the translating engine has entered."""
+        native = self.native
+        if not self.has_native:
+            return
+        i: i64 = NATIVE_DATA
+        while i < NATIVE_END:
+            native[i] = NO_TAG
+            native[i + 1] = NO_TAG
+            i += 4
+        self.clear_native_fetches()
+
+    def clear_native_fetches(self) -> None:
+        """Forget where the translating engine has found code."""
+        native = self.native
+        if not self.has_native:
+            return
+        i: i64 = NATIVE_FETCH
+        while i < NATIVE_DATA:
+            native[i] = NO_TAG
+            i += 2
 
     def flush_all(self) -> None:
         """Forget all translations. The caller selects contexts again."""
@@ -156,6 +188,11 @@ class Tlb:
         j = (virtual >> 12) & FETCH_MASK
         if (self.fetch_tags[j] & -4096) == page:
             self.fetch_tags[j] = NO_TAG
+        native = self.native
+        if self.has_native:
+            native[NATIVE_DATA + 4 * i] = NO_TAG
+            native[NATIVE_DATA + 4 * i + 1] = NO_TAG
+            native[NATIVE_FETCH + 2 * j] = NO_TAG
 
     def drop_physical(self, ppn: i64, loads: bool, stores: bool, fetches: bool) -> None:
         """Forget entries of one kind or more that stand for physical page ``ppn``."""
@@ -172,3 +209,14 @@ class Tlb:
                 if self.fetch_ppns[i] == ppn:
                     self.fetch_tags[i] = NO_TAG
                 i += 1
+            self.clear_native_fetches()
+        native = self.native
+        if self.has_native and (loads or stores):
+            i = NATIVE_DATA
+            while i < NATIVE_END:
+                if native[i + 3] == ppn:
+                    if loads:
+                        native[i] = NO_TAG
+                    if stores:
+                        native[i + 1] = NO_TAG
+                i += 4

@@ -49,6 +49,12 @@ from asyncvmm.isa.arith import (
 
 def run(hart: Hart, budget: i64) -> i64:
     """Run ``hart`` for ``budget`` steps, or fewer when it waits or stops; an EXIT_* code."""
+    hart.steps_end = hart.steps + budget
+    return run_within(hart, budget)
+
+
+def run_within(hart: Hart, most: i64) -> i64:
+    """Run up to ``most`` steps of the slice that ends at ``hart.steps_end``; an EXIT_* code."""
     x = hart.x
     f = hart.f
     tlb = hart.tlb
@@ -59,7 +65,6 @@ def run(hart: Hart, budget: i64) -> i64:
     fetch_tags = tlb.fetch_tags
     fetch_pages = tlb.fetch_pages
     start = hart.steps
-    hart.steps_end = start + budget
     hart.event |= EVENT_CHECK
     code: vec[i64] = hart.cross_page
     page: vec[i64] = code
@@ -93,6 +98,8 @@ def run(hart: Hart, budget: i64) -> i64:
             hart.event = 0
             hart.pc = pc
             limit = hart.steps_end - start
+            if limit > most:
+                limit = most
             if hart.stop:
                 return EXIT_STOP
             if n >= limit:

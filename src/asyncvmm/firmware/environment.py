@@ -15,6 +15,10 @@ class ClockedEnvironment(Environment):
     def __init__(self, clock: Clock) -> None:
         self.clock: Clock = clock
 
+    def exact_clock(self) -> Clock | None:
+        """See Environment."""
+        return self.clock
+
     def time_ns(self, hart: Hart) -> i64:
         """Virtual time at the instruction that ``hart`` executes now."""
         return self.clock.now_ns()

@@ -91,6 +91,9 @@ class GuestConfig:
     )
     mips: int = attrs.field(default=DEFAULT_MIPS, validator=_between(1, MAX_MIPS))
     quantum: int = attrs.field(default=10_000, validator=_between(100, 100_000_000))
+    engine: Literal["auto", "interpreter", "jit"] = attrs.field(
+        default="auto", validator=_one_of("auto", "interpreter", "jit")
+    )
     mmu: Literal["sv39", "sv48"] = attrs.field(default="sv39", validator=_one_of("sv39", "sv48"))
     policy: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     epoch_ns: int = attrs.field(default=0, validator=_between(0, 2**63 - 1))

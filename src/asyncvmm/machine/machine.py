@@ -15,7 +15,7 @@ from asyncvmm.base.errors import InternalError
 from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.device import CharPort, RandomStream
-from asyncvmm.engine.interpreter import Engine, Interpreter
+from asyncvmm.engine.interpreter import Engine
 from asyncvmm.fdt import Tree
 from asyncvmm.firmware.environment import ClockedEnvironment
 from asyncvmm.firmware.htif import Htif, HtifCoherence
@@ -34,6 +34,7 @@ from asyncvmm.machine.devices import (
     no_blobs,
     wanted_devices,
 )
+from asyncvmm.machine.engines import choose_engine
 from asyncvmm.machine.files import BootFiles
 from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
 from asyncvmm.machine.registers import hart_values, reset_hart
@@ -97,7 +98,10 @@ class Machine:
         self.coherence = Coherence(self.ram, self.code)
         self.harts = [Hart(i, self.ram, self.bus, self.code) for i in range(config.harts)]
         self.scheduler = Scheduler(
-            self.clock, self.harts, engine if engine is not None else Interpreter(), config.quantum
+            self.clock,
+            self.harts,
+            engine if engine is not None else choose_engine(config.engine),
+            config.quantum,
         )
         self.switch = PowerSwitch(self.scheduler)
         sinks: list[InterruptSink] = list(self.harts)

@@ -56,6 +56,7 @@ OTHER = frozenset(
         "cross_page",
         "fp",
         "data_priv",
+        "pmp_open",
         "steps_end",
         "event",
         "trap_cause",
@@ -90,10 +91,12 @@ def reset_hart(hart: Hart) -> None:
             setattr(hart, name, getattr(fresh, name))
     for name in VECTORS:
         vector: Any = getattr(hart, name)
-        for i in range(len(vector)):
-            vector[i] = getattr(fresh, name)[i]
+        values: Any = getattr(fresh, name)
+        for i in range(len(values)):  # x may have an engine's words behind it
+            vector[i] = values[i]
     hart.fp.flags = 0
     hart.fp.frm = 0
     hart.cycle_base = -hart.steps
     hart.instret_base = -(hart.steps - hart.traps)
     hart.stop = False
+    hart.pmp_open = False

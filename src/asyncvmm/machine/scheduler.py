@@ -15,8 +15,9 @@ from librt.vecs import vec
 from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.arch.hart import EVENT_CHECK, STARTED, Hart
+from asyncvmm.arch.hart_time import HartTime
 from asyncvmm.engine.interpreter import Engine
-from asyncvmm.timeline.clock import Clock, TimeSource
+from asyncvmm.timeline.clock import Clock
 from asyncvmm.timeline.events import FOREVER, EarlierEventListener, Timeline
 
 # Why ``run`` came back.
@@ -26,31 +27,6 @@ RAN_IDLE: Final = 2  # every hart waits and nothing is scheduled: only outside i
 RAN_STOP: Final = 3  # ``request_stop`` was called: power off, reboot, exit
 
 UNLIMITED: Final = FOREVER
-
-
-class HartTime(TimeSource):
-    """The place of one hart in time, and what it reads there.
-
-    When ``share`` harts run the same interval one after the other, the first reads the first part
-    of it, the second the next part, and so on: readings then rise in the order of execution, which
-    is what a guest can compare them by. A hart that runs alone reads its exact place.
-    """
-
-    def __init__(self, hart: Hart, clock: Clock) -> None:
-        self.hart: Hart = hart
-        self.clock: Clock = clock
-        self.opened_ns: i64 = 0
-        self.base_ns: i64 = 0
-        self.share: i64 = 1
-
-    def place_ns(self) -> i64:
-        """Where the hart is."""
-        hart = self.hart
-        return hart.slice_start_ns + self.clock.ns_for(hart.steps - hart.slice_start_steps)
-
-    def time_ns(self) -> i64:
-        """What it reads: see TimeSource."""
-        return self.base_ns + (self.place_ns() - self.opened_ns) // self.share
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -1,0 +1,1 @@
+"""The translating engine: LLVM through llvmlite, the only floor that imports it."""

@@ -1,0 +1,199 @@
+"""Builds the engine: compiles support code and stencils with LLVM and puts them into memory."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any, Final
+
+from librt.vecs import vec
+from mypy_extensions import i64
+
+from asyncvmm.arch.hart import Hart
+from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit import translator as tr
+from asyncvmm.engine.jit.engine import Attacher, TranslatingEngine
+from asyncvmm.engine.jit.float_ir import TRUNCATING
+from asyncvmm.engine.jit.layout import Layout, address_of
+from asyncvmm.engine.jit.llvm import Object, compile_cached, parse_object
+from asyncvmm.engine.jit.lowerings import LOWERINGS
+from asyncvmm.engine.jit.stencil_ir import COLDS, HOLES, stencils_ir
+from asyncvmm.engine.jit.support import support_ir
+from asyncvmm.engine.jit.translator import CodeMemory, Stencils, Translator
+from asyncvmm.isa.opcodes import NAMES
+
+ARENA_BYTES: Final = 64 << 20
+_PLACES: Final = {
+    "next": tr.NEXT, "taken": tr.TAKEN, "again": tr.AGAIN, "cold": tr.COLD, "back": tr.BACK,
+    "refuse": tr.REFUSE,
+}  # fmt: skip
+_OWN: Final = {
+    "block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE, "cross": tr.CROSS,
+    "mode": tr.MODE,
+}  # fmt: skip
+_COLD: Final = {name: tr.COLDS + number for number, name in enumerate(COLDS)}
+
+
+_EXACT: Final = ("i32_to_f64", "u32_to_f64")
+
+
+class Arena(CodeMemory):
+    """Executable memory of one engine."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._map = mmap.mmap(-1, size, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self._view = (ctypes.c_char * size).from_buffer(self._map)
+        self.address = ctypes.addressof(self._view)
+        self.size = size
+
+    def put(self, position: i64, code: Any, length: i64) -> None:
+        """See CodeMemory."""
+        ctypes.memmove(self.address + position, address_of(code), length)
+
+    def write(self, position: int, data: bytes) -> None:
+        """Put bytes there."""
+        self._map[position : position + len(data)] = data
+
+    def patch(self, position: i64, value: i64) -> None:
+        """See CodeMemory."""
+        self._map[position : position + 4] = int(value & 0xFFFFFFFF).to_bytes(4, "little")
+
+    def table_address(self, table: Any) -> i64:
+        """See CodeMemory."""
+        return address_of(table)
+
+
+class Parts:
+    """What all engines of a process share: the compiled support code and stencils."""
+
+    def __init__(self, cache: Path | None) -> None:
+        layout = Layout()
+        self.support = parse_object(
+            compile_cached(layout.fill(support_ir()), cache, relocation="pic")
+        )
+        text, colds, ends = stencils_ir()
+        self.object = parse_object(compile_cached(layout.fill(text), cache, thread=True))
+        self.symbols: list[str] = []
+        self.stencils = self._stencils(colds, ends)
+
+    def _stencils(self, colds: dict[str, str], ends: set[str]) -> Stencils:
+        """Cut the object into stencils; ``symbols`` are what their fixed holes refer to."""
+        part = self.object
+        numbers = {f"op.{name}": NAMES.index(name) for name in LOWERINGS} | _OWN | _COLD
+        numbers |= {f"tail.{name}": tr.TAILS + NAMES.index(name) for name in LOWERINGS}
+        rows: list[tuple[int, int, int, int, int]] = []
+        holes: list[int] = []
+        relocations = sorted(part.relocations, key=lambda item: item.position)
+        positions = [item.position for item in relocations]
+        for name, function in part.functions.items():
+            first = bisect_left(positions, function.start)
+            found = relocations[first : bisect_left(positions, function.start + function.size)]
+            size = function.size
+            if found:
+                last = found[-1]
+                ends_here = last.position + 4 == function.start + size
+                if ends_here and last.symbol == "next" and part.image[last.position - 1] == 0xE9:
+                    size -= 5
+                    found.pop()
+            rows.append((numbers[name], function.start, size, len(holes) // 5, len(found)))
+            for r in found:
+                if r.symbol.startswith("h."):
+                    symbol = HOLES.index(r.symbol[2:])
+                elif r.symbol in _PLACES:
+                    symbol = _PLACES[r.symbol]
+                else:
+                    symbol = tr.FIXED + len(self.symbols)
+                    self.symbols.append(r.symbol)
+                holes += [r.position - function.start, r.size, int(r.relative), symbol, r.addend]
+        stencils = Stencils(part.image, rows, holes)
+        for name, cold in colds.items():
+            number = NAMES.index(name)
+            if cold:
+                stencils.cold[number] = _COLD[cold]
+            if any(word in LOWERINGS[name] for word in TRUNCATING):
+                stencils.rounds[number] = 2
+            elif "{rm}" in LOWERINGS[name] and not any(w in LOWERINGS[name] for w in _EXACT):
+                stencils.rounds[number] = 1
+            if "goto if" in LOWERINGS[name]:
+                stencils.ends[number] = 2
+            elif name in ends:
+                stencils.ends[number] = 1
+        return stencils
+
+
+@functools.cache
+def _parts(cache: Path | None) -> Parts:
+    return Parts(cache)
+
+
+class Native(Attacher):
+    """Support code in an arena, ready for the harts of one guest."""
+
+    def __init__(self, cache: Path | None = None, arena_bytes: int = ARENA_BYTES) -> None:
+        self.parts = _parts(cache)
+        self.arena = Arena(arena_bytes)
+        self.symbols: dict[str, int] = {}
+        self._load(self.parts.support)
+        # Constants that stencils refer to stay where the whole object is.
+        part = self.parts.object
+        home = self.arena.address + self.arena.used
+        self.arena.write(self.arena.used, part.image)
+        self._advance(len(part.image))
+        values = [
+            home + part.sections[name] if name in part.sections else self.symbols[name]
+            for name in self.parts.symbols
+        ]
+        self.addresses = vec[i64](values)
+        self.arena.start = self.arena.used
+        self.missing = self.symbols["missing"] - self.arena.address
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self.enter = prototype(self.symbols["enter"])
+        self._kept: list[Any] = []
+
+    def _advance(self, length: int) -> None:
+        self.arena.used = self.arena.used + (length + 63 & -64)
+
+    def _load(self, part: Object) -> None:
+        """Put an object into the arena; its functions become symbols."""
+        address = self.arena.address + self.arena.used
+        self.arena.write(self.arena.used, part.link(address, self.symbols))
+        for name, function in part.functions.items():
+            self.symbols[name] = address + function.start
+        self._advance(len(part.image))
+
+    def attach(self, hart: Hart) -> Translator:
+        """See Attacher."""
+        words = vec[i64]([0] * (at.WORDS + 1))
+        for i in range(33):
+            words[i] = hart.x[i]
+        hart.x = words
+        translator = hart.code.listener
+        if not isinstance(translator, Translator):
+            translator = Translator(
+                self.parts.stencils,
+                self.addresses,
+                self.arena,
+                self.missing,
+                hart.ram.first_ppn,
+                hart.ram.page_count,
+            )
+            hart.code.listener = translator
+        words[at.HART] = id(hart)
+        words[at.F] = address_of(hart.f)
+        words[at.TABLES] = address_of(translator.tables)
+        words[at.ARENA] = self.arena.address
+        words[at.WORDS] = address_of(words)
+        hart.tlb.native = words
+        hart.tlb.has_native = True
+        hart.tlb.clear_native()
+        return translator
+
+
+def make_engine(cache: Path | None = None) -> TranslatingEngine:
+    """A translating engine for the harts of one guest; ``cache`` is a folder for object code."""
+    native = Native(cache)
+    return TranslatingEngine(native, native.enter)

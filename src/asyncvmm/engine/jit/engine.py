@@ -1,0 +1,131 @@
+"""The translating engine's loop: translated code where there is any, the interpreter for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from librt.vecs import vec
+from mypy_extensions import i64, mypyc_attr
+
+from asyncvmm.arch.hart import EVENT_CHECK, EXIT_BUDGET, EXIT_STOP, EXIT_WFI, Hart
+from asyncvmm.arch.hart_time import HartTime
+from asyncvmm.arch.status import FS
+from asyncvmm.arch.trap import take_interrupt
+from asyncvmm.engine.fetch import fetch_page
+from asyncvmm.engine.interpreter import Engine
+from asyncvmm.engine.interpreter_loop import run_within
+from asyncvmm.engine.jit.state_words import (
+    BUDGET,
+    CLOCK,
+    CONTEXT,
+    END,
+    FETCH_CONTEXT,
+    FLOAT_READY,
+    FRM,
+    LAST_HOST_MODE,
+    LEFT,
+    MISSING,
+    PC,
+    REASON,
+    SLOW,
+    WORDS,
+)
+from asyncvmm.engine.jit.translator import Translator
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Attacher:
+    """Prepares a hart for translated code; returns its guest's translator."""
+
+    def attach(self, hart: Hart) -> Translator:
+        """Called when the engine first sees a hart."""
+        raise NotImplementedError
+
+
+class TranslatingEngine(Engine):
+    """See Engine; ``enter`` calls the code with the address of a hart's words."""
+
+    def __init__(self, attacher: Attacher, enter: Callable[[int], None]) -> None:
+        self.attacher: Attacher = attacher
+        self.enter: Callable[[int], None] = enter
+        self.entries: i64 = 0
+        self.slow: i64 = 0
+        self.misses: i64 = 0
+        self.interpreted: i64 = 0
+        # Instructions left to the interpreter, by the low 20 bits of where they are (statistics).
+        self.slow_at: dict[int, int] = {}
+
+    def _clock(self, hart: Hart) -> i64:
+        """The address of what tells this hart's time, when that can be asked natively, or 0."""
+        clock = hart.environment.exact_clock()
+        if clock is None:
+            return 0
+        source = clock.running
+        if isinstance(source, HartTime) and source.hart is hart:
+            return id(source)
+        return 0
+
+    def run(self, hart: Hart, budget: i64) -> i64:
+        """See Engine.run."""
+        hart.steps_end = hart.steps + budget
+        listener = hart.code.listener
+        if len(hart.x) < WORDS or not isinstance(listener, Translator):
+            translator = self.attacher.attach(hart)
+        else:
+            translator = listener
+        translator.catch_up()
+        x = hart.x
+        state = x[WORDS]
+        enter = self.enter
+        address: int = state
+        result: i64 = 0
+        hart.event |= EVENT_CHECK
+        x[CLOCK] = self._clock(hart)
+        while True:
+            if hart.event != 0:
+                hart.event = 0
+                if hart.stop:
+                    return EXIT_STOP
+                if hart.steps >= hart.steps_end:
+                    return EXIT_BUDGET
+                if hart.waiting:
+                    if hart.pending_interrupts() == 0:
+                        return EXIT_WFI
+                    hart.waiting = False
+                if take_interrupt(hart, hart.pc):
+                    hart.steps += 1
+                    hart.event |= EVENT_CHECK
+                    continue
+                x[FRM] = hart.fp.frm
+                ready = (hart.mstatus & FS) == FS and hart.fp.frm <= LAST_HOST_MODE
+                x[FLOAT_READY] = 1 if ready else 0
+                x[CONTEXT] = hart.tlb.context
+                x[FETCH_CONTEXT] = hart.tlb.fetch_context
+            x[END] = hart.steps_end
+            x[LEFT] = hart.steps_end - hart.steps
+            x[PC] = hart.pc
+            self.entries += 1
+            enter(address)
+            hart.steps = x[END] - x[LEFT]
+            hart.pc = x[PC]
+            reason = x[REASON]
+            if reason == MISSING and hart.event == 0:
+                self.misses += 1
+                code = fetch_page(hart, hart.pc)
+                if hart.event == 0:
+                    translator.translate(hart, code, hart.pc)
+                    if hart.event == 0:
+                        continue
+                hart.event = 0
+                reason = SLOW
+            before = hart.steps
+            if reason == BUDGET:
+                result = run_within(hart, hart.steps_end - hart.steps)
+            elif reason == SLOW:
+                self.slow += 1
+                self.slow_at[hart.pc] = self.slow_at.get(hart.pc, 0) + 1
+                result = run_within(hart, 1)
+            self.interpreted += hart.steps - before
+            if result != EXIT_BUDGET:
+                return result
+            hart.event |= EVENT_CHECK

@@ -1,0 +1,450 @@
+"""From decoded words to machine code, one basic block at a time, by copying stencils.
+
+A block starts by taking its length from what is left of the slice, so the count is exact without
+counting instructions. Blocks of one page jump to each other directly; everything else goes through the
+page's entry table. Code depends on the physical page only: addresses are made from the page's base.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.vecs import append, vec
+from mypy_extensions import i32, i64, mypyc_attr, u8
+
+from asyncvmm.arch.code import PPN_SLOT, CodeListener
+from asyncvmm.arch.hart import EVENT_TRAP, Hart
+from asyncvmm.engine.fetch import decode_slot, instruction_bits
+
+# Stencils that are no operation's.
+BLOCK: Final = 512
+SLOW: Final = 513
+STUB: Final = 514
+LEAVE: Final = 515
+CROSS: Final = 516
+MODE: Final = 517
+COLDS: Final = 520
+TAILS: Final = 600  # plus the operation: its end, given the host address
+STENCILS: Final = 900
+
+# What a hole is filled with: the order of stencil_ir.HOLES, then places.
+RD: Final = 0
+RS1: Final = 1
+RS2: Final = 2
+RS3: Final = 3
+IMM: Final = 4
+NPC: Final = 5
+TARGET: Final = 6
+FIX: Final = 7
+COUNT: Final = 8
+OFF: Final = 9
+UIMM: Final = 10
+COUNTER: Final = 11
+DONE: Final = 12
+RM: Final = 13
+NEXT: Final = 16
+TAKEN: Final = 17
+AGAIN: Final = 18
+COLD: Final = 19
+BACK: Final = 20
+REFUSE: Final = 21
+FIXED: Final = 32  # from here on an index of ``addresses``
+
+MAX_BLOCK: Final = 64
+SLOTS: Final = 2048
+_PLACES: Final = 40  # links that one block may leave open
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class CodeMemory:
+    """Where translated code is put."""
+
+    def __init__(self) -> None:
+        self.address: i64 = 0
+        self.used: i64 = 0
+        self.size: i64 = 0
+        self.start: i64 = 0  # of what may be thrown away
+        self.generation: i64 = 0  # how often it was
+
+    def put(self, position: i64, code: vec[u8], length: i64) -> None:
+        """Copy the first ``length`` bytes to ``position`` (an offset)."""
+        raise NotImplementedError
+
+    def patch(self, position: i64, value: i64) -> None:
+        """Put a 32-bit value there."""
+        raise NotImplementedError
+
+    def table_address(self, table: vec[i32]) -> i64:
+        """The host address of an entry table."""
+        raise NotImplementedError
+
+
+class Stencils:
+    """Bytes and holes of every stencil."""
+
+    def __init__(self, code: bytes, rows: list[tuple[int, int, int, int, int]], holes: list[int]) -> None:
+        """``rows``: (stencil, start, size, first hole, number of holes); ``holes``: five numbers each.
+
+        A hole is (position, bytes, 1 when relative, symbol, addend).
+        """
+        self.code: vec[u8] = vec[u8]()
+        for byte in code:
+            self.code = append(self.code, u8(byte))
+        self.start: vec[i64] = vec[i64]([-1] * STENCILS)
+        self.size: vec[i64] = vec[i64]([0] * STENCILS)
+        self.first: vec[i64] = vec[i64]([0] * STENCILS)
+        self.count: vec[i64] = vec[i64]([0] * STENCILS)
+        self.cold: vec[i64] = vec[i64]([0] * STENCILS)
+        self.holes: vec[i64] = vec[i64]()
+        for value in holes:
+            self.holes = append(self.holes, i64(value))
+        for stencil, start, size, first, count in rows:
+            self.start[stencil] = start
+            self.size[stencil] = size
+            self.first[stencil] = first
+            self.count[stencil] = count
+        # Operations that end a block: 1 jumps always, 2 branches.
+        self.ends: vec[i64] = vec[i64]([0] * STENCILS)
+        # Rounding: 1 in the mode of frm only (a static mode has to be the same), 2 towards zero only.
+        self.rounds: vec[i64] = vec[i64]([0] * STENCILS)
+
+
+class Page:
+    """The translation of one physical page."""
+
+    def __init__(self, code: vec[i64], missing: i64) -> None:
+        self.code: vec[i64] = code
+        self.table: vec[i32] = vec[i32]([i32(missing)] * SLOTS)
+        # Direct jumps to slots that have no code yet: where their 32-bit distance is.
+        self.link_slots: vec[i64] = vec[i64]()
+        self.link_places: vec[i64] = vec[i64]()
+
+
+class Translator(CodeListener):
+    """Code of one guest: pages, and the memory that their code is in."""
+
+    def __init__(
+        self,
+        stencils: Stencils,
+        addresses: vec[i64],
+        memory: CodeMemory,
+        missing: i64,
+        first_ppn: i64,
+        pages: i64,
+    ) -> None:
+        """``missing`` is the offset of the routine for slots without code."""
+        self.stencils: Stencils = stencils
+        self.addresses: vec[i64] = addresses
+        self.memory: CodeMemory = memory
+        self.generation: i64 = memory.generation
+        self.missing: i64 = missing
+        self.first_ppn: i64 = first_ppn
+        self.tables: vec[i64] = vec[i64]([0] * int(pages))
+        self.pages: dict[int, Page] = {}
+        self.buffer: vec[u8] = vec[u8]([0] * 65536)
+        self.words: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
+        self.offsets: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
+        self.values: vec[i64] = vec[i64]([0] * 32)
+        self.cold_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
+        self.again_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
+        self.back_at: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
+        self.refused: i64 = 0
+        self.refused_by: vec[i64] = vec[i64]([0] * (4 * MAX_BLOCK))
+        self.refused_at: vec[i64] = vec[i64]([0] * (4 * MAX_BLOCK))
+        self.length: i64 = 0
+        self.place_count: i64 = 0
+        self.place_slots: vec[i64] = vec[i64]([0] * _PLACES)  # target, in bytes from the page's start
+        self.place_at: vec[i64] = vec[i64]([0] * _PLACES)
+        # Statistics.
+        self.blocks: i64 = 0
+        self.instructions: i64 = 0
+        self.resets: i64 = 0
+        self.dropped: i64 = 0
+
+    def code_changed(self, ppn: i64) -> None:
+        """See CodeListener: none of the page's code is entered again."""
+        key: int = ppn
+        if key not in self.pages:
+            return
+        page = self.pages[key]
+        self.dropped += 1
+        i: i64 = 0
+        missing: i32 = i32(self.missing)
+        while i < SLOTS:
+            page.table[i] = missing
+            i += 1
+        page.link_slots = vec[i64]()
+        page.link_places = vec[i64]()
+
+    def page_of(self, code: vec[i64]) -> Page:
+        """The translation of a code page, new when there is none."""
+        ppn = code[PPN_SLOT]
+        key: int = ppn
+        if key in self.pages:
+            page = self.pages[key]
+            page.code = code
+            return page
+        page = Page(code, self.missing)
+        self.pages[key] = page
+        self.tables[ppn - self.first_ppn] = self.memory.table_address(page.table)
+        return page
+
+    def catch_up(self) -> None:
+        """Forget all code when its memory was given to other code."""
+        if self.generation == self.memory.generation:
+            return
+        self.generation = self.memory.generation
+        self.resets += 1
+        missing: i32 = i32(self.missing)
+        for page in self.pages.values():
+            i: i64 = 0
+            while i < SLOTS:
+                page.table[i] = missing
+                i += 1
+            page.link_slots = vec[i64]()
+            page.link_places = vec[i64]()
+
+    def translate(self, hart: Hart, code: vec[i64], pc: i64) -> bool:
+        """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
+        memory = self.memory
+        if memory.used + 65536 > memory.size:
+            memory.used = memory.start
+            memory.generation += 1
+            self.catch_up()
+        page = self.page_of(code)
+        stencils = self.stencils
+        base = pc & -4096
+        first = (pc & 4095) >> 1
+        slot = first
+        count: i64 = 0  # instructions of the block
+        slow = False  # what follows them is the interpreter's
+        ended: i64 = 0
+        half: i64 = -1  # of an instruction that reaches into the next page
+        ram_page = hart.ram.pages[code[PPN_SLOT] - hart.ram.first_ppn]
+        while count < MAX_BLOCK and slot < SLOTS:
+            if count > 0 and page.table[slot] != self.missing:
+                break
+            w = code[slot]
+            if w == 0:
+                offset = slot << 1
+                bits = ram_page[offset >> 3] >> ((offset & 7) << 3)
+                reaches = slot == SLOTS - 1 and (bits & 3) == 3
+                found = decode_slot(hart, code, base + offset)
+                if (hart.event & EVENT_TRAP) != 0:
+                    hart.event = 0
+                    slow = True
+                    break
+                w = found[slot]
+                if reaches:
+                    half = (instruction_bits(hart, base + offset) >> 16) & 0xFFFF
+            op = w & 511
+            if stencils.start[op] < 0 or (stencils.rounds[op] == 2 and ((w >> 28) & 7) != 1):
+                slow = True
+                break
+            self.words[count] = w
+            self.offsets[count] = slot << 1
+            count += 1
+            slot += (w >> 26) & 3
+            ended = stencils.ends[op]
+            if ended != 0:
+                break
+        self._emit(page, count, slot, slow, ended, half)
+        self._place(page, first)
+        self.blocks += 1
+        self.instructions += count
+        return True
+
+    def _emit(self, page: Page, count: i64, slot: i64, slow: bool, ended: i64, half: i64) -> None:
+        stencils = self.stencils
+        values = self.values
+        self.length = 0
+        self.place_count = 0
+        self.refused = 0
+        if count > 0:
+            values[COUNT] = count
+            values[OFF] = self.offsets[0]
+            self._copy(BLOCK, 0)
+        k: i64 = 0
+        while k < count:
+            w = self.words[k]
+            op = w & 511
+            self._fill_values(w, self.offsets[k], count - k)
+            if half >= 0 and k == count - 1:
+                target = values[TARGET]
+                values[TARGET] = half
+                self._copy(CROSS, k)
+                values[TARGET] = target
+            if stencils.rounds[op] == 1 and ((w >> 28) & 7) != 7:
+                values[RM] = (w >> 28) & 7
+                self._copy(MODE, k)
+            self.again_at[k] = self.length
+            self._copy(op, k)
+            self.back_at[k] = self.length
+            k += 1
+        if slow:
+            values[FIX] = slot << 1
+            self._copy(SLOW, 0)
+        elif ended != 1:
+            if slot >= SLOTS:
+                values[TARGET] = slot << 1
+                self._copy(LEAVE, 0)
+            else:
+                self._jump(slot << 1)
+        k = 0
+        while k < count:
+            w = self.words[k]
+            cold = stencils.cold[w & 511]
+            if cold != 0:
+                self._fill_values(w, self.offsets[k], count - k)
+                self._resolve_cold(self.cold_at[k])
+                values[AGAIN] = self.again_at[k]
+                self._copy(cold, k)
+                tail = TAILS + (w & 511)
+                if stencils.start[tail] >= 0:
+                    values[BACK] = self.back_at[k]
+                    self._copy(tail, k)
+            k += 1
+
+        i: i64 = 0
+        while i < self.refused:
+            # Several places of one instruction share what they jump to.
+            k = self.refused_by[i]
+            values[FIX] = self.offsets[k] | ((count - k) << 16)
+            while i < self.refused and self.refused_by[i] == k:
+                self._resolve_cold(self.refused_at[i])
+                i += 1
+            self._copy(SLOW, k)
+
+    def _fill_values(self, w: i64, offset: i64, refund: i64) -> None:
+        values = self.values
+        values[RD] = ((w >> 9) & 63) << 3
+        values[RS1] = ((w >> 15) & 31) << 3
+        values[RS2] = ((w >> 20) & 31) << 3
+        values[RS3] = (w >> 32) << 3
+        values[IMM] = w >> 32
+        npc = offset + ((w >> 25) & 7)
+        values[NPC] = npc
+        # fetch lets the offsets of jumps count from the next instruction; AUIPC's does not.
+        values[TARGET] = (npc if self.stencils.ends[w & 511] != 0 else offset) + (w >> 32)
+        values[FIX] = offset | (refund << 16)
+        values[UIMM] = (w >> 15) & 31
+        values[DONE] = npc | ((refund - 1) << 16)
+
+    def _jump(self, target: i64) -> None:
+        """A direct jump whose distance is filled in later."""
+        self.buffer[self.length] = 0xE9
+        self._note(target, self.length + 1)
+        self.length += 5
+
+    def _note(self, target: i64, position: i64) -> None:
+        self.place_slots[self.place_count] = target
+        self.place_at[self.place_count] = position
+        self.place_count += 1
+
+    def _resolve_cold(self, position: i64) -> None:
+        self._put(position, 4, self.length - position - 4)
+
+    def _put(self, position: i64, size: i64, value: i64) -> None:
+        buffer = self.buffer
+        while size > 0:
+            buffer[position] = u8(value & 255)
+            value >>= 8
+            position += 1
+            size -= 1
+
+    def _copy(self, stencil: i64, k: i64) -> None:
+        """Append a stencil with its holes filled; a jump to what follows at its end is left out."""
+        stencils = self.stencils
+        buffer = self.buffer
+        source = stencils.code
+        start = stencils.start[stencil]
+        size = stencils.size[stencil]
+        at = self.length
+        i: i64 = 0
+        while i < size:
+            buffer[at + i] = source[start + i]
+            i += 1
+        holes = stencils.holes
+        h = stencils.first[stencil] * 5
+        end = h + stencils.count[stencil] * 5
+        here = self.memory.address + self.memory.used
+        while h < end:
+            position = at + holes[h]
+            width = holes[h + 1]
+            symbol = holes[h + 3]
+            addend = holes[h + 4]
+            if symbol < 16:
+                self._put(position, width, self.values[symbol] + addend)
+            elif symbol == NEXT:
+                self._put(position, width, at + size + addend - position)
+            elif symbol == TAKEN:
+                self._note(self.values[TARGET], position)
+            elif symbol == COLD:
+                self.cold_at[k] = position
+            elif symbol == REFUSE:
+                self.refused_by[self.refused] = k
+                self.refused_at[self.refused] = position
+                self.refused += 1
+            elif symbol == AGAIN or symbol == BACK:
+                self._put(position, width, self.values[symbol] + addend - position)
+            elif holes[h + 2] != 0:
+                target = self.addresses[symbol - FIXED]
+                self._put(position, width, target + addend - (here + position))
+            else:
+                self._put(position, width, self.addresses[symbol - FIXED] + addend)
+            h += 5
+        self.length = at + size
+
+    def _place(self, page: Page, first: i64) -> None:
+        """Give open jumps a way to go, put the code into memory and let others find it."""
+        memory = self.memory
+        used = memory.used
+        page.table[first] = i32(used)
+        k: i64 = 0
+        while k < self.place_count:
+            target = self.place_slots[k]
+            position = self.place_at[k]
+            if target < 0 or target >= 4096:
+                self._put(position, 4, self.length - position - 4)
+                self.values[TARGET] = target
+                self._copy(LEAVE, 0)
+            else:
+                slot = target >> 1
+                if page.table[slot] != self.missing:
+                    self._put(position, 4, i64(page.table[slot]) - (used + position + 4))
+                else:
+                    self._put(position, 4, self.length - position - 4)
+                    page.link_slots = append(page.link_slots, slot)
+                    page.link_places = append(page.link_places, used + position)
+                    self.values[OFF] = target
+                    self._copy(STUB, 0)
+            k += 1
+        memory.put(used, self.buffer, self.length)
+        memory.used = used + ((self.length + 15) & -16)
+        self._link(page, first, used)
+
+    def _link(self, page: Page, slot: i64, used: i64) -> None:
+        """Let jumps that waited for ``slot`` go to it."""
+        slots = page.link_slots
+        places = page.link_places
+        count: i64 = len(slots)
+        kept: i64 = 0
+        i: i64 = 0
+        while i < count:
+            if slots[i] == slot:
+                self.memory.patch(places[i], used - (places[i] + 4))
+            else:
+                slots[kept] = slots[i]
+                places[kept] = places[i]
+                kept += 1
+            i += 1
+        if kept < count:
+            left_slots: vec[i64] = vec[i64]([0] * int(kept))
+            left_places: vec[i64] = vec[i64]([0] * int(kept))
+            i = 0
+            while i < kept:
+                left_slots[i] = slots[i]
+                left_places[i] = places[i]
+                i += 1
+            page.link_slots = left_slots
+            page.link_places = left_places
