@@ -82,6 +82,11 @@ def add_parser(commands: Any) -> None:
         help="virtual time as fast as it goes, or paced to the wall clock "
         "(default: realtime at a terminal, else virtual)",
     )
+    machine.add_argument(
+        "--engine",
+        choices=["auto", "interpreter", "jit"],
+        help="what runs the code: translated where llvmlite is installed (default: auto)",
+    )
     ends = parser.add_argument_group("when to stop")
     ends.add_argument("--until", metavar="TEXT", help="stop with 0 once the console says TEXT")
     ends.add_argument("--max-instructions", type=int, metavar="N", help="stop after N instructions")
@@ -133,6 +138,7 @@ def make_config(options: argparse.Namespace) -> GuestConfig:
         "harts": options.harts,
         "append": options.append,
         "seed": options.seed,
+        "engine": options.engine,
         "clock": options.clock or ("realtime" if interactive else "virtual"),
         "disks": tuple(options.disk),
         "devices": tuple(options.device),

@@ -21,7 +21,7 @@ def why_not_jit() -> str:
     if platform.machine() not in ("x86_64", "AMD64"):
         reason = f"it makes code for x86-64, and this is {platform.machine()}"
     elif importlib.util.find_spec("llvmlite") is None:
-        reason = "llvmlite is not installed (pip install asyncvmm[jit])"
+        reason = "llvmlite is not installed (pip install llvmlite)"
     if reason:
         _log.warning("guests are interpreted, several times slower than translated: %s", reason)
     return reason
