@@ -20,6 +20,7 @@ from asyncvmm.api import (
     GuestConfig,
     GuestEndedError,
     GuestExit,
+    Host,
     find_image,
     image_config,
     open_host,
@@ -209,7 +210,7 @@ class Session:
                     )
                     self._tap(guest, log)
                     try:
-                        await self._serve_in_time(guest)
+                        await self._serve_in_time(host, guest)
                     finally:
                         if self.options.stats:
                             _print_stats(guest, time.monotonic() - self.started)
@@ -227,12 +228,12 @@ class Session:
                 self.status = 128 + number
                 scope.cancel()
 
-    async def _serve_in_time(self, guest: Guest) -> None:
+    async def _serve_in_time(self, host: Host, guest: Guest) -> None:
         with trio.move_on_after(self.options.timeout or float("inf")) as scope:
             if self.options.guest_command is not None:
                 await self._run_command(guest)
             else:
-                await self._show_console(guest)
+                await self._show_console(host, guest)
         if scope.cancelled_caught:
             _say(f"stopped after {self.options.timeout:g} s (--timeout)")
             self.status = TIMEOUT_STATUS
@@ -257,7 +258,7 @@ class Session:
                 with suppress(GuestEndedError):
                     await guest.power_off()  # its file systems are written back
 
-    async def _show_console(self, guest: Guest) -> None:
+    async def _show_console(self, host: Host, guest: Guest) -> None:
         """The console is standard output, and what comes from standard input is typed at it."""
         with ExitStack() as stack:
             if self.interactive:
@@ -269,7 +270,9 @@ class Session:
             async with trio.open_nursery() as nursery:
                 if self.interactive:
                     nursery.start_soon(_follow_window, guest)
-                nursery.start_soon(self._type_input, guest, nursery.cancel_scope)
+                else:
+                    nursery.start_soon(terminal.watch_reader, 1)
+                nursery.start_soon(self._type_input, host, guest, nursery.cancel_scope)
                 if self.options.until is not None:
                     nursery.start_soon(self._await_text, guest, nursery.cancel_scope)
                 ended = await guest.wait()
@@ -280,7 +283,7 @@ class Session:
                     _say(f"the guest ended before it said {self.options.until!r}")
                     self.status = self.status or 1
 
-    async def _type_input(self, guest: Guest, scope: trio.CancelScope) -> None:
+    async def _type_input(self, host: Host, guest: Guest, scope: trio.CancelScope) -> None:
         with suppress(trio.BrokenResourceError):  # the guest ended while input was under way
             async for data in terminal.read_fd(0):
                 keys, escape, _ = data, b"", b""
@@ -291,8 +294,10 @@ class Session:
                 if escape:
                     scope.cancel()
                     return
-            if self.interactive:  # the terminal is gone
-                scope.cancel()
+            if not self.interactive:
+                await host.wait_quiet()
+                _say("the guest waits for input, and there is no more")
+            scope.cancel()
 
     async def _await_text(self, guest: Guest, scope: trio.CancelScope) -> None:
         """End the session once the console says ``--until``'s text."""

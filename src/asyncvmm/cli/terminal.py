@@ -118,6 +118,16 @@ def write_all(fd: int, data: bytes) -> None:
             raise BackendError(f"{_NAMES.get(fd, fd)}: {error.strerror}") from error
 
 
+async def watch_reader(fd: int) -> None:
+    """Raise BrokenPipeError once the reader of a pipe goes away, also while nothing is written."""
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return
+    while not _is_broken(fd):
+        await trio.lowlevel.wait_readable(fd)  # epoll reports the error to whoever waits
+        await trio.lowlevel.checkpoint()
+    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def flush_standard() -> None:
     """Nothing that Python buffered comes after what is written to the descriptors directly."""
     sys.stdout.flush()

@@ -78,9 +78,10 @@ class CommandChannel:
             await self._settle()
             number = self._next_id
             self._next_id = number % 0xFFFF + 1
+            program = _bytes(arguments[0]) if arguments else b""
             frame = protocol.encode_run(number, arguments, variables, directory)
             try:
-                status = await self._converse(number, frame, stdin, out, err)
+                status = await self._converse(number, program, frame, stdin, out, err)
             except GuestError:
                 raise  # there is no command any more
             except BaseException:
@@ -112,6 +113,7 @@ class CommandChannel:
     async def _converse(
         self,
         number: int,
+        program: bytes,
         run: bytes,
         stdin: bytes | AsyncIterable[bytes],
         out: Sink,
@@ -139,7 +141,7 @@ class CommandChannel:
             try:
                 await self._stream.send_all(run)
                 nursery.start_soon(feed)
-                status = await self._listen(number, feeding, out, err)
+                status = await self._listen(number, program, feeding, out, err)
             except trio.BrokenResourceError:
                 failure = GuestEndedError("the guest ended before the command did")
             except Exception as error:
@@ -149,7 +151,9 @@ class CommandChannel:
             raise failure
         return status
 
-    async def _listen(self, number: int, feeding: _Feeding, out: Sink, err: Sink) -> int:
+    async def _listen(
+        self, number: int, program: bytes, feeding: _Feeding, out: Sink, err: Sink
+    ) -> int:
         """Hand out a command's output until it ends; its status."""
         while True:
             frame = await self._receive()
@@ -164,7 +168,7 @@ class CommandChannel:
             elif frame.kind == protocol.ACK:
                 feeding.acknowledged.set()
             elif frame.kind == protocol.FAILED:
-                err(_why(frame))
+                err(_why(program, frame))
                 return protocol.exit_status(frame)
             elif frame.kind == protocol.EXIT:
                 return protocol.exit_status(frame)
@@ -187,13 +191,16 @@ class CommandChannel:
         return frame
 
 
-def _why(frame: Frame) -> bytes:
+def _bytes(word: str | bytes) -> bytes:
+    return word.encode(errors="surrogateescape") if isinstance(word, str) else word
+
+
+def _why(program: bytes, frame: Frame) -> bytes:
     """What a shell would print for a command that could not be started."""
     reasons = {2: "not found", 7: "too many arguments", 13: "permission denied", 16: "busy"}
     number = frame.word()
-    return (
-        f"asyncvmm: cannot start the command: {reasons.get(number, f'error {number}')}\n".encode()
-    )
+    reason = reasons.get(number, f"error {number}")
+    return b"asyncvmm: " + program + f": {reason}\n".encode()
 
 
 async def _pieces(stdin: bytes | AsyncIterable[bytes]) -> AsyncIterable[bytes]:
