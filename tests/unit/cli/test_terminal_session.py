@@ -142,6 +142,16 @@ def test_until_ends_an_interactive_session(environment: dict[str, str]) -> None:
         terminal.close()
 
 
+def read_until(fd: int, text: bytes) -> None:
+    """Read up to ``text``, or fail at the end or when nothing comes."""
+    seen = b""
+    while text not in seen:
+        ready, _, _ = select.select([fd], [], [], PATIENCE_S)
+        data = os.read(fd, 65536) if ready else b""
+        assert data, seen
+        seen += data
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("busy", [True, False])
 def test_a_signal_ends_a_run_in_a_pipe(
@@ -151,14 +161,11 @@ def test_a_signal_ends_a_run_in_a_pipe(
         COMMAND, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin is not None and process.stdout is not None
-        seen = b""
-        while PROMPT not in seen:
-            seen += os.read(process.stdout.fileno(), 65536)
+        read_until(process.stdout.fileno(), PROMPT)
         if busy:
             process.stdin.write(b"memtest 30000\r")
             process.stdin.flush()
-            while b"memtest" not in os.read(process.stdout.fileno(), 65536):
-                pass
+            read_until(process.stdout.fileno(), b"memtest 30000")
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 128 + number
 

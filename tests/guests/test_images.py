@@ -1,0 +1,70 @@
+"""The images, through the Python API: harts, memory, disks and servers."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+from pathlib import Path
+
+import pytest
+
+from asyncvmm.api import find_image, image_config, open_host
+from tests.guests.conftest import Run, require
+
+pytestmark = pytest.mark.guest
+MIB = 1 << 20
+
+
+async def test_linux_with_two_harts_and_a_gigabyte_costs_what_it_touches() -> None:
+    require("linux")
+    config = image_config(find_image("linux"), commands=True, harts=2, memory="1G")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with open_host() as host:
+        guest = await host.start(config)
+        done = await guest.run(["sh", "-c", "nproc; grep MemTotal /proc/meminfo"], check=True)
+        harts, _, total_kib, _ = done.stdout.split()
+        assert harts == b"2"
+        assert int(total_kib) > 900 * 1024
+        assert guest.stats.resident_bytes < 48 * MIB
+        assert (await guest.power_off()).reason == "poweroff"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 160 * 1024  # kibibytes; the image's files are among them
+
+
+async def test_a_disk_keeps_its_contents_over_a_reboot(tmp_path: Path) -> None:
+    require("linux")
+    disk = tmp_path / "disk.img"
+    disk.touch()
+    with disk.open("r+b") as file:
+        file.truncate(64 * MIB)
+    config = image_config(find_image("linux"), commands=True, disks=(str(disk),))
+    write = "dd if=/dev/urandom of=/dev/vda bs=1M count=64 2>/dev/null; sync; sha256sum < /dev/vda"
+    hashes = []
+    for command in (write, "sha256sum < /dev/vda"):
+        async with open_host() as host:
+            guest = await host.start(config)
+            done = await guest.run(["sh", "-c", command], check=True)
+            hashes.append(done.stdout.split()[0].decode())
+            await guest.power_off()
+    assert hashes[0] == hashes[1] == hashlib.sha256(disk.read_bytes()).hexdigest()
+
+
+def test_debian_full(command_line: Run) -> None:
+    done = command_line("debian-full", "--", "uname", "-r")
+    assert done.returncode == 0 and b"-riscv64" in done.stdout, done.stderr
+
+
+async def test_debian_root_serves_web_pages_and_keys() -> None:
+    require("linux", "debian-root")
+    script = """
+        nginx && redis-server --daemonize yes --save '' >/dev/null
+        n=0; until redis-cli ping 2>/dev/null | grep -q PONG || [ $n -gt 50 ]; do n=$((n+1)); sleep 0.1; done
+        redis-cli set key value; redis-cli get key
+        curl -s -o /dev/null -w '%{http_code} %{size_download}\\n' http://127.0.0.1/
+    """
+    config = image_config(find_image("debian-root"), commands=True)
+    async with open_host() as host:
+        guest = await host.start(config)
+        done = await guest.run(["bash", "-c", script])
+        assert done.status == 0, done.stderr
+        assert done.stdout.split()[:3] == [b"OK", b"value", b"200"], done.stdout
