@@ -21,7 +21,7 @@ def test_debian_names_itself_and_its_hart(command_line: Run, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"Linux ") and b"riscv64" in done.stdout
     assert b"Debian" in done.stdout and b"-riscv64" in done.stdout.split()[2]
-    assert b"rv64imafdc" in done.stdout and b"sv39" in done.stdout
+    assert b"rv64imafdc" in done.stdout
     assert b"Linux version" in log.read_bytes()  # what the kernel says stays out of the output
     assert b"instructions" in done.stderr and b"Linux version" not in done.stderr
 
