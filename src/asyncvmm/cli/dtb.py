@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncvmm.api import GuestConfig
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.fdt import flatten
 from asyncvmm.machine import Machine
 from asyncvmm.machine.files import BootFile, BootFiles
@@ -52,7 +53,10 @@ def run_command(options: argparse.Namespace) -> int:
     machine = Machine(config, BootFiles(firmware=_NOTHING), create_plugin_manager().device_types)
     blob = flatten(machine.tree)
     if options.output is not None:
-        options.output.write_bytes(blob)
+        try:
+            options.output.write_bytes(blob)
+        except OSError as error:
+            raise ConfigError(f"--output {options.output}: {error.strerror}") from error
     else:
         sys.stdout.buffer.write(blob)
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.cli import bench, dtb, image, run
+from asyncvmm.cli import bench, dtb, image, run, terminal
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
@@ -45,7 +44,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. 2: the user's input is wrong, 1: the world's."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.open_missing_streams()
+    try:
+        try:
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        except ConfigError as error:
+            status = _complain(str(error), USAGE_STATUS)
+        except AsyncvmmError as error:
+            status = _complain(str(error), FAILURE_STATUS)
+        except KeyboardInterrupt:
+            status = INTERRUPTED_STATUS
+        terminal.flush_standard()
+        return status
+    except BrokenPipeError:
+        # The reader of our output is gone; so is the reason to write.
+        terminal.drop_standard()
+        return 128 + signal.SIGPIPE
+
+
+def _run(words: list[str]) -> int:
     guest_command: list[str] | None = None
     if "--" in words:
         at = words.index("--")
@@ -60,17 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.guest_command = guest_command
     try:
         status: int = options.function(options)
-        sys.stdout.flush()
         return status
-    except ConfigError as error:
-        print(f"asyncvmm: {error}", file=sys.stderr)
-        return USAGE_STATUS
-    except AsyncvmmError as error:
-        print(f"asyncvmm: {error}", file=sys.stderr)
-        return FAILURE_STATUS
-    except KeyboardInterrupt:
-        return INTERRUPTED_STATUS
     except BrokenPipeError:
-        # The reader of our output is gone; so is the reason to write. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{place}{error.strerror or error}", FAILURE_STATUS)
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"asyncvmm: {text}", file=sys.stderr)
+    return status

@@ -11,6 +11,9 @@ from tqdm import tqdm
 
 from asyncvmm.plugin.images import ProgressTask
 
+# A task is counted in bytes or in steps; nothing that counts steps has as many as this.
+LEAST_BYTES = 100_000
+
 
 class _Bar:
     def __init__(self, bar: tqdm[NoReturn]) -> None:
@@ -30,12 +33,14 @@ class BarProgress:
         terminal = sys.stderr.isatty()
         if not terminal:
             print(f"asyncvmm: {label}", file=sys.stderr, flush=True)
+        in_bytes = total is not None and total >= LEAST_BYTES
         with tqdm(
             total=total,
             desc=label,
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
+            unit="B" if in_bytes else "step",
+            unit_scale=in_bytes,
+            unit_divisor=1024 if in_bytes else 1000,
+            bar_format=None if total is not None else "{desc}: {elapsed}",
             file=sys.stderr,
             disable=not terminal,
             leave=False,

@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,10 +14,13 @@ import trio
 
 from asyncvmm.api import (
     AsyncvmmError,
+    BackendError,
     ConfigError,
     Guest,
     GuestConfig,
+    GuestEndedError,
     GuestExit,
+    Host,
     find_image,
     image_config,
     open_host,
@@ -32,7 +34,8 @@ ESCAPE = 0x1D  # Ctrl-]
 ESCAPE_NAME = "Ctrl-]"
 TIMEOUT_STATUS = 124
 CRASH_STATUS = 125
-POWEROFF_PATIENCE_S = 5
+POWEROFF_PATIENCE_S = 30
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 EPILOG = f"""\
 examples:
@@ -44,7 +47,8 @@ examples:
   asyncvmm run --firmware fw_dynamic.bin --kernel u-boot.bin --until "=> "
 
 exit status: the command's; for a guest that powers itself off, the code it gave (0 without one);
-  2 wrong input, {TIMEOUT_STATUS} after --timeout, {CRASH_STATUS} when the guest cannot go on.
+  1 when --until never came true, 2 wrong input, {TIMEOUT_STATUS} after --timeout, {CRASH_STATUS} when
+  the guest cannot go on, 128 + the signal's number after one (130 after an interrupt).
 """
 
 
@@ -106,6 +110,10 @@ def run_command(options: argparse.Namespace) -> int:
         raise ConfigError(f"--max-instructions must be positive, not {options.max_instructions}")
     if options.timeout is not None and not options.timeout > 0:
         raise ConfigError(f"--timeout must be positive, not {options.timeout}")
+    if options.until == "":
+        raise ConfigError("--until needs a text to wait for")
+    if options.until is not None and options.guest_command is not None:
+        raise ConfigError("--until is for a console: it does not go with a command after --")
     session = Session(options, make_config(options))
     try:
         return trio.run(session.run)
@@ -192,111 +200,136 @@ class Session:
         self.config = config
         self.status = 0
         self.started = time.monotonic()
+        self.interactive = (
+            options.guest_command is None and terminal.is_terminal(0) and terminal.is_terminal(1)
+        )
 
     async def run(self) -> int:
         """Start the guest, serve it, and say how it ended."""
         with ExitStack() as stack:
             log = stack.enter_context(_open_log(self.options.log)) if self.options.log else None
-            async with open_host() as host:
-                guest = await host.start(
-                    self.config, max_instructions=self.options.max_instructions
-                )
-                _tap(guest, log, self.options)
-                with trio.move_on_after(self.options.timeout or float("inf")) as scope:
-                    await self._serve(guest)
-                if scope.cancelled_caught:
-                    _say(f"stopped after {self.options.timeout:g} s (--timeout)")
-                    self.status = TIMEOUT_STATUS
-                if self.options.stats:
-                    _print_stats(guest, time.monotonic() - self.started)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._end_on_signal, nursery.cancel_scope)
+                async with open_host() as host:
+                    guest = await host.start(
+                        self.config, max_instructions=self.options.max_instructions
+                    )
+                    self._tap(guest, log)
+                    try:
+                        await self._serve_in_time(host, guest)
+                    finally:
+                        if self.options.stats:
+                            _print_stats(guest, time.monotonic() - self.started)
+                nursery.cancel_scope.cancel()
         return self.status
 
-    async def _serve(self, guest: Guest) -> None:
-        if self.options.guest_command is not None:
-            await self._run_command(guest)
-        elif self.options.until is not None:
-            await self._until(guest, self.options.until)
-        elif terminal.is_terminal(0) and terminal.is_terminal(1):
-            await self._interactive(guest)
-        else:
-            await self._piped(guest)
+    async def _end_on_signal(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """An interrupt ends the run in good order: the terminal is restored, disks are closed."""
+        awaited = [each for each in END_SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+        with trio.open_signal_receiver(*awaited) as signals:
+            task_status.started()
+            async for number in signals:
+                self.status = 128 + number
+                scope.cancel()
+
+    async def _serve_in_time(self, host: Host, guest: Guest) -> None:
+        with trio.move_on_after(self.options.timeout or float("inf")) as scope:
+            if self.options.guest_command is not None:
+                await self._run_command(guest)
+            else:
+                await self._show_console(host, guest)
+        if scope.cancelled_caught:
+            _say(f"stopped after {self.options.timeout:g} s (--timeout)")
+            self.status = TIMEOUT_STATUS
 
     async def _run_command(self, guest: Guest) -> None:
         terminal.flush_standard()
-        stdin = b"" if terminal.is_terminal(0) else terminal.read_fd(0)
-        result: list[int] = []
-
-        async def command() -> None:
+        try:
             done = await guest.run(
                 self.options.guest_command,
-                stdin=stdin,
+                stdin=b"" if terminal.is_terminal(0) else terminal.read_fd(0),
                 stdout=lambda data: terminal.write_all(1, data),
                 stderr=lambda data: terminal.write_all(2, data),
             )
-            result.append(done.status)
-
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                ended = await guest.wait()
-                if not result:
-                    nursery.cancel_scope.cancel()
-                    self._guest_ended(ended)
-                    if self.status == 0:
-                        self.status = CRASH_STATUS
-                        _say("the guest ended before the command did; --verbose shows its console")
-
-            nursery.start_soon(watch)
-            await command()
-            nursery.cancel_scope.cancel()
-        if result:
-            self.status = result[0]
-            if self.config.disks:
-                with trio.move_on_after(POWEROFF_PATIENCE_S):
+        except GuestEndedError:
+            self._guest_ended(await guest.wait())
+            self.status = self.status or CRASH_STATUS
+            _say("the guest ended before the command did; --verbose shows its console")
+            return
+        self.status = done.status
+        if self.config.disks:
+            with trio.move_on_after(POWEROFF_PATIENCE_S):
+                with suppress(GuestEndedError):
                     await guest.power_off()  # its file systems are written back
 
-    async def _until(self, guest: Guest, text: str) -> None:
-        """Show the console until it says ``text``."""
-        guest.console.taps.append(lambda data: terminal.write_all(1, data))
-        await guest.console.expect(text)
-        terminal.write_all(1, b"\n")
-
-    async def _piped(self, guest: Guest) -> None:
-        """Standard input is typed at the console, the console is standard output."""
-        guest.console.taps.append(lambda data: terminal.write_all(1, data))
-        async with trio.open_nursery() as nursery:
-
-            async def type_input() -> None:
-                async for data in terminal.read_fd(0):
-                    await guest.console.send_all(data)
-
-            nursery.start_soon(_quietly, type_input)
-            self._guest_ended(await guest.wait())
-            nursery.cancel_scope.cancel()
-
-    async def _interactive(self, guest: Guest) -> None:
-        """Keys go to the console as they are typed; the escape key leaves."""
-        _say(f"the guest's console follows; {ESCAPE_NAME} leaves")
-        terminal.flush_standard()
-        guest.console.taps.append(lambda data: terminal.write_all(1, data))
-        with terminal.raw_mode(0):
+    async def _show_console(self, host: Host, guest: Guest) -> None:
+        """The console is standard output, and what comes from standard input is typed at it."""
+        with ExitStack() as stack:
+            if self.interactive:
+                _say(f"the guest's console follows; {ESCAPE_NAME} leaves")
+                stack.callback(terminal.write_all, 1, b"\n")
+                stack.enter_context(terminal.raw_mode(0))
+            terminal.flush_standard()
+            guest.console.taps.append(lambda data: terminal.write_all(1, data))
             async with trio.open_nursery() as nursery:
-
-                async def type_keys() -> None:
-                    async for data in terminal.read_fd(0):
-                        before, escape, _ = data.partition(bytes([ESCAPE]))
-                        if before:
-                            await guest.console.send_all(before)
-                        if escape:
-                            nursery.cancel_scope.cancel()
-                            return
-
-                nursery.start_soon(_quietly, type_keys)
-                nursery.start_soon(_follow_window, guest)
+                if self.interactive:
+                    nursery.start_soon(_follow_window, guest)
+                else:
+                    nursery.start_soon(terminal.watch_reader, 1)
+                nursery.start_soon(self._type_input, host, guest, nursery.cancel_scope)
+                if self.options.until is not None:
+                    nursery.start_soon(self._await_text, guest, nursery.cancel_scope)
                 ended = await guest.wait()
                 nursery.cancel_scope.cancel()
+                stack.close()  # messages come after the terminal is itself again
                 self._guest_ended(ended)
-        terminal.write_all(1, b"\n")
+                if self.options.until is not None:
+                    _say(f"the guest ended before it said {self.options.until!r}")
+                    self.status = self.status or 1
+
+    async def _type_input(self, host: Host, guest: Guest, scope: trio.CancelScope) -> None:
+        with suppress(trio.BrokenResourceError):  # the guest ended while input was under way
+            async for data in terminal.read_fd(0):
+                keys, escape, _ = data, b"", b""
+                if self.interactive:
+                    keys, escape, _ = data.partition(bytes([ESCAPE]))
+                if keys:
+                    await guest.console.send_all(keys)
+                if escape:
+                    scope.cancel()
+                    return
+            if not self.interactive:
+                await host.wait_quiet()
+                _say("the guest waits for input, and there is no more")
+            scope.cancel()
+
+    async def _await_text(self, guest: Guest, scope: trio.CancelScope) -> None:
+        """End the session once the console says ``--until``'s text."""
+        wanted = self.options.until.encode(errors="surrogateescape")
+        tail = bytearray()
+        found = trio.Event()
+
+        def look(data: bytes) -> None:
+            nonlocal tail
+            tail += data
+            if wanted in tail:
+                found.set()
+            del tail[: max(0, len(tail) - len(wanted) + 1)]
+
+        guest.console.taps.append(look)
+        await found.wait()
+        if not self.interactive:
+            terminal.write_all(1, b"\n")
+        scope.cancel()
+
+    def _tap(self, guest: Guest, log: BinaryIO | None) -> None:
+        if log is not None:
+            guest.console.taps.append(lambda data: _write_log(log, data))
+        shown = self.options.guest_command is None and terminal.is_same_file(1, 2)
+        if self.options.verbose and not shown:
+            guest.console.taps.append(lambda data: terminal.write_all(2, data))
 
     def _guest_ended(self, ended: GuestExit) -> None:
         if ended.reason == "crash":
@@ -308,18 +341,12 @@ class Session:
             self.status = ended.code & 0xFF
 
 
-async def _quietly(function: Callable[[], Any]) -> None:
-    """A guest that ends while input is under way is no error."""
-    with suppress(trio.BrokenResourceError):
-        await function()
-
-
 async def _follow_window(guest: Guest) -> None:
     """Tell the guest the window's size, now and whenever it changes."""
-    guest.console.resize(*terminal.window_size())
+    guest.console.resize(*terminal.window_size(0))
     with trio.open_signal_receiver(signal.SIGWINCH) as signals:
         async for _ in signals:
-            guest.console.resize(*terminal.window_size())
+            guest.console.resize(*terminal.window_size(0))
 
 
 def _open_log(path: Path) -> BinaryIO:
@@ -330,14 +357,10 @@ def _open_log(path: Path) -> BinaryIO:
 
 
 def _write_log(log: BinaryIO, data: bytes) -> None:
-    log.write(data)
-
-
-def _tap(guest: Guest, log: BinaryIO | None, options: argparse.Namespace) -> None:
-    if log is not None:
-        guest.console.taps.append(lambda data: _write_log(log, data))
-    if options.verbose:
-        guest.console.taps.append(lambda data: terminal.write_all(2, data))
+    try:
+        log.write(data)
+    except OSError as error:
+        raise BackendError(f"--log {log.name}: {error.strerror}") from error
 
 
 def _say(text: str) -> None:

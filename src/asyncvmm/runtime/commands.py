@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 import attrs
 import trio
 
+from asyncvmm.base.errors import GuestError
 from asyncvmm.runtime import run_protocol as protocol
 from asyncvmm.runtime.ports import GuestEndedError, PortStream
 from asyncvmm.runtime.run_protocol import Frame, FrameReader, RunChannelError
@@ -32,6 +33,13 @@ class CompletedCommand:
     status: int
     stdout: bytes
     stderr: bytes
+
+
+class _Feeding:
+    """The state of a command's standard input: one INPUT frame is under way at a time."""
+
+    def __init__(self) -> None:
+        self.acknowledged = trio.Event()
 
 
 class CommandChannel:
@@ -70,10 +78,13 @@ class CommandChannel:
             await self._settle()
             number = self._next_id
             self._next_id = number % 0xFFFF + 1
+            program = _bytes(arguments[0]) if arguments else b""
             frame = protocol.encode_run(number, arguments, variables, directory)
             try:
-                status = await self._converse(number, frame, stdin, out, err)
-            except trio.Cancelled:
+                status = await self._converse(number, program, frame, stdin, out, err)
+            except GuestError:
+                raise  # there is no command any more
+            except BaseException:
                 self._abandoned = number
                 raise
         return CompletedCommand(
@@ -102,42 +113,65 @@ class CommandChannel:
     async def _converse(
         self,
         number: int,
+        program: bytes,
         run: bytes,
         stdin: bytes | AsyncIterable[bytes],
         out: Sink,
         err: Sink,
     ) -> int:
-        acknowledged = trio.Event()
+        feeding = _Feeding()
+        failure: Exception | None = None
         status = -1
-
-        async def feed() -> None:
-            nonlocal acknowledged
-            async for piece in _pieces(stdin):
-                acknowledged = trio.Event()
-                await self._stream.send_all(protocol.encode(protocol.INPUT, number, piece))
-                await acknowledged.wait()
-
         async with trio.open_nursery() as nursery:
-            await self._stream.send_all(run)
-            nursery.start_soon(feed)
-            while status < 0:
-                frame = await self._receive()
-                if frame.kind == protocol.HELLO:
-                    raise RunChannelError("the guest rebooted while the command ran")
-                if frame.command != number:
-                    continue
-                if frame.kind == protocol.OUTPUT:
-                    out(frame.payload)
-                elif frame.kind == protocol.ERROR:
-                    err(frame.payload)
-                elif frame.kind == protocol.ACK:
-                    acknowledged.set()
-                elif frame.kind in (protocol.EXIT, protocol.FAILED):
-                    status = protocol.exit_status(frame)
-                    if frame.kind == protocol.FAILED:
-                        err(_why(frame))
+
+            async def feed() -> None:
+                nonlocal failure
+                try:
+                    async for piece in _pieces(stdin):
+                        feeding.acknowledged = trio.Event()
+                        await self._stream.send_all(protocol.encode(protocol.INPUT, number, piece))
+                        await feeding.acknowledged.wait()
+                except trio.BrokenResourceError:
+                    pass  # the guest has ended: the listening side says so
+                except Exception as error:  # the caller's own
+                    failure = failure or error
+                    nursery.cancel_scope.cancel()
+
+            # Errors leave as themselves, not in the nursery's group: callers can catch them by type.
+            try:
+                await self._stream.send_all(run)
+                nursery.start_soon(feed)
+                status = await self._listen(number, program, feeding, out, err)
+            except trio.BrokenResourceError:
+                failure = GuestEndedError("the guest ended before the command did")
+            except Exception as error:
+                failure = failure or error
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         return status
+
+    async def _listen(
+        self, number: int, program: bytes, feeding: _Feeding, out: Sink, err: Sink
+    ) -> int:
+        """Hand out a command's output until it ends; its status."""
+        while True:
+            frame = await self._receive()
+            if frame.kind == protocol.HELLO:
+                raise RunChannelError("the guest rebooted while the command ran")
+            if frame.command != number:
+                continue
+            if frame.kind == protocol.OUTPUT:
+                out(frame.payload)
+            elif frame.kind == protocol.ERROR:
+                err(frame.payload)
+            elif frame.kind == protocol.ACK:
+                feeding.acknowledged.set()
+            elif frame.kind == protocol.FAILED:
+                err(_why(program, frame))
+                return protocol.exit_status(frame)
+            elif frame.kind == protocol.EXIT:
+                return protocol.exit_status(frame)
 
     async def _receive(self) -> Frame:
         while not self._frames:
@@ -157,13 +191,16 @@ class CommandChannel:
         return frame
 
 
-def _why(frame: Frame) -> bytes:
+def _bytes(word: str | bytes) -> bytes:
+    return word.encode(errors="surrogateescape") if isinstance(word, str) else word
+
+
+def _why(program: bytes, frame: Frame) -> bytes:
     """What a shell would print for a command that could not be started."""
     reasons = {2: "not found", 7: "too many arguments", 13: "permission denied", 16: "busy"}
     number = frame.word()
-    return (
-        f"asyncvmm: cannot start the command: {reasons.get(number, f'error {number}')}\n".encode()
-    )
+    reason = reasons.get(number, f"error {number}")
+    return b"asyncvmm: " + program + f": {reason}\n".encode()
 
 
 async def _pieces(stdin: bytes | AsyncIterable[bytes]) -> AsyncIterable[bytes]:

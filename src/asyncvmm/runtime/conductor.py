@@ -82,6 +82,10 @@ class Resident(Protocol):
         """``max_steps`` have run."""
         ...
 
+    def raise_tap_error(self) -> None:
+        """Raise what a console's tap raised: it is its owner's error, not the machine's."""
+        ...
+
 
 @attrs.define(eq=False)
 class _Place:
@@ -113,6 +117,7 @@ class Conductor:
         self._realtime = realtime
         self._places: dict[str, _Place] = {}
         self._kick = trio.Event()
+        self._quiet = trio.Event()
         self._talked = False
         self._offset_ns: int | None = None  # wall time of virtual time 0, for a realtime host
         self._idle_wait = False
@@ -150,6 +155,8 @@ class Conductor:
         if self._idle_wait and self._offset_ns is not None:
             self._idle_wait = False
             self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+        if self._quiet.is_set():
+            self._quiet = trio.Event()
         self._kick.set()
 
     def talked(self) -> None:
@@ -178,6 +185,11 @@ class Conductor:
         """Return when the goal is reached."""
         await self._reached.wait()
 
+    async def wait_quiet(self) -> None:
+        """Return when every hart waits and no event is due: only the outside can go on from here."""
+        while not self._quiet.is_set():
+            await self._quiet.wait()
+
     async def task(self) -> None:
         """The loop."""
         while True:
@@ -200,6 +212,7 @@ class Conductor:
             if realtime:
                 until = min(until, max(self._target_ns(), self.now_ns + 1))
             if until == FOREVER:
+                self._quiet.set()
                 await self._wait_kick()
                 continue
             self._run_stretch(until, granted)
@@ -358,6 +371,7 @@ class Conductor:
             return
         finally:
             guest.busy_ns += self._wall.now_ns() - started
+        guest.raise_tap_error()
         if why == RAN_STEPS:
             guest.limit_reached()
         elif why == RAN_STOP and not guest.machine_stopped():

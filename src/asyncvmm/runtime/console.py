@@ -14,7 +14,8 @@ class Console(PortStream):
     """The console as a trio stream with ``expect``. Output that nobody reads never stops the guest.
 
     The last 4 MiB are kept for ``receive_some``; ``bytes_dropped`` counts what was older. ``taps`` are
-    called with every piece of output as it comes: they must not block.
+    called with every piece of output as it comes: they must not block. One that raises is taken off
+    the list, and its error ends the guest's task, and so the host's block.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Console(PortStream):
         super().__init__(port, wake_guest, talked)
         self.taps: list[Callable[[bytes], None]] = []
         self.bytes_dropped = 0
+        self.tap_error: Exception | None = None
         port.on_output = self._take
         self._take()
 
@@ -33,14 +35,25 @@ class Console(PortStream):
         data = self._port.take_output()
         if not data:
             return
-        for tap in self.taps:
-            tap(data)
+        for tap in list(self.taps):
+            # This runs inside a device's register write: an error raised here would be the device's.
+            try:
+                tap(data)
+            except Exception as error:
+                self.taps.remove(tap)
+                self.tap_error = self.tap_error or error
         self._unread += data
         excess = len(self._unread) - KEPT_BYTES
         if excess > 0:
             del self._unread[:excess]
             self.bytes_dropped += excess
         self._wake_readers()
+
+    def raise_tap_error(self) -> None:
+        """Raise the first error of a tap, once; nothing when there was none."""
+        error, self.tap_error = self.tap_error, None
+        if error is not None:
+            raise error
 
     def resize(self, columns: int, rows: int) -> None:
         """The window has a new size in characters; devices that can tell their guest do."""

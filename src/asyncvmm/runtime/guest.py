@@ -194,6 +194,10 @@ class Guest:
         """``max_steps`` have run."""
         self.finish(GuestExit("limit", detail=f"{self.max_steps} instructions ran"))
 
+    def raise_tap_error(self) -> None:
+        """Raise what one of the console's taps raised."""
+        self.console.raise_tap_error()
+
     def finish(self, ended: GuestExit) -> None:
         """The guest has ended; everything of it on the host is given back. Once is enough."""
         if self._exit is not None:

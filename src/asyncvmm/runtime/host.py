@@ -98,6 +98,13 @@ class Host:
         conductor.set_goal(max(until, conductor.now_ns))
         await conductor.wait_goal()
 
+    async def wait_quiet(self) -> None:
+        """Return when all guests wait for input, with no timer or other event to come.
+
+        Never with ``clock="realtime"``, nor for systems that keep a timer running, as Linux does.
+        """
+        await self._conductor.wait_quiet()
+
     def resume(self) -> None:
         """Let a paused host run on for good."""
         self._conductor.set_goal(FOREVER)
