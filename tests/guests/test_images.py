@@ -65,7 +65,7 @@ async def test_debian_root_serves_web_pages_and_keys() -> None:
         nginx && redis-server --daemonize yes > /dev/null
         for n in $(seq 50); do redis-cli ping > /dev/null && break; sleep 0.1; done
         redis-cli set key value; redis-cli get key
-        curl -sS -o /dev/null -w '%{http_code}' http://127.0.0.1/
+        curl -sS --retry 5 --retry-all-errors -o /dev/null -w '%{http_code}' http://127.0.0.1/
     """
     config = image_config(find_image("debian-root"), commands=True)
     async with open_host() as host:
