@@ -14,6 +14,8 @@ from asyncvmm.plugin.options import nearest, parse_options
 from asyncvmm.timeline.clock import DEFAULT_MIPS, MAX_MIPS
 
 MAX_HARTS = 64
+# 2026-01-01 UTC. Not 0: nginx takes second 0 for "time not read yet". Not now: runs are repeatable.
+DEFAULT_EPOCH_NS = 1_767_225_600 * 10**9
 MIN_MEMORY = MIB
 MAX_MEMORY = 256 * GIB
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -71,6 +73,7 @@ class GuestConfig:
     alone is a Linux Image under the built-in SBI. ``disks`` are ``path[,readonly]``, ``devices``
     are ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one
     when there are several; ``mips`` says how many million steps are a second of virtual time.
+    ``epoch_ns`` is the date (Unix time) of its power-on, the same for every run unless it is given.
     ``policy`` are the guest's knobs on its host, by the names of cgroup v2 (``{"cpu.weight": 200}``).
     """
 
@@ -96,7 +99,7 @@ class GuestConfig:
     )
     mmu: Literal["sv39", "sv48"] = attrs.field(default="sv39", validator=_one_of("sv39", "sv48"))
     policy: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
-    epoch_ns: int = attrs.field(default=0, validator=_between(0, 2**63 - 1))
+    epoch_ns: int = attrs.field(default=DEFAULT_EPOCH_NS, validator=_between(0, 2**63 - 1))
 
     def __attrs_post_init__(self) -> None:
         if self.elf is not None and (self.kernel or self.firmware or self.initrd):
