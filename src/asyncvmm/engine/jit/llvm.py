@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
@@ -64,7 +64,7 @@ def _thread_jumps(assembly: str) -> str:
     """Let conditional jumps to a lone jump out of the function go where that goes."""
     lines = assembly.splitlines()
     alone: dict[str, str] = {}
-    for label, jump in zip(lines, lines[1:], strict=False):
+    for label, jump in itertools.pairwise(lines):
         found = re.match(r"(\.LBB\w+):", label)
         target = re.match(r"\tjmp\t(\w+@PLT)", jump)
         if found and target:

@@ -33,7 +33,6 @@ from asyncvmm.engine.jit.state_words import (
 from asyncvmm.memory.pages import PRESENT
 from asyncvmm.timeline.clock import TICK_NS
 
-
 NOT_HERE: Final = 0  # the interpreter must do the access
 ENTERED: Final = 1
 TRAPPED: Final = 2  # a trap is noted
