@@ -35,15 +35,18 @@ def add_parser(commands: Any) -> None:
         "with QEMU's when it is installed. Needs a RISC-V C compiler: the bench extra brings one.",
     )
     add_arguments(parser)
-    parser.set_defaults(function=lambda given: run(given, our_machine()))
+    parser.set_defaults(function=lambda given: run(given, our_machine(given.engine)))
 
 
-def our_machine() -> RunElf:
-    """Runs ELFs on a machine in this process, with the devices of the installed plugins."""
+def our_machine(engine: str = "auto") -> RunElf:
+    """Runs ELFs on a machine in this process, with the devices of the installed plugins.
+
+    ``cpu_seconds`` are those of the process: translation is in them.
+    """
     types = create_plugin_manager().device_types
 
     def run_elf(elf: Path) -> Run:
-        result = run_bare_metal(elf, types=types)
+        result = run_bare_metal(elf, types=types, engine=engine)
         if result.code != 0:
             raise GuestError(f"{elf.name} ended with code {result.code}: {result.console!r}")
         return Run(result.instructions, result.cpu_seconds, result.console)
@@ -60,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale", type=float, default=1.0, help="work per run; 1 is 140 million instructions"
     )
     parser.add_argument("--paging", choices=PAGINGS, action="append", help="default both")
+    parser.add_argument(
+        "--engine", choices=["auto", "interpreter", "jit"], default="auto", help="of ours"
+    )
     parser.add_argument("--no-qemu", action="store_true", help="measure ours alone")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows there as well")
 

@@ -33,13 +33,16 @@ def run_bare_metal(
     memory_bytes: int = 64 << 20,
     harts: int = 1,
     max_steps: int = 10_000_000_000,
+    engine: str = "auto",
 ) -> BareMetalResult:
     """Run the ELF in M-mode on a machine of its own, with the devices in `types`.
 
     Raises GuestError when it waits for what cannot come, or has not ended after `max_steps`
     instructions and traps; ConfigError for a file that is no RISC-V program.
     """
-    config = GuestConfig(elf=elf, memory=memory_bytes, harts=harts)
+    config = GuestConfig.from_mapping(
+        {"elf": elf, "memory": memory_bytes, "harts": harts, "engine": engine}
+    )
     machine = Machine(config, read_boot_files(config), types or {})
     console = bytearray()
     left = max_steps
