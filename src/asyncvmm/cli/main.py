@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.cli import bench, dtb, image, run, terminal
+from asyncvmm.cli import bench, dtb, image, run, terminal, up, verify
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
@@ -39,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     image.add_parser(commands)
     dtb.add_parser(commands)
     bench.add_parser(commands)
+    up.add_parser(commands)
+    verify.add_parser(commands)
     return parser
 
 

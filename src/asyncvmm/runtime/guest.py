@@ -203,6 +203,7 @@ class Guest:
         if self._exit is not None:
             return
         self._exit = ended
+        self.policy.freeze()
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
         self.console.guest_ended()
         if self._run_stream is not None:

@@ -48,6 +48,11 @@ class Host:
         return self._conductor.now_ns
 
     @property
+    def quantum_ns(self) -> int:
+        """The grid of virtual time on which tasks have their turn while guests run, in ns."""
+        return self._conductor.cpus.spec.quantum_ns
+
+    @property
     def events(self) -> list[LedgerEvent]:
         """What the host did to its guests and why, in order: admissions, refusals, throttling, ends."""
         return self._conductor.ledger.events()

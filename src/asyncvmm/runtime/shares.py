@@ -49,10 +49,15 @@ class GuestPolicy:
         self._name = name
         self._conductor = conductor
         self._knobs: dict[str, Any] = {}
+        self._last: GuestUsage | None = None
 
     def remember(self, knobs: dict[str, Any]) -> None:
         """What the guest was admitted with."""
         self._knobs = dict(knobs)
+
+    def freeze(self) -> None:
+        """The guest is about to leave its host."""
+        self._last = self.usage()
 
     def update(self, **knobs: Any) -> None:
         """Change knobs of the running guest, such as ``update(cpu_weight=200, cpu_max="50000 100000")``.
@@ -67,7 +72,9 @@ class GuestPolicy:
         self._knobs = wanted
 
     def usage(self) -> GuestUsage:
-        """What the guest got so far; ConfigError once it is gone."""
+        """What the guest got so far; all it ever got (but for its last stretch) once it is gone."""
+        if self._last is not None:
+            return self._last
         conductor = self._conductor
         return GuestUsage(
             conductor.cpus.usage(self._name, conductor.now_ns), conductor.memory.usage(self._name)
