@@ -203,8 +203,7 @@ class ScenarioRun:
             nursery.start_soon(self._alarms.task)
             with self._scope:
                 await self._all_steps()
-            await self.host.run_until(self.host.now_ns)  # stand still where the last step ended
-            nursery.cancel_scope.cancel()
+            await self._alarms.stand_still()  # where the last step ended
         late = f"stopped after {timeout_s:g} s of wall time" if timeout_s is not None else ""
         return ScenarioResult(
             self.scenario,

@@ -32,6 +32,8 @@ class Alarms:
         self._pause_ns = pause_ns
         self._alarms: list[tuple[int, trio.Event]] = []
         self._changed = trio.Event()
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
 
     async def wait_until(self, time_ns: int) -> None:
         """Return at the first instant of the grid at or after ``time_ns``."""
@@ -49,7 +51,18 @@ class Alarms:
                 self._alarms.remove(alarm)
 
     async def task(self) -> None:
-        """Runs for as long as the host is to move."""
+        """Moves the host until ``stand_still``."""
+        with self._scope:
+            await self._move()
+        self._over.set()
+
+    async def stand_still(self) -> None:
+        """Stop the host at this very instant, for good."""
+        self._scope.cancel()
+        await self._over.wait()  # or else the task could set a goal of its own after ours
+        await self._host.run_until(self._host.now_ns)
+
+    async def _move(self) -> None:
         while True:
             self._changed = trio.Event()
             goal_ns = self._goal_ns()
