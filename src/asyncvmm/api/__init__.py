@@ -1,6 +1,8 @@
 """What a user imports: hosts, guests, their configuration, consoles, commands and errors."""
 
 from asyncvmm.api.images import find_image, image_config, image_types
+from asyncvmm.api.scenarios import ScenarioObserver, ScenarioResult, run_scenario
+from asyncvmm.api.verify import Verdict, verify_scenario
 from asyncvmm.base.errors import (
     AsyncvmmError,
     BackendError,
@@ -15,6 +17,7 @@ from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.ports import GuestEndedError
+from asyncvmm.runtime.scenario import Scenario, load_scenario
 
 __all__ = [
     "AsyncvmmError",
@@ -32,8 +35,15 @@ __all__ = [
     "GuestStats",
     "Host",
     "InternalError",
+    "Scenario",
+    "ScenarioObserver",
+    "ScenarioResult",
+    "Verdict",
     "find_image",
     "image_config",
     "image_types",
+    "load_scenario",
     "open_host",
+    "run_scenario",
+    "verify_scenario",
 ]

@@ -328,17 +328,19 @@ class ScenarioRun:
 
     def _step_results(self, late: str) -> list[StepResult]:
         """A result for every step, also for those that something else cut off."""
+        under_way = self._began_ns.keys() - self._results.keys()
+        if any(result.outcome == "failed" for result in self._results.values()):
+            late = ""
         results = []
-        failed = any(result.outcome == "failed" for result in self._results.values())
         for step in self.scenario.steps:
             result = self._results.get(step.number)
             if result is None:
                 began_ns = self._began_ns.get(step.number, -1)
-                cut = late and not failed
-                result = StepResult(
-                    step, "failed" if cut else "skipped", late if cut else "", began_ns
-                )
-                failed = failed or bool(cut)
+                if late and (step.number in under_way or not under_way):
+                    result = StepResult(step, "failed", late, began_ns)
+                else:
+                    cut = "cut off" if step.number in under_way else ""
+                    result = StepResult(step, "skipped", cut, began_ns)
             results.append(result)
         return results
 
