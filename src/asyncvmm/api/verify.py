@@ -39,11 +39,14 @@ class Verdict:
 
 
 def two_ways(quantum_ns: int) -> tuple[Probe, Probe]:
-    """How the runs differ: their engines, where there are two, and the host's pauses."""
+    """How the runs differ: their engines, where there are two, and the host's pauses.
+
+    "auto" is the fast engine, or the interpreter again (with a warning) where that cannot be had.
+    """
     has_engines = "engine" in attrs.fields_dict(GuestConfig)
     return (
         Probe(engine="interpreter" if has_engines else None),
-        Probe(engine="jit" if has_engines else None, pause_ns=PAUSE_QUANTA * quantum_ns),
+        Probe(engine="auto" if has_engines else None, pause_ns=PAUSE_QUANTA * quantum_ns),
     )
 
 

@@ -123,7 +123,10 @@ def test_wrong_times(text: str) -> None:
             "s.toml: step 2: guest 'a' does not run",
         ),
         (GUEST + '[[steps]]\nexpect = "x"', "step 1: guest is missing: say which one is to expect"),
-        (GUEST + '[[steps]]\nguest = "aa"\nexpect = "x"', "step 1: no guest 'aa': did you mean 'a'?"),
+        (
+            GUEST + '[[steps]]\nguest = "aa"\nexpect = "x"',
+            "step 1: no guest 'aa': did you mean 'a'?",
+        ),
         ("steps = 3\n" + GUEST, "s.toml: steps: a list of tables is expected, not 3"),
     ],
 )
