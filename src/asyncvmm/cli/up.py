@@ -40,7 +40,7 @@ examples:
 a scenario:
   [host]                      cpus, mips, memory, policy, seed, overcommit
   [guests.a]                  image, or kernel, initrd, firmware, elf; append, memory, harts,
-                              disks, devices, seed, quantum
+                              disks, devices, seed, quantum, engine
   policy = {"cpu.weight" = 200, "cpu.max" = "50000 100000", "memory.max" = "64M"}
   [[steps]]                   in order; at = "1.5s" waits for that virtual time
   guest = "a"                 and one of: run = ["cmd", ...] (status, contains); send and expect;
@@ -167,7 +167,7 @@ class LiveTable(ScenarioObserver):
         now = {name: snapshot(guest) for name, guest in self._run.guests.items()}
         rows = [make_row(one, self._before.get(name)) for name, one in now.items()]
         self._before = now
-        columns, height = terminal.window_size()
+        columns, height = terminal.window_size(2)
         lines = format_table(rows).splitlines()
         if len(lines) > height - 3:
             lines = [*lines[: max(1, height - 4)], f"... {len(rows)} guests"]

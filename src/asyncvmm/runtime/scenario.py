@@ -328,6 +328,7 @@ _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "harts": _number,
     "seed": _number,
     "quantum": _number,
+    "engine": _text,
     "disks": _words,
     "devices": _words,
     "policy": _policy,
