@@ -15,6 +15,7 @@ from asyncvmm.api.verify import verify_scenario
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import MS
 from asyncvmm.cli import main
+from asyncvmm.cli.up import LiveTable
 from asyncvmm.plugin.images import ImageCache, SilentProgress
 from asyncvmm.runtime.scenario import Scenario, Step, parse_scenario
 from asyncvmm_plugins.demo_image.image import DemoImage
@@ -163,3 +164,35 @@ async def test_verify_refuses_disks_that_the_first_run_would_change(tmp_path: Pa
         await verify_scenario(parse_scenario(text, tmp_path / "s.toml"))
     text = text.replace("disk.img", "disk.img,readonly")
     assert (await verify_scenario(parse_scenario(text, tmp_path / "s.toml"))).equal
+
+
+class Drawn(LiveTable):
+    """Draws at every step's beginning instead of by the wall clock."""
+
+    def step_began(self, step: Step) -> None:
+        """See ScenarioObserver."""
+        super().step_began(step)
+        self.draw()
+
+
+async def test_the_live_table_shows_what_happened_since_it_was_drawn(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    memtest = 'send = "memtest 64\\r"\nexpect = ": ok"\n'
+    steps = [
+        step("a", PROMPT),
+        step("b", PROMPT),
+        step("a", memtest),
+        '[[steps]]\nuntil = "100ms"\n[[steps]]\nuntil = "110ms"\n',
+    ]
+    result = await run_scenario(scenario("".join(steps)), Drawn())
+    assert result.ok
+    frames = capsys.readouterr().err.replace("\x1b[K", "").split("GUEST")
+    assert frames[0] == "" and len(frames) == 6
+    assert "a      running" in frames[1] and "step 1: a: expect 'demo> '" in frames[1]
+    a, b, time, doing, rest = frames[5].splitlines()[1:]
+    # Nobody did anything since the last frame, at 100 ms.
+    assert a.split()[:5] == ["a", "idle", "0.0%", "0.0%", "0.0%"] == ["a", *b.split()[1:5]]
+    assert (time, doing) == ("virtual time 0.100 s", "step 5: until 0.11 s")
+    # The frame is taken away, cursor up and clear, before the step's line.
+    assert rest.startswith("\x1b[5A\x1b[Jok      step 5")
