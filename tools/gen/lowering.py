@@ -194,7 +194,9 @@ class Lowering:
         if stem in _COUNT:
             low = self.narrow(first, bits)
             tail = "" if stem == "cpop" else ", i1 false"
-            counted = self.temporary(f"call i{bits} @llvm.{_COUNT[stem]}.i{bits}(i{bits} {low}{tail})")
+            counted = self.temporary(
+                f"call i{bits} @llvm.{_COUNT[stem]}.i{bits}(i{bits} {low}{tail})"
+            )
             return self.widen(counted, bits, "zext")
         if stem in ("rol", "ror"):
             low, amount = self.narrow(first, bits), self.narrow(second, bits)

@@ -26,7 +26,7 @@ from asyncvmm.timeline.events import FOREVER
 
 PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
 LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up catching up
-SETTLE_S: Final = 0.1  # wall time: tasks that never block are not waited for longer
+SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for longer
 IMPATIENT_S: Final = 0.001  # ... once that happened
 
 

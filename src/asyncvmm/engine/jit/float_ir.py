@@ -48,10 +48,14 @@ class FloatLines:
             return self._truncate(kind, what[3:], args[0])
         if name == "f32_to_f64":
             value = self._from_bits("f32", args[0])
-            return self._checked("f64", self._call("fpext.f64.f32", "double", [("float", value)], False))
+            return self._checked(
+                "f64", self._call("fpext.f64.f32", "double", [("float", value)], False)
+            )
         if name == "f64_to_f32":
             value = self._from_bits("f64", args[0])
-            return self._checked("f32", self._call("fptrunc.f32.f64", "float", [("double", value)], True))
+            return self._checked(
+                "f32", self._call("fptrunc.f32.f64", "float", [("double", value)], True)
+            )
         if kind in _INTEGERS and what in ("to_f32", "to_f64"):
             return self._from_integer(_INTEGERS[kind], what[3:], args[0])
         return None
@@ -76,9 +80,13 @@ class FloatLines:
     def _call(self, name: str, result: str, args: list[tuple[str, str]], rounds: bool) -> str:
         types = ", ".join([kind for kind, _ in args] + ["metadata"] * (1 + rounds))
         self.declared.add(f"declare {result} @llvm.experimental.constrained.{name}({types})")
-        values = [f"{kind} {value}" for kind, value in args] + ([_ROUND] if rounds else []) + [_EXCEPT]
+        values = (
+            [f"{kind} {value}" for kind, value in args] + ([_ROUND] if rounds else []) + [_EXCEPT]
+        )
         joined = ", ".join(values)
-        return self._fresh(f"call {result} @llvm.experimental.constrained.{name}({joined}) strictfp")
+        return self._fresh(
+            f"call {result} @llvm.experimental.constrained.{name}({joined}) strictfp"
+        )
 
     def _leave_if(self, test: str) -> None:
         self._count += 1

@@ -42,7 +42,11 @@ def target_machine(level: int, relocation: str) -> Any:
 
 
 def compile_ir(
-    text: str, level: int = 2, passes: bool = False, relocation: str = "static", thread: bool = False
+    text: str,
+    level: int = 2,
+    passes: bool = False,
+    relocation: str = "static",
+    thread: bool = False,
 ) -> bytes:
     """Object code of a module; ``thread`` makes tail calls conditional jumps where it can."""
     machine = target_machine(level, relocation)
@@ -175,7 +179,7 @@ def parse_object(data: bytes) -> Object:
     """Read an ELF object for x86-64."""
     if data[:4] != b"\x7fELF" or struct.unpack_from("<H", data, 18)[0] != 62:
         raise LinkError("not an x86-64 ELF object")
-    table, = struct.unpack_from("<Q", data, 40)
+    (table,) = struct.unpack_from("<Q", data, 40)
     count, names_index = struct.unpack_from("<HH", data, 60)
     headers = [struct.unpack_from("<IIQQQQIIQQ", data, table + 64 * i) for i in range(count)]
 

@@ -82,7 +82,9 @@ class CodeMemory:
 class Stencils:
     """Bytes and holes of every stencil."""
 
-    def __init__(self, code: bytes, rows: list[tuple[int, int, int, int, int]], holes: list[int]) -> None:
+    def __init__(
+        self, code: bytes, rows: list[tuple[int, int, int, int, int]], holes: list[int]
+    ) -> None:
         """``rows``: (stencil, start, size, first hole, number of holes); ``holes``: five numbers each.
 
         A hole is (position, bytes, 1 when relative, symbol, addend).
@@ -153,7 +155,9 @@ class Translator(CodeListener):
         self.refused_at: vec[i64] = vec[i64]([0] * (4 * MAX_BLOCK))
         self.length: i64 = 0
         self.place_count: i64 = 0
-        self.place_slots: vec[i64] = vec[i64]([0] * _PLACES)  # target, in bytes from the page's start
+        self.place_slots: vec[i64] = vec[i64](
+            [0] * _PLACES
+        )  # target, in bytes from the page's start
         self.place_at: vec[i64] = vec[i64]([0] * _PLACES)
         # Statistics.
         self.blocks: i64 = 0
