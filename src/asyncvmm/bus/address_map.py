@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.base.errors import ConfigError, GuestError, InternalError
+
+MAX_FAILURES: Final = 100  # kept of a device that fails again and again
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -37,13 +41,28 @@ class Region:
         self.writes: i64 = 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class FailureListener:
+    """Told at once when a target shows a bug."""
+
+    def failed(self, name: str, error: Exception) -> None:
+        """``name`` raised ``error``. The access that led there has not come back yet."""
+
+
 class Bus:
-    """Finds the target of an access. ``fault`` says whether the last access found none or was refused."""
+    """Finds the target of an access. ``fault`` says whether the last access found none or was refused.
+
+    ``busy`` names the target whose code runs now and ``calls`` counts how often any did, for a thread
+    that watches for targets that block.
+    """
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
         self.fault: bool = False
+        self.busy: str = ""
+        self.calls: i64 = 0
         self.failures: list[tuple[str, Exception]] = []
+        self.listener: FailureListener = FailureListener()
         self._last: Region = Region(0, 0, MmioTarget(), "nothing")
 
     def attach(self, base: i64, size: i64, target: MmioTarget, name: str) -> Region:
@@ -79,14 +98,18 @@ class Bus:
             self.fault = True
             return 0
         region.reads += 1
+        value: i64 = 0
+        self.calls += 1
+        self.busy = region.name
         try:
-            return region.target.read(address - region.base, size)
+            value = region.target.read(address - region.base, size)
         except GuestError:
             self.fault = True
         except Exception as error:
-            self.failures.append((region.name, error))
+            self.fail(region.name, error)
             self.fault = True
-        return 0
+        self.busy = ""
+        return value
 
     def write(self, address: i64, size: i64, value: i64) -> None:
         """Write to the target at ``address``; ``fault`` is set when there is none or it refuses."""
@@ -96,13 +119,22 @@ class Bus:
             self.fault = True
             return
         region.writes += 1
+        self.calls += 1
+        self.busy = region.name
         try:
             region.target.write(address - region.base, size, value)
         except GuestError:
             self.fault = True
         except Exception as error:
-            self.failures.append((region.name, error))
+            self.fail(region.name, error)
             self.fault = True
+        self.busy = ""
+
+    def fail(self, name: str, error: Exception) -> None:
+        """A target showed a bug."""
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append((name, error))
+        self.listener.failed(name, error)
 
     def raise_failure(self) -> None:
         """Raise the first bug that a target showed, as InternalError; nothing when there was none."""

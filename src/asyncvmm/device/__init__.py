@@ -19,8 +19,10 @@ with ``GuestError`` (the guest takes an access fault); any other exception is th
 
 from asyncvmm.device.blob import Blob, MemoryBlob
 from asyncvmm.device.charport import CharPort
+from asyncvmm.device.guard import BusGuard, DeviceGuard
 from asyncvmm.device.io import DeviceClock, DeviceIo, Dma, Power
 from asyncvmm.device.mmio import MmioDevice
+from asyncvmm.device.rate import IoRate
 from asyncvmm.device.registers import (
     RO,
     RW,
@@ -42,11 +44,14 @@ __all__ = [
     "W1C",
     "WO",
     "Blob",
+    "BusGuard",
     "CharPort",
     "DeviceClock",
+    "DeviceGuard",
     "DeviceIo",
     "Dma",
     "InterruptLine",
+    "IoRate",
     "MemoryBlob",
     "MmioDevice",
     "Power",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.device.guard import DeviceGuard
 
 DEFAULT_CAPACITY: Final = 1 << 20
 
@@ -32,6 +33,8 @@ class CharPort:
         self.on_room: Callable[[], None] = _nothing
         self.on_resize: Callable[[], None] = _nothing
         self.on_connection: Callable[[], None] = _nothing
+        # What the device's listeners are called through.
+        self.guard: DeviceGuard = DeviceGuard()
         # The host's listeners.
         self.on_output: Callable[[], None] = _nothing
         self.on_input_room: Callable[[], None] = _nothing
@@ -127,7 +130,7 @@ class CharPort:
             done += count
             if not self._device_busy:
                 self._host_busy = True
-                self.on_input()
+                self.guard.run(self.on_input)
                 self._host_busy = False
         return done
 
@@ -140,7 +143,7 @@ class CharPort:
         if self._output_starved and not self._device_busy:
             self._output_starved = False
             self._host_busy = True
-            self.on_room()
+            self.guard.run(self.on_room)
             self._host_busy = False
         return data
 
@@ -151,13 +154,13 @@ class CharPort:
         if columns != self.columns or rows != self.rows:
             self.columns = columns
             self.rows = rows
-            self.on_resize()
+            self.guard.run(self.on_resize)
 
     def set_connected(self, connected: bool) -> None:
         """Somebody on the host opened or closed the port."""
         if connected != self.connected:
             self.connected = connected
-            self.on_connection()
+            self.guard.run(self.on_connection)
 
     # Snapshots.
 

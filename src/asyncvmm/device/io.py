@@ -10,6 +10,8 @@ from mypy_extensions import i64, mypyc_attr
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.device.blob import Blob
 from asyncvmm.device.charport import CharPort
+from asyncvmm.device.guard import DeviceGuard
+from asyncvmm.device.rate import IoRate
 from asyncvmm.device.rng import RandomStream
 from asyncvmm.interrupts.lines import InterruptLine
 from asyncvmm.memory.pages import Ram
@@ -105,9 +107,9 @@ class Power:
 class DeviceIo:
     """All capabilities of one device. ``path`` names it in messages and seeds its randomness.
 
-    The last four may be replaced before the device is created: an empty blob, a port nobody reads,
-    a power button that only records, and a list of log lines are what it gets
-    otherwise.
+    ``blob``, ``console``, ``power``, ``rate``, ``guard`` and ``log_sink`` may be replaced before the
+    device is created: an empty blob, a port nobody reads, a power button that only records, no limit,
+    no guard and a list of log lines are what it gets otherwise.
     """
 
     def __init__(
@@ -125,6 +127,8 @@ class DeviceIo:
         self.rng: RandomStream = rng
         self.blob: Blob = Blob()
         self.power: Power = Power()
+        self.rate: IoRate = IoRate()
+        self.guard: DeviceGuard = DeviceGuard()
         self.ports: dict[str, CharPort] = {}
         self.messages: list[str] = []
         self.log_sink: Callable[[str, str], None] | None = None
@@ -138,6 +142,7 @@ class DeviceIo:
 
     @console.setter
     def console(self, port: CharPort) -> None:
+        port.guard = self.guard
         self._console = port
 
     def port(self, name: str) -> CharPort:
@@ -147,6 +152,7 @@ class DeviceIo:
             if len(self.ports) >= MAX_PORTS:
                 raise ConfigError(f"{self.path}: more than {MAX_PORTS} ports")
             port = CharPort(name)
+            port.guard = self.guard
             self.ports[name] = port
         return port
 

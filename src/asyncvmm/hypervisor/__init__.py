@@ -5,13 +5,14 @@ Reading order: ``knobs.py`` (what a user can set per guest), ``vcpu.py`` (what i
 which units), ``cpus.py`` (the books of the physical CPUs, which the runtime drives), ``policy.py``
 (what a pluggable policy decides), ``rates.py`` and ``eevdf.py`` (the default: entitlement and lag),
 ``round_robin.py``, ``static_partition.py``, ``policies.py`` (finding them), ``memory.py`` (resident
-pages, entitlement, who goes), ``buckets.py`` (disk and network rates), ``admission.py`` (refusals),
+pages, entitlement, who goes), ``buckets.py`` (disk and network rates), ``io_rates.py`` (those of a guest's disks), ``admission.py`` (refusals),
 ``ledger.py`` (what was done to whom, and why).
 """
 
 from asyncvmm.hypervisor.admission import AdmissionError
 from asyncvmm.hypervisor.buckets import IoLimiter, TokenBucket
 from asyncvmm.hypervisor.cpus import Cpus
+from asyncvmm.hypervisor.io_rates import DiskRates, DiskUsage, IoKnobs
 from asyncvmm.hypervisor.knobs import CpuKnobs, CpuMax, IoMax, MemoryKnobs
 from asyncvmm.hypervisor.ledger import Ledger, LedgerEvent
 from asyncvmm.hypervisor.memory import HostMemory, MemoryLimitError, MemoryUsage
@@ -27,9 +28,12 @@ __all__ = [
     "CpuSpec",
     "CpuUsage",
     "Cpus",
+    "DiskRates",
+    "DiskUsage",
     "Grant",
     "GuestCpus",
     "HostMemory",
+    "IoKnobs",
     "IoLimiter",
     "IoMax",
     "Ledger",

@@ -7,6 +7,7 @@ push the one kill out of the record; counters per guest and kind go on when a ri
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -23,6 +24,7 @@ DELAYED: Final = "delayed"  # io.max or net: a request waits for its tokens
 PRESSURE: Final = "pressure"  # memory.high
 STOPPED: Final = "stopped"  # a guest was stopped for what it did
 FAILED: Final = "failed"  # a device or plugin failed inside a guest
+BLOCKED: Final = "blocked"  # a device kept the host's thread to itself (wall time)
 
 KINDS: Final = (
     ADMITTED,
@@ -34,7 +36,10 @@ KINDS: Final = (
     PRESSURE,
     STOPPED,
     FAILED,
+    BLOCKED,
 )
+GRAVE: Final = frozenset((REFUSED, PRESSURE, STOPPED, FAILED, BLOCKED))  # what a guest's log repeats
+
 
 MAX_CAUSE_CHARS: Final = 500
 
@@ -50,8 +55,14 @@ class LedgerEvent:
     cause: str
 
 
+def _nobody(event: LedgerEvent) -> None:
+    return None
+
+
 class Ledger:
-    """Keeps the last ``events_per_kind`` events of each kind and counts all of them."""
+    """Keeps the last ``events_per_kind`` events of each kind and counts all of them; ``listener``
+    hears of each.
+    """
 
     def __init__(self, events_per_kind: int = 1024) -> None:
         self._rings: dict[str, deque[LedgerEvent]] = {
@@ -59,6 +70,7 @@ class Ledger:
         }
         self._counts: dict[str, dict[str, int]] = {}
         self._sequence = 0
+        self.listener: Callable[[LedgerEvent], None] = _nobody
 
     def record(self, time_ns: int, kind: str, guest: str, cause: str) -> LedgerEvent:
         """Add an event; ``cause`` is cut at ``MAX_CAUSE_CHARS``."""
@@ -69,6 +81,7 @@ class Ledger:
         self._rings[kind].append(event)
         counts = self._counts.setdefault(guest, dict.fromkeys(KINDS, 0))
         counts[kind] += 1
+        self.listener(event)
         return event
 
     @property

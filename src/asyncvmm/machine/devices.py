@@ -7,9 +7,18 @@ from typing import Any
 
 import attrs
 
-from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.errors import AsyncvmmError, ConfigError, InternalError
 from asyncvmm.bus.address_map import Bus, Region
-from asyncvmm.device import Blob, CharPort, DeviceIo, Dma, InterruptLine, MmioDevice, RandomStream
+from asyncvmm.device import (
+    Blob,
+    BusGuard,
+    CharPort,
+    DeviceIo,
+    Dma,
+    InterruptLine,
+    MmioDevice,
+    RandomStream,
+)
 from asyncvmm.interrupts.lines import InterruptSink
 from asyncvmm.machine.board import STANDARD, Board, Place
 from asyncvmm.machine.config import GuestConfig, split_disk
@@ -126,7 +135,7 @@ class DeviceFactory:
         self._config = config
         self._bus = bus
         self._dma = Dma(ram)
-        self._clock = MachineDeviceClock(clock, config.epoch_ns)
+        self._clock = clock
         self._interrupts = interrupts
         self._switch = switch
         self._open_blob = open_blob
@@ -135,19 +144,23 @@ class DeviceFactory:
         self._counts: dict[str, int] = {}
 
     def attach(self, wanted: Wanted) -> Attached:
-        """Create, reset and attach one device; ConfigError when it cannot be."""
+        """Create, reset and attach one device; ConfigError when it cannot be, InternalError when
+        its own code fails.
+        """
         kind = wanted.type
         number = self._counts.get(kind.name, 0)
         self._counts[kind.name] = number + 1
         path = f"{self._config.name}/{kind.name}{number}"
         place = self._board.place(kind.name, kind.kind, kind.size_bytes)
+        guard = BusGuard(self._bus, path)
         io = DeviceIo(
             path,
             self._dma,
             InterruptLine(self._interrupts, place.irq),
-            self._clock,
+            MachineDeviceClock(self._clock, self._config.epoch_ns, guard),
             RandomStream(self._config.seed, path),
         )
+        io.guard = guard
         io.power = DevicePower(self._switch, path)
         io.log_sink = self._log_sink
         io.console = CharPort(path)
@@ -156,8 +169,13 @@ class DeviceFactory:
             io.blob = self._open_blob(spec)
         for name in kind.ports(wanted.config):
             io.port(name)
-        device = kind.factory(wanted.config, io)
-        target: MmioDevice = VirtioMmio(io, device) if kind.kind == "virtio" else device
-        target.reset()
+        try:
+            device = kind.factory(wanted.config, io)
+            target: MmioDevice = VirtioMmio(io, device) if kind.kind == "virtio" else device
+            target.reset()
+        except AsyncvmmError:
+            raise
+        except Exception as error:
+            raise InternalError(f"device {path} failed when it was made: {error!r}") from error
         region = self._bus.attach(place.base, target.size_bytes, target, path)
         return Attached(kind, wanted.config, io, device, target, place, region)

@@ -25,6 +25,7 @@ from asyncvmm.interrupts.lines import InterruptSink
 from asyncvmm.machine import boot
 from asyncvmm.machine.board import CLINT_BASE, PLIC_BASE, RAM_BASE
 from asyncvmm.machine.config import GuestConfig
+from asyncvmm.machine.containment import Containment
 from asyncvmm.machine.device_tree import TreeInput, build_tree
 from asyncvmm.machine.devices import (
     Attached,
@@ -108,7 +109,9 @@ class Machine:
         self.aclint = Aclint(self.clock, sinks)
         self.plic = Plic(sinks)
         self.bus.attach(PLIC_BASE, plic.SIZE, self.plic, "plic")
+        self.containment = Containment(self.bus, self.scheduler.request_stop)
         self.devices = self._make_devices(types, open_blob, log_sink)
+        self.containment.devices = self.devices
         self.console = self._find_console()
         self.htif: Htif | None = None
         self.sbi: Sbi | None = None
@@ -126,7 +129,8 @@ class Machine:
     def run(self, until_ns: int = UNLIMITED, max_steps: int = UNLIMITED) -> int:
         """Run the guest; a ``RAN_*`` code of ``asyncvmm.machine.scheduler``.
 
-        After RAN_STOP, ``ending`` says more. InternalError names a device that has a bug.
+        After RAN_STOP, ``ending`` says more. InternalError names a device that has a bug, unless
+        ``containment`` gives up such devices.
         """
         if self.htif is not None:
             self.htif.input_arrived()
@@ -166,7 +170,7 @@ class Machine:
         if self.sbi is not None:
             self.sbi.stop_timers()
         for device in self.devices:
-            device.target.reset()
+            device.io.guard.run(device.target.reset)
         self.switch.ending = None
         self.scheduler.restart()
         self.boot = self._load()
@@ -187,7 +191,10 @@ class Machine:
             "plic": self.plic.state(),
             "sbi": [] if self.sbi is None else self.sbi.state(),
             "devices": {
-                device.io.path: [device.target.save(), device.io.rng.position]
+                device.io.path: [
+                    "failed" if device.io.guard.broken else device.target.save(),
+                    device.io.rng.position,
+                ]
                 for device in self.devices
             },
         }

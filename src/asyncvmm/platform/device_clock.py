@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from asyncvmm.device.guard import DeviceGuard, GuardedAction
 from asyncvmm.device.io import DeviceClock
 from asyncvmm.timeline.clock import Clock
 from asyncvmm.timeline.events import Event
 
 
 class MachineDeviceClock(DeviceClock):
-    """A ``DeviceClock`` that reads ``clock`` instead of the time of the last event."""
+    """A ``DeviceClock`` that reads ``clock`` instead of the time of the last event, and guards what a
+    device does then.
+    """
 
-    def __init__(self, clock: Clock, epoch_ns: int = 0) -> None:
+    def __init__(self, clock: Clock, epoch_ns: int = 0, guard: DeviceGuard | None = None) -> None:
         super().__init__(clock.timeline, epoch_ns)
+        self._guard: DeviceGuard = guard if guard is not None else DeviceGuard()
         self._clock: Clock = clock
 
     @property
@@ -23,4 +27,5 @@ class MachineDeviceClock(DeviceClock):
 
     def after(self, delay_ns: int, action: Callable[[], None]) -> Event:
         """Run ``action`` in ``delay_ns`` (>= 0)."""
-        return self._clock.after(delay_ns if delay_ns > 0 else 0, action)
+        guarded = GuardedAction(self._guard, action)
+        return self._clock.after(delay_ns if delay_ns > 0 else 0, guarded.run)

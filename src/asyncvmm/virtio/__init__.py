@@ -21,6 +21,7 @@ from asyncvmm.virtio.device import (
     F_EVENT_IDX,
     F_INDIRECT_DESC,
     F_VERSION_1,
+    BrokenDevice,
     NoDevice,
     VirtioDevice,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "F_EVENT_IDX",
     "F_INDIRECT_DESC",
     "F_VERSION_1",
+    "BrokenDevice",
     "Chain",
     "NoDevice",
     "QueueError",

@@ -266,6 +266,26 @@ class VirtioDevice(QueueOwner):
                 self.notify(queue.index)
 
 
+class BrokenDevice(VirtioDevice):
+    """What is left of a device whose own code has failed: it shows that it needs a reset (2.1.2),
+    serves nothing, and after a reset accepts no features, so that drivers give it up.
+    """
+
+    def __init__(self, device: VirtioDevice) -> None:
+        sizes = [queue.max_size for queue in device.queues]
+        super().__init__(device.io, device.device_id, sizes, 0, bytes(device.config))
+        self.features = device.features
+        self.status = device.status | DEVICE_NEEDS_RESET
+        self.negotiated = device.negotiated
+        self.interrupt_status = device.interrupt_status
+        self.config_generation = device.config_generation
+        if self.status & DRIVER_OK:
+            self._interrupt(INTERRUPT_CONFIG)
+
+    def _features_accepted(self) -> bool:
+        return False
+
+
 class NoDevice(VirtioDevice):
     """What a transport without a device shows: device id 0, which drivers skip (4.2.2)."""
 

@@ -1,0 +1,135 @@
+"""``io.max`` of a guest: a limit for all of its disks, or for each; and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.units import SECOND
+from asyncvmm.device import IoRate
+from asyncvmm.hypervisor.buckets import IoLimiter
+from asyncvmm.hypervisor.knobs import IoMax
+from asyncvmm.hypervisor.ledger import DELAYED, Ledger
+
+MAX_DISKS: Final = 64
+
+
+@attrs.frozen
+class IoKnobs:
+    """``max`` holds for each disk that ``disks`` (by number, in the order of the config) lacks."""
+
+    max: IoMax | None = None
+    disks: Mapping[int, IoMax] = attrs.field(factory=dict)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> IoKnobs:
+        """From ``{"io.max": "rbps=10M", "io.max.1": "wiops=500"}``; ConfigError names mistakes."""
+        every: IoMax | None = None
+        disks: dict[int, IoMax] = {}
+        for key, value in values.items():
+            name, _, number = key.removeprefix("io.").partition(".")
+            if name != "max":
+                raise ConfigError(f"io: no knob {key!r}: there are io.max and io.max.N for disk N")
+            limits = _io_max(value)
+            if not number:
+                every = limits
+            elif number.isdecimal() and int(number) < MAX_DISKS:
+                disks[int(number)] = limits
+            else:
+                raise ConfigError(f"{key}: disks are numbered 0 to {MAX_DISKS - 1}")
+        return cls(every, disks)
+
+    def of(self, disk: int) -> IoMax | None:
+        """The limits of disk number ``disk``."""
+        return self.disks.get(disk, self.max)
+
+
+def _io_max(value: Any) -> IoMax:
+    if isinstance(value, IoMax):
+        return value
+    if isinstance(value, Mapping):
+        return IoMax.from_mapping(value)
+    return IoMax() if value in (None, "max") else IoMax.parse(str(value))
+
+
+@attrs.frozen
+class DiskUsage:
+    """How many requests of a disk waited for ``io.max``, and how long together."""
+
+    disk: str
+    delayed: int
+    delayed_ns: int
+
+
+class DiskRate(IoRate):
+    """The limiter of one disk, which may come and go. It counts in its guest's time."""
+
+    def __init__(self, disk: str, rates: DiskRates) -> None:
+        super().__init__()
+        self.disk: Final = disk
+        self.limiter: IoLimiter | None = None
+        self.delayed = 0
+        self.delayed_ns = 0
+        self._rates = rates
+
+    def change(self, now_ns: int, limits: IoMax | None) -> None:
+        """Other limits from now on; None for none."""
+        if limits is None:
+            self.limiter = None
+        elif self.limiter is None:
+            self.limiter = IoLimiter(limits, now_ns)
+        elif limits != self.limiter.limits:
+            self.limiter.update(now_ns, limits)
+
+    def take(self, now_ns: int, size_bytes: int, write: bool) -> int:
+        """See IoRate."""
+        if self.limiter is None:
+            return now_ns
+        ready = self.limiter.take(now_ns, size_bytes, write=write)
+        if ready > now_ns:
+            self.delayed += 1
+            self.delayed_ns += ready - now_ns
+            self._rates.note(self, now_ns, ready)
+        return ready
+
+
+class DiskRates:
+    """The disks of one guest, which came to its host at ``since_ns``."""
+
+    def __init__(self, guest: str, disks: Sequence[str], ledger: Ledger, since_ns: int) -> None:
+        self.disks: Final = [DiskRate(disk, self) for disk in disks]
+        self._guest = guest
+        self._ledger = ledger
+        self._since_ns = since_ns
+        self._noted = -1  # the second of the last event
+
+    def check(self, knobs: IoKnobs) -> None:
+        """ConfigError when the knobs name a disk that is not there."""
+        for number in knobs.disks:
+            if number >= len(self.disks):
+                raise ConfigError(
+                    f"io.max.{number}: guest {self._guest} has {len(self.disks)} disks"
+                )
+
+    def change(self, now_ns: int, knobs: IoKnobs) -> None:
+        """Other limits from the guest's time ``now_ns`` on; ConfigError changes nothing."""
+        self.check(knobs)
+        for number, rate in enumerate(self.disks):
+            rate.change(now_ns, knobs.of(number))
+
+    def note(self, rate: DiskRate, now_ns: int, ready_ns: int) -> None:
+        """The ledger hears of the first delay of a guest in each second."""
+        time_ns = now_ns + self._since_ns
+        if time_ns // SECOND != self._noted:
+            self._noted = time_ns // SECOND
+            wait_us = (ready_ns - now_ns) // 1000
+            self._ledger.record(
+                time_ns, DELAYED, self._guest, f"io.max: {rate.disk} waits for {wait_us} us"
+            )
+
+    def usage(self) -> tuple[DiskUsage, ...]:
+        """Of each disk, so far."""
+        return tuple(DiskUsage(rate.disk, rate.delayed, rate.delayed_ns) for rate in self.disks)
