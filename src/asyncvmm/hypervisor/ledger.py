@@ -38,7 +38,9 @@ KINDS: Final = (
     FAILED,
     BLOCKED,
 )
-GRAVE: Final = frozenset((REFUSED, PRESSURE, STOPPED, FAILED, BLOCKED))  # what a guest's log repeats
+GRAVE: Final = frozenset(
+    (REFUSED, PRESSURE, STOPPED, FAILED, BLOCKED)
+)  # what a guest's log repeats
 
 
 MAX_CAUSE_CHARS: Final = 500

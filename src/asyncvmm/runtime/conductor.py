@@ -18,10 +18,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from asyncvmm.arch.hart import STARTED
-from asyncvmm.base.errors import AsyncvmmError
+from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS
 from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
+from asyncvmm.hypervisor.ledger import BLOCKED, FAILED
 from asyncvmm.machine import RAN_STEPS, RAN_STOP, UNLIMITED, Machine
+from asyncvmm.runtime.watchdog import Watchdog
 from asyncvmm.timeline.events import FOREVER
 
 PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
@@ -112,6 +114,7 @@ class Conductor:
         self.cpus: Final = cpus
         self.memory: Final = memory
         self.ledger: Final = ledger
+        self.watchdog: Final = Watchdog()
         self.now_ns = 0
         self._wall = wall
         self._realtime = realtime
@@ -364,17 +367,42 @@ class Conductor:
             counted = machine.stats()
             limit = max(0, guest.max_steps - counted.instructions - counted.traps)
         started = self._wall.now_ns()
+        self.watchdog.enter(guest.name, machine.bus)
         try:
             why = machine.run(until_ns - place.since_ns, limit)
-        except AsyncvmmError as error:
-            guest.machine_failed(error)
+        except Exception as error:  # whatever it is: the neighbours go on
+            self._fail(guest, error)
             return
         finally:
             guest.busy_ns += self._wall.now_ns() - started
+            for device, text in self.watchdog.leave():
+                self.ledger.record(self.now_ns, BLOCKED, guest.name, f"{device} {text}")
+            for failure in machine.containment.take_news():
+                cause = f"{failure.device}: {failure.cause}"
+                self.ledger.record(self.now_ns, FAILED, guest.name, cause)
         guest.raise_tap_error()
+        self._ran(place, why, until_ns)
+
+    def _fail(self, guest: Resident, error: Exception) -> None:
+        known = error if isinstance(error, AsyncvmmError) else InternalError(repr(error))
+        if isinstance(known, InternalError):
+            self.ledger.record(self.now_ns, FAILED, guest.name, str(known))
+        guest.machine_failed(known)
+
+    def _ran(self, place: _Place, why: int, until_ns: int) -> None:
+        """The guest has come back: is it over, or does it begin again?"""
+        guest, machine = place.guest, place.guest.machine
         if why == RAN_STEPS:
             guest.limit_reached()
-        elif why == RAN_STOP and not guest.machine_stopped():
+            return
+        if why != RAN_STOP:
+            return
+        try:
+            over = guest.machine_stopped()
+        except Exception as error:
+            self._fail(guest, error)
+            return
+        if not over:
             # It was reset: what is left of the stretch passes before it begins again.
             machine.timeline.now_ns = max(int(machine.timeline.now_ns), until_ns - place.since_ns)
 

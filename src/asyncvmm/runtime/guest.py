@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Final, Literal
 
@@ -9,7 +10,7 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.hypervisor import MemoryLimitError
+from asyncvmm.hypervisor import DiskRates, MemoryLimitError
 from asyncvmm.machine import GuestConfig, Machine, Stats
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
@@ -18,6 +19,7 @@ from asyncvmm.runtime.ports import PortStream
 from asyncvmm.runtime.shares import GuestPolicy, GuestUsage
 
 RUN_PORT: Final = "asyncvmm.run"
+LOG_LINES: Final = 1000
 
 
 @attrs.frozen
@@ -47,6 +49,17 @@ class GuestStats:
         return self.instructions * 1e3 / self.wall_ns if self.wall_ns else 0.0
 
 
+class GuestLog:
+    """The last thousand things that a guest's devices and its host had to say about it."""
+
+    def __init__(self) -> None:
+        self.lines: Final[deque[str]] = deque(maxlen=LOG_LINES)
+
+    def add(self, source: str, text: str) -> None:
+        """``source`` is a device's path or a kind of the ledger's events."""
+        self.lines.append(f"{source}: {text}")
+
+
 class Guest:
     """A virtual machine on its host. Made by ``Host.start``."""
 
@@ -55,6 +68,8 @@ class Guest:
         machine: Machine,
         conductor: Conductor,
         on_end: Callable[[Guest], None],
+        rates: DiskRates,
+        log: GuestLog,
         max_instructions: int | None = None,
     ) -> None:
         self.machine: Final = machine
@@ -73,7 +88,8 @@ class Guest:
         if run_port is not None:
             self._run_stream = PortStream(run_port, conductor.kick, conductor.talked)
             self._commands = CommandChannel(self._run_stream)
-        self.policy: Final = GuestPolicy(self.name, conductor)
+        self.policy: Final = GuestPolicy(machine, conductor, rates)
+        self.log: Final = log
 
     @property
     def name(self) -> str:

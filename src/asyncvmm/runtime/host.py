@@ -19,12 +19,13 @@ from asyncvmm.hypervisor import (
     LedgerEvent,
     make_policy,
 )
+from asyncvmm.hypervisor.ledger import GRAVE
 from asyncvmm.machine import GuestConfig, Machine, parse_size, read_boot_files
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
-from asyncvmm.runtime.guest import Guest, GuestExit
-from asyncvmm.runtime.shares import split_knobs
+from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
+from asyncvmm.runtime.shares import limit_disks, split_knobs
 from asyncvmm.timeline.events import FOREVER
 
 DEFAULT_CPUS: Final = 8
@@ -66,23 +67,26 @@ class Host:
         conductor = self._conductor
         if config.name in self.guests:
             raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
-        cpu, memory = split_knobs(dict(config.policy))
+        knobs = split_knobs(dict(config.policy))
+        log = GuestLog()
         if config.mips != conductor.cpus.spec.mips:
             config = attrs.evolve(config, mips=conductor.cpus.spec.mips)
         if self.seed and not config.seed:
             config = attrs.evolve(config, seed=self.seed)
         with conductor.held():
-            machine = await trio.to_thread.run_sync(self._build, config)
+            machine = await trio.to_thread.run_sync(self._build, config, log)
         if config.name in self.guests:
             raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
         now = conductor.now_ns
-        conductor.memory.add(config.name, config.memory, memory, now)
+        rates = limit_disks(machine, knobs, conductor.ledger, now)
+        machine.containment.mode = knobs.device_failure
+        conductor.memory.add(config.name, config.memory, knobs.memory, now)
         try:
-            vcpus = conductor.cpus.add(config.name, config.harts, cpu, now)
+            vcpus = conductor.cpus.add(config.name, config.harts, knobs.cpu, now)
         except ConfigError:
             conductor.memory.remove(config.name)
             raise
-        guest = Guest(machine, conductor, self._ended, max_instructions)
+        guest = Guest(machine, conductor, self._ended, rates, log, max_instructions)
         guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
         conductor.add(guest, vcpus)
@@ -119,10 +123,20 @@ class Host:
         for guest in list(self.guests.values()):
             guest.finish(GuestExit("closed"))
 
-    def _build(self, config: GuestConfig) -> Machine:
+    def _build(self, config: GuestConfig, log: GuestLog) -> Machine:
         return Machine(
-            config, read_boot_files(config), self.plugins.device_types, open_blob=open_file_blob
+            config,
+            read_boot_files(config),
+            self.plugins.device_types,
+            open_blob=open_file_blob,
+            log_sink=log.add,
         )
+
+    def note(self, event: LedgerEvent) -> None:
+        """What the ledger records against a guest shows in that guest's log too."""
+        guest = self.guests.get(event.guest)
+        if guest is not None and event.kind in GRAVE:
+            guest.log.add(event.kind, event.cause)
 
     def _ended(self, guest: Guest) -> None:
         self.guests.pop(guest.name, None)
@@ -165,10 +179,13 @@ async def open_host(
     host = Host(manager, conductor, seed)
     if paused:
         conductor.set_goal(0)
+    ledger.listener = host.note
+    conductor.watchdog.start()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(conductor.task)
         try:
             yield host
         finally:
             host.close()
+            conductor.watchdog.close()
             nursery.cancel_scope.cancel()

@@ -2,58 +2,115 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.hypervisor import CpuKnobs, CpuUsage, MemoryKnobs, MemoryUsage
+from asyncvmm.hypervisor import (
+    CpuKnobs,
+    CpuUsage,
+    DiskRates,
+    DiskUsage,
+    IoKnobs,
+    Ledger,
+    MemoryKnobs,
+    MemoryUsage,
+)
+from asyncvmm.machine import Machine
+from asyncvmm.machine.containment import FailureMode
 from asyncvmm.runtime.conductor import Conductor
 
-PREFIXES: Final = ("cpu", "cpuset", "memory")
+PREFIXES: Final = ("cpu", "cpuset", "memory", "io")
+FAILURE_KNOB: Final = "device.failure"
 
 
 @attrs.frozen
 class GuestUsage:
-    """``cpu`` as cpu.stat has it, ``memory`` in bytes."""
+    """``cpu`` as cpu.stat has it, ``memory`` in bytes, ``disks`` as far as ``io.max`` held them up."""
 
     cpu: CpuUsage
     memory: MemoryUsage
+    disks: tuple[DiskUsage, ...] = ()
 
 
-def split_knobs(knobs: dict[str, Any]) -> tuple[CpuKnobs, MemoryKnobs]:
+@attrs.frozen
+class Knobs:
+    """All knobs of one guest. ``device_failure``: what a bug of a device's code brings down."""
+
+    cpu: CpuKnobs
+    memory: MemoryKnobs
+    io: IoKnobs
+    device_failure: FailureMode
+
+
+def knob_name(key: str) -> str:
+    """The name with dots: ``cpu_weight`` is ``cpu.weight``, ``io_max_0`` is ``io.max.0``."""
+    if "." in key:
+        return key
+    return key.replace("_", ".") if key.startswith("io_") else key.replace("_", ".", 1)
+
+
+def split_knobs(knobs: dict[str, Any]) -> Knobs:
     """The knobs of a flat mapping such as ``{"cpu.weight": 200, "memory.max": "64M"}``.
 
     ConfigError names an unknown knob.
     """
     cpu: dict[str, Any] = {}
     memory: dict[str, Any] = {}
+    io: dict[str, Any] = {}
+    failure: Any = "device"
     for key, value in knobs.items():
-        name = key.replace("_", ".", 1) if "." not in key else key
+        name = knob_name(key)
         family = name.partition(".")[0]
         if family == "memory":
             memory[name] = value
+        elif family == "io":
+            io[name] = value
+        elif name == FAILURE_KNOB:
+            failure = value
         elif family == "cpu":
             cpu[name] = value
         elif family == "cpuset":
             cpu["cpuset.cpus"] = value
         else:
-            raise ConfigError(f"no knob {key!r}: they begin with {', '.join(PREFIXES)}")
-    return CpuKnobs.from_mapping(cpu), MemoryKnobs.from_mapping(memory)
+            raise ConfigError(
+                f"no knob {key!r}: there is {FAILURE_KNOB}, others begin with {', '.join(PREFIXES)}"
+            )
+    if failure not in ("device", "guest"):
+        raise ConfigError(f"{FAILURE_KNOB} is device or guest, not {failure!r}")
+    return Knobs(
+        CpuKnobs.from_mapping(cpu),
+        MemoryKnobs.from_mapping(memory),
+        IoKnobs.from_mapping(io),
+        cast(FailureMode, failure),
+    )
+
+
+def limit_disks(machine: Machine, knobs: Knobs, ledger: Ledger, since_ns: int) -> DiskRates:
+    """Put ``io.max`` before the disks of a machine; ConfigError when it names one too many."""
+    disks = [device for device in machine.devices if device.type.blob(device.config) is not None]
+    rates = DiskRates(machine.config.name, [disk.io.path for disk in disks], ledger, since_ns)
+    rates.change(0, knobs.io)
+    for disk, rate in zip(disks, rates.disks, strict=True):
+        disk.io.rate = rate
+    return rates
 
 
 class GuestPolicy:
     """The knobs of one guest, by the names of cgroup v2."""
 
-    def __init__(self, name: str, conductor: Conductor) -> None:
-        self._name = name
+    def __init__(self, machine: Machine, conductor: Conductor, rates: DiskRates) -> None:
+        self._name = machine.config.name
+        self._machine = machine
         self._conductor = conductor
+        self._rates = rates
         self._knobs: dict[str, Any] = {}
         self._last: GuestUsage | None = None
 
     def remember(self, knobs: dict[str, Any]) -> None:
         """What the guest was admitted with."""
-        self._knobs = dict(knobs)
+        self._knobs = {knob_name(key): value for key, value in knobs.items()}
 
     def freeze(self) -> None:
         """The guest is about to leave its host."""
@@ -64,11 +121,20 @@ class GuestPolicy:
 
         AdmissionError or ConfigError leave everything as it was.
         """
-        wanted = {**self._knobs, **{k.replace("_", ".", 1): v for k, v in knobs.items()}}
-        cpu, memory = split_knobs(wanted)
+        wanted = {**self._knobs, **{knob_name(k): v for k, v in knobs.items()}}
+        new, old = split_knobs(wanted), split_knobs(self._knobs)
         conductor = self._conductor
-        conductor.memory.update(self._name, memory, conductor.now_ns)
-        conductor.cpus.update(self._name, cpu, conductor.now_ns)
+        self._rates.check(new.io)
+        if new.memory != old.memory:
+            conductor.memory.update(self._name, new.memory, conductor.now_ns)
+        try:
+            conductor.cpus.update(self._name, new.cpu, conductor.now_ns)
+        except ConfigError:
+            if new.memory != old.memory:
+                conductor.memory.update(self._name, old.memory, conductor.now_ns)
+            raise
+        self._rates.change(int(self._machine.scheduler.now_ns()), new.io)
+        self._machine.containment.mode = new.device_failure
         self._knobs = wanted
 
     def usage(self) -> GuestUsage:
@@ -77,5 +143,7 @@ class GuestPolicy:
             return self._last
         conductor = self._conductor
         return GuestUsage(
-            conductor.cpus.usage(self._name, conductor.now_ns), conductor.memory.usage(self._name)
+            conductor.cpus.usage(self._name, conductor.now_ns),
+            conductor.memory.usage(self._name),
+            self._rates.usage(),
         )
