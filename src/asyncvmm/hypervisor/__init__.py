@@ -5,8 +5,8 @@ Reading order: ``knobs.py`` (what a user can set per guest), ``vcpu.py`` (what i
 which units), ``cpus.py`` (the books of the physical CPUs, which the runtime drives), ``policy.py``
 (what a pluggable policy decides), ``rates.py`` and ``eevdf.py`` (the default: entitlement and lag),
 ``round_robin.py``, ``static_partition.py``, ``policies.py`` (finding them), ``memory.py`` (resident
-pages, entitlement, who goes), ``buckets.py`` (disk and network rates), ``io_rates.py`` (those of a guest's disks), ``admission.py`` (refusals),
-``ledger.py`` (what was done to whom, and why).
+pages, entitlement, who goes), ``buckets.py`` (disk and network rates), ``io_rates.py`` (those of a
+guest's disks), ``admission.py`` (refusals), ``ledger.py`` (what was done to whom, and why).
 """
 
 from asyncvmm.hypervisor.admission import AdmissionError
