@@ -160,7 +160,7 @@ async def test_memory_max_stops_its_guest_and_no_neighbour(programs: Programs) -
 async def test_what_does_not_fit_is_refused_and_changes_nothing(programs: Programs) -> None:
     async with open_host(cpus=1, mips=MIPS, memory="64M", paused=True) as host:
         await host.start(programs.config("spin", "first", policy={"cpu.reserve": 900}))
-        for options, error in (
+        refused: list[tuple[dict[str, Any], type[Exception]]] = [
             ({"policy": {"cpu.reserve": 200}}, AdmissionError),
             ({"memory": "60M"}, AdmissionError),
             ({"policy": {"cpuset.cpus": "7"}}, ConfigError),
@@ -169,7 +169,8 @@ async def test_what_does_not_fit_is_refused_and_changes_nothing(programs: Progra
             ({"policy": {"io.max.0": "rbps=1M"}}, ConfigError),
             ({"policy": {"device.failure": "host"}}, ConfigError),
             ({"name": "first"}, ConfigError),
-        ):
+        ]
+        for options, error in refused:
             with pytest.raises(error):
                 await host.start(programs.config("spin", **{"name": "second", **options}))
         assert list(host.guests) == ["first"]

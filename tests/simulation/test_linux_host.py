@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
@@ -16,7 +18,7 @@ TICK_NS = 10_000_000  # USER_HZ of /proc/stat
 pytestmark = pytest.mark.guest
 
 
-def linux(name: str, **options: object) -> GuestConfig:
+def linux(name: str, **options: Any) -> GuestConfig:
     image = find_image("linux")
     if not image.is_present(ImageCache()):
         pytest.skip("the image linux is not pulled")
