@@ -11,6 +11,7 @@ import attrs
 
 from asyncvmm.base.errors import ConfigError
 
+MAX_PE_OFFSET = 4096  # where the PE header of an EFI stub can be
 HEADER_SIZE = 64
 MAGIC2 = b"RSC\x05"
 GZIP = b"\x1f\x8b"
@@ -81,4 +82,29 @@ def parse_image(blob: bytes, name: str) -> Image:
         raise ConfigError(f"{name}: damaged Image header: text_offset {offset:#x}")
     if size > MAX_IMAGE_BYTES:
         raise ConfigError(f"{name}: damaged Image header: image_size {size:#x}")
+    missing = _file_bytes(data) - len(data)
+    if missing > 0 or len(data) < size // 2:  # no kernel is mostly zeroed memory
+        raise ConfigError(
+            f"{name}: the file is cut off: it has {len(data)} bytes of an image of {size}; get it anew"
+        )
     return Image(data, offset, max(size, len(data)), (version >> 16, version & 0xFFFF))
+
+
+def _file_bytes(data: bytes) -> int:
+    """How long the file is by its PE header (kernels with an EFI stub); 0 when it has none."""
+    (at,) = struct.unpack_from("<I", data, 60)
+    if at == 0 or at > MAX_PE_OFFSET:
+        return 0
+    if at + 24 > len(data):
+        return at + 24
+    if data[at : at + 4] != b"PE\0\0":
+        return 0
+    sections, optional_bytes = struct.unpack_from("<H12xH", data, at + 6)
+    table = at + 24 + optional_bytes
+    if table + 40 * sections > len(data):
+        return table + 40 * sections
+    ends = [0]
+    for number in range(sections):
+        size, start = struct.unpack_from("<II", data, table + 40 * number + 16)
+        ends.append(start + size)
+    return max(ends)
