@@ -133,9 +133,7 @@ class HotPages:
         """Make a region of all blocks of ``page`` that have been executed; it is installed later."""
         began = time.perf_counter()
         version = int(page.version)
-        region = Region(
-            list(page.code)[:SLOTS], entries_of(translator, page), native.parts.rounds
-        )
+        region = Region(list(page.code)[:SLOTS], entries_of(translator, page), native.parts.rounds)
         if not region.entries:
             return
         code = parse_object(compile_region(region.text()))

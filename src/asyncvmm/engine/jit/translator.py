@@ -401,7 +401,7 @@ class Translator(CodeListener):
                 self.refused_by[self.refused] = k
                 self.refused_at[self.refused] = position
                 self.refused += 1
-            elif symbol == AGAIN or symbol == BACK:  # noqa: SIM109
+            elif symbol == AGAIN or symbol == BACK:
                 self._put(position, width, self.values[symbol] + addend - position)
             elif holes[h + 2] != 0:
                 target = self.addresses[symbol - FIXED]
