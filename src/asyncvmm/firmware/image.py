@@ -91,13 +91,15 @@ def parse_image(blob: bytes, name: str) -> Image:
 
 def _file_bytes(data: bytes) -> int:
     """How long the file is by its PE header (kernels with an EFI stub); 0 when it has none."""
-    (at,) = struct.unpack_from("<I", data, 60)
+    at: int = struct.unpack_from("<I", data, 60)[0]
     if at == 0 or at > MAX_PE_OFFSET:
         return 0
     if at + 24 > len(data):
         return at + 24
     if data[at : at + 4] != b"PE\0\0":
         return 0
+    sections: int
+    optional_bytes: int
     sections, optional_bytes = struct.unpack_from("<H12xH", data, at + 6)
     table = at + 24 + optional_bytes
     if table + 40 * sections > len(data):
@@ -106,4 +108,4 @@ def _file_bytes(data: bytes) -> int:
     for number in range(sections):
         size, start = struct.unpack_from("<II", data, table + 40 * number + 16)
         ends.append(start + size)
-    return int(max(ends))
+    return max(ends)
