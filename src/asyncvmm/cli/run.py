@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 import trio
 
 from asyncvmm.api import (
-    AsyncvmmError,
     BackendError,
     ConfigError,
     Guest,
@@ -27,6 +26,7 @@ from asyncvmm.api import (
 )
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
+from asyncvmm.cli.groups import only_error
 from asyncvmm.firmware.elf import is_elf
 from asyncvmm.plugin.images import ImageCache
 
@@ -118,24 +118,7 @@ def run_command(options: argparse.Namespace) -> int:
     try:
         return trio.run(session.run)
     except BaseExceptionGroup as group:
-        raise _only(group) from None
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error behind trio's groups, the user's own Ctrl-C first."""
-    leaves: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop()
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        else:
-            leaves.append(error)
-    for kind in (KeyboardInterrupt, AsyncvmmError, BrokenPipeError):
-        for error in leaves:
-            if isinstance(error, kind):
-                return error
-    return leaves[0]
+        raise only_error(group) from None
 
 
 def make_config(options: argparse.Namespace) -> GuestConfig:

@@ -22,8 +22,8 @@ from asyncvmm.api.scenarios import (
 )
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
+from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.guest_table import Snapshot, final, format_table, make_row, row_json, snapshot
-from asyncvmm.cli.run import _only
 from asyncvmm.plugin.images import ImageCache
 from asyncvmm.runtime.scenario import Scenario, Step, load_scenario
 
@@ -76,7 +76,7 @@ def up(options: argparse.Namespace) -> int:
     try:
         result = trio.run(_run, scenario, options)
     except BaseExceptionGroup as group:
-        raise _only(group) from None
+        raise only_error(group) from None
     if options.json:
         document = to_json(result) | {"wall_s": round(time.monotonic() - started, 3)}
         print(json.dumps(document, indent=2))

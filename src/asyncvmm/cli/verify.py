@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from asyncvmm.api.verify import Verdict, verify_scenario
-from asyncvmm.cli.run import _only
+from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.up import ensure_images
 from asyncvmm.runtime.scenario import load_scenario
 
@@ -48,7 +48,7 @@ def verify(options: argparse.Namespace) -> int:
     try:
         verdict = trio.run(run)
     except BaseExceptionGroup as group:
-        raise _only(group) from None
+        raise only_error(group) from None
     for result in (verdict.first, verdict.second):
         if result.failed is not None:
             step = result.failed.step
