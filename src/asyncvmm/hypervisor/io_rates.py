@@ -12,7 +12,7 @@ from asyncvmm.base.units import SECOND
 from asyncvmm.device import IoRate
 from asyncvmm.hypervisor.buckets import IoLimiter
 from asyncvmm.hypervisor.knobs import IoMax
-from asyncvmm.hypervisor.ledger import DELAYED, Ledger
+from asyncvmm.hypervisor.ledger import DELAYED, Recorder
 
 MAX_DISKS: Final = 64
 
@@ -99,10 +99,10 @@ class DiskRate(IoRate):
 class DiskRates:
     """The disks of one guest, which came to its host at ``since_ns``."""
 
-    def __init__(self, guest: str, disks: Sequence[str], ledger: Ledger, since_ns: int) -> None:
+    def __init__(self, guest: str, disks: Sequence[str], record: Recorder, since_ns: int) -> None:
         self.disks: Final = [DiskRate(disk, self) for disk in disks]
         self._guest = guest
-        self._ledger = ledger
+        self._record = record
         self._since_ns = since_ns
         self._noted = -1  # the second of the last event
 
@@ -126,7 +126,7 @@ class DiskRates:
         if time_ns // SECOND != self._noted:
             self._noted = time_ns // SECOND
             wait_us = (ready_ns - now_ns) // 1000
-            self._ledger.record(
+            self._record(
                 time_ns, DELAYED, self._guest, f"io.max: {rate.disk} waits for {wait_us} us"
             )
 

@@ -57,6 +57,10 @@ class LedgerEvent:
     cause: str
 
 
+# ``Ledger.record``, or what passes on to it: time in ns, kind, guest, cause.
+Recorder = Callable[[int, str, str, str], object]
+
+
 def _nobody(event: LedgerEvent) -> None:
     return None
 

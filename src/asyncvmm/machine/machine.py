@@ -15,7 +15,7 @@ from asyncvmm.base.errors import InternalError
 from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.device import CharPort, RandomStream
-from asyncvmm.engine.interpreter import Engine
+from asyncvmm.engine.interpreter import Engine, Interpreter
 from asyncvmm.fdt import Tree
 from asyncvmm.firmware.environment import ClockedEnvironment
 from asyncvmm.firmware.htif import Htif, HtifCoherence
@@ -137,6 +137,11 @@ class Machine:
         reason = int(self.scheduler.run(until_ns, max_steps))
         self.bus.raise_failure()
         return reason
+
+    @property
+    def runs_unlocked(self) -> bool:
+        """Whether ``run`` spends its time outside Python's lock, so that a thread is worth its cost."""
+        return not isinstance(self.scheduler.engine, Interpreter)
 
     @property
     def ending(self) -> Ending | None:

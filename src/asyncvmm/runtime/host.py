@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -21,11 +22,14 @@ from asyncvmm.hypervisor import (
 )
 from asyncvmm.hypervisor.ledger import GRAVE
 from asyncvmm.machine import GuestConfig, Machine, parse_size, read_boot_files
+from asyncvmm.machine.engines import find_spin
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
+from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.shares import limit_disks, split_knobs
+from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
 DEFAULT_CPUS: Final = 8
@@ -78,7 +82,9 @@ class Host:
         if config.name in self.guests:
             raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
         now = conductor.now_ns
-        rates = limit_disks(machine, knobs, conductor.ledger, now)
+        outbox = Outbox()
+        record = functools.partial(outbox.call, conductor.ledger.record)
+        rates = limit_disks(machine, knobs, record, now)
         machine.containment.mode = knobs.device_failure
         conductor.memory.add(config.name, config.memory, knobs.memory, now)
         try:
@@ -86,7 +92,7 @@ class Host:
         except ConfigError:
             conductor.memory.remove(config.name)
             raise
-        guest = Guest(machine, conductor, self._ended, rates, log, max_instructions)
+        guest = Guest(machine, conductor, self._ended, rates, log, outbox, max_instructions)
         guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
         conductor.add(guest, vcpus)
@@ -152,6 +158,7 @@ async def open_host(
     policy: str = DEFAULT_POLICY,
     seed: int = 0,
     paused: bool = False,
+    workers: int | None = None,
     plugins: PluginManager | None = None,
     wall: WallClock | None = None,
 ) -> AsyncIterator[Host]:
@@ -160,7 +167,8 @@ async def open_host(
     ``cpus`` physical CPUs of ``mips`` million steps per second of virtual time and ``memory`` bytes are
     simulated: every guest's share of them is exact, and steal time shows in Linux guests.
     ``paused`` begins with time standing still: ``run_until`` moves it. Guests that still run at the end
-    of the block stop.
+    of the block stop. ``workers`` threads (by default one for each core that this process may use)
+    run translated guests side by side; how many there are changes nothing that a guest can see.
     """
     manager = (
         plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
@@ -173,6 +181,7 @@ async def open_host(
         books,
         HostMemory(parse_size(memory), ledger, overcommit=overcommit),
         ledger,
+        Workers(workers, find_spin),
         wall if wall is not None else TrioWallClock(),
         realtime=lambda: any(guest.config.clock == "realtime" for guest in host.guests.values()),
     )
@@ -188,4 +197,5 @@ async def open_host(
         finally:
             host.close()
             conductor.watchdog.close()
+            conductor.workers.close()
             nursery.cancel_scope.cancel()
