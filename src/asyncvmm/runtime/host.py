@@ -190,12 +190,17 @@ async def open_host(
         conductor.set_goal(0)
     ledger.listener = host.note
     conductor.watchdog.start()
+    wrong: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(conductor.task)
         try:
             yield host
+        except Exception as error:  # carried past the nursery, which would wrap it in a group
+            wrong = error
         finally:
             host.close()
             conductor.watchdog.close()
             conductor.workers.close()
             nursery.cancel_scope.cancel()
+    if wrong is not None:
+        raise wrong
