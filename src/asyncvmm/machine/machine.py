@@ -40,7 +40,7 @@ from asyncvmm.machine.files import BootFiles
 from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
 from asyncvmm.machine.registers import hart_values, reset_hart
 from asyncvmm.machine.scheduler import UNLIMITED, Scheduler, WakeListener
-from asyncvmm.memory.pages import PRESENT, Ram
+from asyncvmm.memory.pages import ABSENT, Ram
 from asyncvmm.platform import aclint, plic
 from asyncvmm.platform.aclint import Aclint
 from asyncvmm.platform.plic import Plic
@@ -201,7 +201,7 @@ class Machine:
         digest.update(json.dumps(state, sort_keys=True, separators=(",", ":")).encode())
         zero = bytes(PAGE_SIZE)
         for index in range(int(self.ram.page_count)):
-            if self.ram.kind[index] == PRESENT:
+            if self.ram.kind[index] != ABSENT:
                 page = bytes(memoryview(self.ram.pages[index]).cast("B"))
                 if page != zero:
                     digest.update(index.to_bytes(8, "little") + page)
@@ -284,9 +284,6 @@ class Machine:
             if ram.has_code[index]:
                 self.code.drop(int(ram.first_ppn) + index)
                 ram.has_code[index] = 0
-            if ram.kind[index] == PRESENT:
-                ram.pages[index] = ram.zero
-                ram.kind[index] = 0
-        ram.resident = 0
+        ram.clear()
         if len(self.code):
             raise InternalError("decoded code is left after a reset")
