@@ -40,6 +40,7 @@ from asyncvmm.machine.files import BootFiles
 from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
 from asyncvmm.machine.registers import hart_values, reset_hart
 from asyncvmm.machine.scheduler import UNLIMITED, Scheduler, WakeListener
+from asyncvmm.memory.merge import Merger
 from asyncvmm.memory.pages import ABSENT, Ram
 from asyncvmm.platform import aclint, plic
 from asyncvmm.platform.aclint import Aclint
@@ -88,12 +89,16 @@ class Machine:
         engine: Engine | None = None,
         open_blob: OpenBlob = no_blobs,
         log_sink: LogSink | None = None,
+        merger: Merger | None = None,
     ) -> None:
+        """``merger`` is that of the guest's trust group: what is loaded is shared at once."""
         self.config = config
         self.files = files
         self.timeline = timeline if timeline is not None else Timeline()
         self.clock = Clock(self.timeline, config.mips)
-        self.ram = Ram(RAM_BASE, config.memory)
+        self.merger = merger
+        store = None if merger is None else merger.shared_pages
+        self.ram = Ram(RAM_BASE, config.memory, store)
         self.bus = Bus()
         self.code = CodeCache()
         self.coherence = Coherence(self.ram, self.code)
@@ -243,6 +248,8 @@ class Machine:
 
     def _load(self) -> boot.Boot:
         loaded = boot.load(self.files, self.ram, self.sbi, self._make_tree, self.config.append)
+        if self.merger is not None:
+            self.merger.share_all(self.ram)
         self._watch_htif(loaded.symbols)
         loaded.start(self.harts)
         return loaded

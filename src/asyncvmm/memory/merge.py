@@ -99,13 +99,3 @@ class Merger:
         self._hashes[slot] = code
         self._pages[slot] = index
         self._rams[slot] = ram
-
-
-def saved_pages(store: SharedPages, ram: Ram) -> i64:
-    """How many pages ``ram`` saves: those it shares, less its part of what the store keeps.
-
-    The part is in proportion to its references, so the parts of all make up what is kept.
-    """
-    if store.references == 0:
-        return 0
-    return ram.shared - (store.count * ram.shared + store.references - 1) // store.references

@@ -22,7 +22,9 @@ from asyncvmm.memory.shared import SharedPages
 # What ``Ram.kind`` holds for a page. Only a PRESENT page may be written in place.
 ABSENT: Final = 0
 PRESENT: Final = 1
-SHARED: Final = 2  # plus the page's number in the store; alone: of a store that is not ours any more
+SHARED: Final = (
+    2  # plus the page's number in the store; alone: of a store that is not ours any more
+)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -219,7 +221,11 @@ class Ram:
 
         As ``clear``, it tells nobody: the caller forgets decoded code and translations.
         """
-        if table.shared_pages is not self.shared_pages or table.page_count != self.page_count or table.released:
+        if (
+            table.shared_pages is not self.shared_pages
+            or table.page_count != self.page_count
+            or table.released
+        ):
             raise ValueError("the page table is of another store or size, or was released")
         i: i64 = 0
         while i < self.page_count:
