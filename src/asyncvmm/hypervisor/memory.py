@@ -21,6 +21,8 @@ from asyncvmm.base.errors import ConfigError, GuestError
 from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.hypervisor import ledger as events
 from asyncvmm.hypervisor.admission import AdmissionError
+from asyncvmm.hypervisor.book_state import GuestMemoryState, HostMemoryState, MemoryKnobsState
+from asyncvmm.hypervisor.cpu_state import require
 from asyncvmm.hypervisor.knobs import MemoryKnobs
 from asyncvmm.hypervisor.ledger import Ledger
 
@@ -209,6 +211,43 @@ class HostMemory:
             name = worst.name
             stopped.append(self._stop(name, HOST_FULL, charges[name], entitled[name], now_ns))
         return stopped
+
+    # -- snapshots
+
+    def state(self) -> HostMemoryState:
+        """The books, as a value."""
+        guests = tuple(
+            GuestMemoryState(
+                guest.name, guest.order, guest.ram_pages, MemoryKnobsState.of(guest.knobs),
+                guest.private, guest.shared, guest.group, guest.above_high,
+            )
+            for guest in self._guests.values()
+        )  # fmt: skip
+        groups = tuple(self._shared.items())
+        return HostMemoryState(
+            self.capacity_pages, self.overcommit, self._next_order, guests, groups
+        )
+
+    def restore(self, state: HostMemoryState) -> None:
+        """Go on where ``state`` was taken, on a host of the same capacity.
+
+        ConfigError, with nothing changed, when anything about it is wrong.
+        """
+        state.check()
+        here = (self.capacity_pages, self.overcommit)
+        require((state.capacity_pages, state.overcommit) == here, "it is of a host of another size")
+        guests: dict[str, _GuestMemory] = {}
+        for saved in state.guests:
+            guest = _GuestMemory(saved.name, saved.order, saved.ram_pages, saved.knobs.knobs())
+            guest.private, guest.shared = saved.private, saved.shared
+            guest.group, guest.above_high = saved.group, saved.above_high
+            require(guest.low <= guest.limit, f"{guest.name}: memory.low is above memory.max")
+            guests[guest.name] = guest
+        claimed = sum(self._claim(guest) for guest in guests.values())
+        require(claimed <= self.capacity_pages, "more memory is promised than there is")
+        self._guests = guests
+        self._shared = dict(state.groups)
+        self._next_order = state.next_order
 
     # -- inside
 

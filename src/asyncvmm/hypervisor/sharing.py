@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 import attrs
 from attrs.validators import ge
 
-from asyncvmm.plugin import DeviceState
+from asyncvmm.plugin import VersionedState
 
 STEPS_PER_PAGE: Final = 8192  # a page costs about as much as a few hundred instructions translated
 PAGES_PER_PASS: Final = 1024
@@ -22,7 +22,7 @@ GROWTH: Final = 8  # one part in so many more resident pages end a rest
 
 
 @attrs.frozen
-class MergePaceState(DeviceState):
+class MergePaceState(VersionedState):
     """See MergePace."""
 
     version: ClassVar[int] = 1

@@ -199,6 +199,7 @@ class Machine:
                 device.io.path: [
                     "failed" if device.io.guard.broken else device.target.save(),
                     device.io.rng.position,
+                    *device.io.rate.tokens(),
                 ]
                 for device in self.devices
             },

@@ -6,6 +6,7 @@ virtual time. It changes no byte that a guest has, so no digest either.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Final
 
 import attrs
@@ -17,6 +18,7 @@ from asyncvmm.machine import Machine
 from asyncvmm.memory.merge import Merger
 
 INTERVAL_NS: Final = 10 * MS
+TRIM_PAGES: Final = 2048  # given up since the process gave memory back to its system
 
 
 @attrs.define(eq=False)
@@ -51,6 +53,7 @@ class Sharing:
         self._groups: dict[str, _Group] = {}
         self._members: dict[str, _Member] = {}
         self._interval = 0  # the number of the one that was served last
+        self._given_up = 0  # pages since the last trim
 
     def enter(self, group: str | None) -> Merger | None:
         """A place in ``group`` for a guest that is to be built; None for a guest of its own."""
@@ -94,6 +97,9 @@ class Sharing:
             self._interval = interval
             for member in self._members.values():
                 self._walk(member)
+            if self._given_up >= TRIM_PAGES:
+                self._given_up = 0
+                trim()
         for name, member in self._members.items():
             ram = member.machine.ram
             memory.set_private(name, int(ram.resident - ram.shared))
@@ -119,5 +125,17 @@ class Sharing:
         steps = sum([int(hart.steps) for hart in machine.harts])
         start, pages = member.pace.budget(steps, int(machine.ram.resident))
         if pages:
-            position = int(member.merger.scan(machine.ram, start, pages))
+            merger = member.merger
+            before = int(merger.merged + merger.zeros)
+            position = int(merger.scan(machine.ram, start, pages))
+            self._given_up += int(merger.merged + merger.zeros) - before
             member.pace.reached(steps, position)
+
+
+def trim() -> None:
+    """Let the C library give free memory back to the system, where it can be asked to (glibc)."""
+    try:
+        malloc_trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return
+    malloc_trim(0)
