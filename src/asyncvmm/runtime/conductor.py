@@ -27,6 +27,7 @@ from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
 from asyncvmm.hypervisor.ledger import BLOCKED, FAILED
 from asyncvmm.machine import RAN_STEPS, RAN_STOP, RAN_TIME, UNLIMITED, Machine
 from asyncvmm.runtime.outbox import Outbox
+from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
 from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
@@ -129,6 +130,7 @@ class Conductor:
         self.ledger: Final = ledger
         self.workers: Final = workers
         self.watchdog: Final = Watchdog()
+        self.sharing: Final = Sharing()
         self.now_ns = 0
         self._wall = wall
         self._realtime = realtime
@@ -167,6 +169,7 @@ class Conductor:
             self._release(place, number)
         self.cpus.remove(guest.name, self.now_ns, cause)
         self.memory.remove(guest.name)
+        self.sharing.leave(guest.name)
         self.kick()
 
     def kick(self) -> None:
@@ -457,6 +460,7 @@ class Conductor:
             if machine.sbi is not None and machine.sbi.reports_steal():
                 for number, vcpu in enumerate(place.vcpus):
                     machine.sbi.set_steal(number, self.cpus.steal_ns(vcpu, self.now_ns))
+        self.sharing.serve(self.now_ns, self.memory)
         for error in self.memory.enforce(self.now_ns):
             place_of = self._places.get(error.guest)
             if place_of is not None:

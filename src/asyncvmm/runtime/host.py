@@ -15,20 +15,23 @@ from asyncvmm.hypervisor import (
     DEFAULT_POLICY,
     Cpus,
     CpuSpec,
+    DiskRates,
     HostMemory,
     Ledger,
     LedgerEvent,
+    Vcpu,
     make_policy,
 )
 from asyncvmm.hypervisor.ledger import GRAVE
-from asyncvmm.machine import GuestConfig, Machine, parse_size, read_boot_files
+from asyncvmm.machine import BootFileReader, GuestConfig, Machine, parse_size, read_boot_files
 from asyncvmm.machine.engines import find_spin
+from asyncvmm.memory.merge import Merger
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
 from asyncvmm.runtime.outbox import Outbox
-from asyncvmm.runtime.shares import limit_disks, split_knobs
+from asyncvmm.runtime.shares import Knobs, limit_disks, split_knobs
 from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
@@ -46,6 +49,7 @@ class Host:
         self.guests: dict[str, Guest] = {}
         self.seed: Final = seed
         self._conductor = conductor
+        self._files = BootFileReader()
 
     @property
     def now_ns(self) -> int:
@@ -77,26 +81,41 @@ class Host:
             config = attrs.evolve(config, mips=conductor.cpus.spec.mips)
         if self.seed and not config.seed:
             config = attrs.evolve(config, seed=self.seed)
-        with conductor.held():
-            machine = await trio.to_thread.run_sync(self._build, config, log)
-        if config.name in self.guests:
-            raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
-        now = conductor.now_ns
+        machine: Machine | None = None
         outbox = Outbox()
-        record = functools.partial(outbox.call, conductor.ledger.record)
-        rates = limit_disks(machine, knobs, record, now)
-        machine.containment.mode = knobs.device_failure
-        conductor.memory.add(config.name, config.memory, knobs.memory, now)
+        merger = conductor.sharing.enter(config.trust_group)
         try:
-            vcpus = conductor.cpus.add(config.name, config.harts, knobs.cpu, now)
-        except ConfigError:
-            conductor.memory.remove(config.name)
+            with conductor.held():
+                machine = await trio.to_thread.run_sync(self._build, config, log, merger)
+            rates, vcpus = self._admit(machine, knobs, outbox)
+        except BaseException:
+            conductor.sharing.abandon(config.trust_group, machine)
             raise
+        conductor.sharing.join(machine)
         guest = Guest(machine, conductor, self._ended, rates, log, outbox, max_instructions)
         guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
         conductor.add(guest, vcpus)
         return guest
+
+    def _admit(
+        self, machine: Machine, knobs: Knobs, outbox: Outbox
+    ) -> tuple[DiskRates, list[Vcpu]]:
+        """Give a new machine its part of the host, or raise and give it nothing."""
+        config, conductor = machine.config, self._conductor
+        if config.name in self.guests:
+            raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
+        now = conductor.now_ns
+        record = functools.partial(outbox.call, conductor.ledger.record)
+        rates = limit_disks(machine, knobs, record, now)
+        machine.containment.mode = knobs.device_failure
+        group = config.trust_group or ""
+        conductor.memory.add(config.name, config.memory, knobs.memory, now, group)
+        try:
+            return rates, conductor.cpus.add(config.name, config.harts, knobs.cpu, now)
+        except ConfigError:
+            conductor.memory.remove(config.name)
+            raise
 
     async def run_until(self, until: int | Callable[[], bool]) -> None:
         """Let a paused host run to a virtual time in ns, or until a condition holds, and pause again.
@@ -129,13 +148,14 @@ class Host:
         for guest in list(self.guests.values()):
             guest.finish(GuestExit("closed"))
 
-    def _build(self, config: GuestConfig, log: GuestLog) -> Machine:
+    def _build(self, config: GuestConfig, log: GuestLog, merger: Merger | None) -> Machine:
         return Machine(
             config,
-            read_boot_files(config),
+            read_boot_files(config, self._files),
             self.plugins.device_types,
             open_blob=open_file_blob,
             log_sink=log.add,
+            merger=merger,
         )
 
     def note(self, event: LedgerEvent) -> None:
