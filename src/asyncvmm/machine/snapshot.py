@@ -8,16 +8,14 @@ machine only, so that a refusal leaves nothing half done. Host-side statistics a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.machine.machine import Machine
 from asyncvmm.machine.registers import hart_values, restore_hart
 from asyncvmm.memory.pages import PageTable
-
-if TYPE_CHECKING:
-    from asyncvmm.machine.machine import Machine
 
 VERSION: Final = 1
 PARTS: Final = frozenset(
@@ -73,7 +71,7 @@ def _save_device(device: Any) -> dict[str, Any]:
 
 
 def restore(machine: Machine, state: MachineState) -> None:
-    """Make a new machine, whose RAM is empty, what ``state`` says; SnapshotError when it cannot be.
+    """Make a machine that was never ``powered`` what ``state`` says; SnapshotError when it cannot be.
 
     After an error the machine is not to be used.
     """
@@ -100,6 +98,7 @@ def restore(machine: Machine, state: MachineState) -> None:
         raise SnapshotError(f"guest {machine.config.name}: {error}") from error
     for device in machine.devices:
         device.io.guard.run(device.target.resume)
+    machine.clock.highest_ns = values["highest_ns"]  # what was read in here, no guest has read
 
 
 def _checked(machine: Machine, values: Mapping[str, Any]) -> dict[str, Any]:
