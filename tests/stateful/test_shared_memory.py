@@ -310,3 +310,17 @@ def test_a_guest_that_shares_has_the_digest_of_one_that_does_not(engine: str, ch
             assert one.digest() == other.digest(), f"seed {choice}"
     assert merger.merged > 0
     assert merger.zeros > 0
+
+
+def test_a_reset_guest_shares_its_image_again() -> None:
+    merger = Merger()
+    machines = [guest_machine("interpreter", merger, 1) for _ in range(2)]
+    fresh = machines[0].digest()
+    kept = merger.shared_pages.count
+    machines[0].run(UNLIMITED, 5000)
+    assert machines[0].ram.shared < machines[0].ram.resident
+    machines[0].reset()
+    assert machines[0].ram.shared == machines[0].ram.resident
+    assert merger.shared_pages.count == kept
+    assert machines[0].ram.read(BASE, SIZE) == machines[1].ram.read(BASE, SIZE)
+    assert fresh == machines[1].digest()
