@@ -275,7 +275,9 @@ def guest_machine(engine: str, merger: Merger | None, seed: int) -> Machine:
     elf = to_elf(assemble(source, BASE))
     config = GuestConfig(elf="program.elf", memory="8M", engine=engine)
     files = BootFiles(elf=BootFile("program.elf", elf))
-    return Machine(config, files, device_types(), merger=merger)
+    machine = Machine(config, files, device_types(), merger=merger)
+    machine.share_image()
+    return machine
 
 
 @pytest.mark.parametrize("engine", ["interpreter", "jit"])

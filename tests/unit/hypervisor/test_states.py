@@ -230,10 +230,10 @@ def test_disk_rates_go_on_from_their_state(
 ) -> None:
     knobs = IoKnobs.from_mapping({"io.max": all_disks or "max", "io.max.1": one or "max"})
     ledger, copy_ledger = Ledger(), Ledger()
-    rates = DiskRates("g", ["g/disk0", "g/disk1"], ledger, 12)
+    rates = DiskRates("g", ["g/disk0", "g/disk1"], ledger.record, 12)
     rates.change(0, knobs)
     now, _ = run_disks(rates, 0, before)
-    copy = DiskRates("g", ["g/disk0", "g/disk1"], copy_ledger, 0)
+    copy = DiskRates("g", ["g/disk0", "g/disk1"], copy_ledger.record, 0)
     copy.restore(through_json(rates.state()))
     copy_ledger.restore(ledger.state())
     assert [disk.tokens() for disk in copy.disks] == [disk.tokens() for disk in rates.disks]
@@ -244,9 +244,9 @@ def test_disk_rates_go_on_from_their_state(
 
 
 def test_disk_rates_of_other_disks_are_refused() -> None:
-    rates = DiskRates("g", ["g/disk0"], Ledger(), 0)
+    rates = DiskRates("g", ["g/disk0"], Ledger().record, 0)
     with pytest.raises(ConfigError, match="the disks are"):
-        rates.restore(DiskRates("g", ["g/disk1"], Ledger(), 0).state())
+        rates.restore(DiskRates("g", ["g/disk1"], Ledger().record, 0).state())
 
 
 @quick
@@ -317,7 +317,7 @@ def test_spoiled_books_are_refused_or_whole(data: st.DataObject, value: Any) -> 
     host = a_busy_host()
     memory = HostMemory(150 * PAGE_SIZE, host.ledger)
     run_memory(memory, [("join", 1, 20), ("shared", 1, 5), ("group", 1, 4), ("join", 2, 30)])
-    rates = DiskRates("g", ["d"], host.ledger, 0)
+    rates = DiskRates("g", ["d"], host.ledger.record, 0)
     rates.change(0, IoKnobs.from_mapping({"io.max": "rbps=1M wiops=9"}))
     rates.disks[0].take(5, 1 << 20, False)
     saved = {
@@ -334,7 +334,7 @@ def test_spoiled_books_are_refused_or_whole(data: st.DataObject, value: Any) -> 
         "cpus": Cpus(host.spec, make_policy("eevdf", host.spec), Ledger()),
         "ledger": Ledger(),
         "memory": HostMemory(150 * PAGE_SIZE, Ledger()),
-        "rates": DiskRates("g", ["d"], Ledger(), 0),
+        "rates": DiskRates("g", ["d"], Ledger().record, 0),
         "pace": MergePace(),
     }
     kinds: dict[str, type[VersionedState]] = {
