@@ -91,7 +91,7 @@ class Machine:
         log_sink: LogSink | None = None,
         merger: Merger | None = None,
     ) -> None:
-        """``merger`` is that of the guest's trust group: what is loaded is shared at once."""
+        """``merger`` is that of the guest's trust group: see ``share_image``."""
         self.config = config
         self.files = files
         self.timeline = timeline if timeline is not None else Timeline()
@@ -184,6 +184,16 @@ class Machine:
         self.switch.ending = None
         self.scheduler.restart()
         self.boot = self._load()
+        self.share_image()
+
+    def share_image(self) -> None:
+        """Share what has just been loaded with the trust group; nothing for a guest without one.
+
+        Not while a machine is built, which may be in a thread: a group's store is used by one
+        thread at a time, but for the release of pages.
+        """
+        if self.merger is not None:
+            self.merger.share_all(self.ram)
 
     def digest(self) -> str:
         """SHA-256 of everything that the guest is: equal digests, equal guests.
@@ -254,8 +264,6 @@ class Machine:
 
     def _load(self) -> boot.Boot:
         loaded = boot.load(self.files, self.ram, self.sbi, self._make_tree, self.config.append)
-        if self.merger is not None:
-            self.merger.share_all(self.ram)
         self._watch_htif(loaded.symbols)
         loaded.start(self.harts)
         return loaded

@@ -87,6 +87,7 @@ class Host:
         try:
             with conductor.held():
                 machine = await trio.to_thread.run_sync(self._build, config, log, merger)
+                machine.share_image()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)

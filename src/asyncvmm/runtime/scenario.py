@@ -331,6 +331,7 @@ _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "engine": _text,
     "disks": _words,
     "devices": _words,
+    "trust_group": _text,
     "policy": _policy,
 }
 _STEP_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
