@@ -19,6 +19,10 @@ class Engine:
         """
         raise NotImplementedError
 
+    def statistics(self) -> dict[str, int]:
+        """Counters since the engine was made, by name; never visible to a guest."""
+        return {}
+
 
 class Interpreter(Engine):
     """Decodes once, then dispatches word by word."""

@@ -17,6 +17,7 @@ from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit import translator as tr
 from asyncvmm.engine.jit.engine import Attacher, TranslatingEngine
 from asyncvmm.engine.jit.float_ir import TRUNCATING
+from asyncvmm.engine.jit.hot import HotPages
 from asyncvmm.engine.jit.layout import Layout, address_of
 from asyncvmm.engine.jit.llvm import Object, compile_cached, parse_object
 from asyncvmm.engine.jit.lowerings import LOWERINGS
@@ -78,6 +79,7 @@ class Parts:
         text, colds, ends = stencils_ir()
         self.object = parse_object(compile_cached(layout.fill(text), cache, thread=True))
         self.symbols: list[str] = []
+        self.rounds: dict[int, int] = {}
         self.stencils = self._stencils(colds, ends)
 
     def _stencils(self, colds: dict[str, str], ends: set[str]) -> Stencils:
@@ -115,9 +117,9 @@ class Parts:
             if cold:
                 stencils.cold[number] = _COLD[cold]
             if any(word in LOWERINGS[name] for word in TRUNCATING):
-                stencils.rounds[number] = 2
+                stencils.rounds[number] = self.rounds[number] = 2
             elif "{rm}" in LOWERINGS[name] and not any(w in LOWERINGS[name] for w in _EXACT):
-                stencils.rounds[number] = 1
+                stencils.rounds[number] = self.rounds[number] = 1
             if "goto if" in LOWERINGS[name]:
                 stencils.ends[number] = 2
             elif name in ends:
@@ -133,9 +135,19 @@ def _parts(cache: Path | None) -> Parts:
 class Native(Attacher):
     """Support code in an arena, ready for the harts of one guest."""
 
-    def __init__(self, cache: Path | None = None, arena_bytes: int = ARENA_BYTES) -> None:
+    def __init__(
+        self,
+        cache: Path | None = None,
+        arena_bytes: int = ARENA_BYTES,
+        hot: HotPages | None = None,
+        watch: bool = True,
+    ) -> None:
+        """With ``hot``, pages are compiled again; without ``watch``, only when it is told to."""
+        super().__init__()
+        self.hot = hot
         self.parts = _parts(cache)
         self.arena = Arena(arena_bytes)
+        self.translators: list[Translator] = []
         self.symbols: dict[str, int] = {}
         self._load(self.parts.support)
         # Constants that stencils refer to stay where the whole object is.
@@ -152,7 +164,32 @@ class Native(Attacher):
         self.missing = self.symbols["missing"] - self.arena.address
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self.enter = prototype(self.symbols["enter"])
-        self._kept: list[Any] = []
+        if hot is not None and watch:
+            hot.start(self)
+
+    def statistics(self) -> dict[str, int]:
+        """See Attacher."""
+        found = {"code_bytes": int(self.arena.used), "code_resets": int(self.arena.generation)}
+        found["blocks"] = sum(int(each.blocks) for each in self.translators)
+        found["translated"] = sum(int(each.instructions) for each in self.translators)
+        found["pages_changed"] = sum(int(each.dropped) for each in self.translators)
+        if self.hot is not None:
+            found["regions"] = self.hot.regions
+            found["optimised"] = self.hot.instructions
+            found["optimising_us"] = int(self.hot.compile_s * 1e6)
+        return found
+
+    def wake(self) -> None:
+        """See Attacher."""
+        self.asleep = False
+        if self.hot is not None:
+            self.hot.wake()
+
+    def install(self) -> None:
+        """See Attacher."""
+        if self.hot is not None:
+            self.pending = 0
+            self.hot.install(self)
 
     def _advance(self, length: int) -> None:
         self.arena.used = self.arena.used + (length + 63 & -64)
@@ -182,6 +219,7 @@ class Native(Attacher):
                 hart.ram.page_count,
             )
             hart.code.listener = translator
+            self.translators.append(translator)
         words[at.HART] = id(hart)
         words[at.F] = address_of(hart.f)
         words[at.TABLES] = address_of(translator.tables)
@@ -190,10 +228,15 @@ class Native(Attacher):
         hart.tlb.native = words
         hart.tlb.has_native = True
         hart.tlb.clear_native()
+        if self.hot is not None:
+            self.hot.watch(words, translator)
         return translator
 
 
-def make_engine(cache: Path | None = None) -> TranslatingEngine:
-    """A translating engine for the harts of one guest; ``cache`` is a folder for object code."""
-    native = Native(cache)
+def make_engine(cache: Path | None = None, hot: bool = True) -> TranslatingEngine:
+    """A translating engine for the harts of one guest; ``cache`` is a folder for object code.
+
+    ``hot`` says whether pages that stay hot are compiled again, with all optimisation.
+    """
+    native = Native(cache, hot=HotPages() if hot else None)
     return TranslatingEngine(native, native.enter)

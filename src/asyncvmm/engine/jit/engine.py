@@ -26,6 +26,7 @@ from asyncvmm.engine.jit.state_words import (
     MISSING,
     PC,
     REASON,
+    RUNNING,
     SLOW,
     WORDS,
 )
@@ -36,8 +37,24 @@ from asyncvmm.engine.jit.translator import Translator
 class Attacher:
     """Prepares a hart for translated code; returns its guest's translator."""
 
+    def __init__(self) -> None:
+        self.pending: i64 = 0  # 1 when better translations wait to be installed
+        self.asleep: bool = False  # nobody looks where the harts are
+
+    def statistics(self) -> dict[str, int]:
+        """Blocks and regions made, and the bytes that they take."""
+        return {}
+
+    def wake(self) -> None:
+        """A hart runs again."""
+        raise NotImplementedError
+
     def attach(self, hart: Hart) -> Translator:
         """Called when the engine first sees a hart."""
+        raise NotImplementedError
+
+    def install(self) -> None:
+        """Put what waits into place: no code of the engine is running now."""
         raise NotImplementedError
 
 
@@ -51,8 +68,17 @@ class TranslatingEngine(Engine):
         self.slow: i64 = 0
         self.misses: i64 = 0
         self.interpreted: i64 = 0
-        # Instructions left to the interpreter, by the low 20 bits of where they are (statistics).
-        self.slow_at: dict[int, int] = {}
+
+    def statistics(self) -> dict[str, int]:
+        """See Engine: how often code was entered, what it could not do, and what was made."""
+        found: dict[str, int] = {
+            "entries": self.entries,
+            "slow": self.slow,
+            "misses": self.misses,
+            "interpreted": self.interpreted,
+        }
+        found.update(self.attacher.statistics())
+        return found
 
     def _clock(self, hart: Hart) -> i64:
         """The address of what tells this hart's time, when that can be asked natively, or 0."""
@@ -73,6 +99,8 @@ class TranslatingEngine(Engine):
         else:
             translator = listener
         translator.catch_up()
+        if self.attacher.asleep:
+            self.attacher.wake()
         x = hart.x
         state = x[WORDS]
         enter = self.enter
@@ -100,6 +128,9 @@ class TranslatingEngine(Engine):
                 x[FLOAT_READY] = 1 if ready else 0
                 x[CONTEXT] = hart.tlb.context
                 x[FETCH_CONTEXT] = hart.tlb.fetch_context
+            if self.attacher.pending != 0:
+                self.attacher.install()
+            x[REASON] = RUNNING
             x[END] = hart.steps_end
             x[LEFT] = hart.steps_end - hart.steps
             x[PC] = hart.pc
@@ -122,7 +153,6 @@ class TranslatingEngine(Engine):
                 result = run_within(hart, hart.steps_end - hart.steps)
             elif reason == SLOW:
                 self.slow += 1
-                self.slow_at[hart.pc] = self.slow_at.get(hart.pc, 0) + 1
                 result = run_within(hart, 1)
             self.interpreted += hart.steps - before
             if result != EXIT_BUDGET:

@@ -64,6 +64,21 @@ def compile_ir(
     return machine.emit_object(module)  # type: ignore[no-any-return]
 
 
+def compile_region(text: str) -> bytes:
+    """Object code of a module with one function ``region``: the few passes that pay for themselves."""
+    machine = target_machine(2, "pic")
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    passes = llvm.create_new_function_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_new_gvn_pass()
+    passes.add_simplify_cfg_pass()
+    passes.run(module.get_function("region"), llvm.create_pass_builder(machine, options))
+    return machine.emit_object(module)  # type: ignore[no-any-return]
+
+
 def _thread_jumps(assembly: str) -> str:
     """Let conditional jumps to a lone jump out of the function go where that goes."""
     lines = assembly.splitlines()

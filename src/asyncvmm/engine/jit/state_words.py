@@ -35,7 +35,7 @@ BUDGET: Final = 0  # the next block is longer than what is left
 SLOW: Final = 1  # the instruction at PC is one for the interpreter
 MISSING: Final = 2  # there is no translation at PC
 EVENT: Final = 3  # Hart.event wants to be looked at
-HOT: Final = 4  # a block has been entered often
+RUNNING: Final = 4  # it has not come back yet
 
 EVENT_BAIL: Final = 4  # bit of Hart.event while translated code runs: let the interpreter do it
 

@@ -120,6 +120,8 @@ class Page:
         # Direct jumps to slots that have no code yet: where their 32-bit distance is.
         self.link_slots: vec[i64] = vec[i64]()
         self.link_places: vec[i64] = vec[i64]()
+        self.version: i64 = 0  # how often its code was forgotten
+        self.table_address: i64 = 0
 
 
 class Translator(CodeListener):
@@ -143,6 +145,7 @@ class Translator(CodeListener):
         self.first_ppn: i64 = first_ppn
         self.tables: vec[i64] = vec[i64]([0] * int(pages))
         self.pages: dict[int, Page] = {}
+        self.by_table: dict[int, Page] = {}
         self.buffer: vec[u8] = vec[u8]([0] * 65536)
         self.words: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.offsets: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
@@ -171,6 +174,7 @@ class Translator(CodeListener):
         if key not in self.pages:
             return
         page = self.pages[key]
+        page.version += 1
         self.dropped += 1
         i: i64 = 0
         missing: i32 = i32(self.missing)
@@ -190,8 +194,15 @@ class Translator(CodeListener):
             return page
         page = Page(code, self.missing)
         self.pages[key] = page
-        self.tables[ppn - self.first_ppn] = self.memory.table_address(page.table)
+        page.table_address = self.memory.table_address(page.table)
+        self.tables[ppn - self.first_ppn] = page.table_address
+        self.by_table[int(page.table_address)] = page
         return page
+
+    def page_at(self, table_address: i64) -> Page | None:
+        """The page whose entry table is at a host address."""
+        key: int = table_address
+        return self.by_table.get(key)
 
     def catch_up(self) -> None:
         """Forget all code when its memory was given to other code."""
@@ -201,6 +212,7 @@ class Translator(CodeListener):
         self.resets += 1
         missing: i32 = i32(self.missing)
         for page in self.pages.values():
+            page.version += 1
             i: i64 = 0
             while i < SLOTS:
                 page.table[i] = missing

@@ -1,0 +1,333 @@
+"""A page's hot code as one LLVM function: all its blocks, jumping to each other directly.
+
+Registers stay in the hart's words; LLVM keeps their values between instructions, since it is told that
+the guest's memory, the words, the floating-point registers and the TLB do not overlap. What is left of
+the slice is a local that is stored whenever the function is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit.lowerings import LOWERINGS
+from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
+from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
+from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
+from asyncvmm.isa.opcodes import NAMES
+
+SLOTS: Final = 2048
+MAX_INSTRUCTIONS: Final = 1500
+_OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
+_METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
+
+
+class _Template(Expander):
+    """One operation's lines, with constants and labels still to be filled in."""
+
+    def leave(self, target: str, a: str = "poison") -> None:
+        """Jumps: inside the function where that is possible."""
+        if target == "@next":
+            self.emit("br label %NEXT")
+        elif target == "@taken":
+            self.emit("br label %TAKEN")
+        elif target == "@refuse":
+            self.keep_left()
+            self.lines.append(jump("@exit_slow", hole("fix")))
+        else:
+            self.keep_left()
+            self.lines.append(jump(target, a))
+
+    def keep_left(self) -> None:
+        """Store what is left of the slice."""
+        left, place = self.fresh(), self.fresh()
+        self.emit(
+            f"{left} = load i64, ptr %left",
+            f"{place} = {word(at.LEFT)}",
+            f"store i64 {left}, ptr {place} ;S",
+        )
+
+    def read(self, target: str, register: str) -> None:
+        """See Expander."""
+        self.emit(f"{target} = READ {register}")
+
+    def write(self, value: str) -> None:
+        """See Expander."""
+        self.emit(f"WRITE {value}")
+
+    def csr(self, target: str, how: int, value: str) -> None:
+        """Left to the first tier."""
+        raise UnsupportedError("csr")
+
+    def system(self, name: str, arguments: list[str]) -> None:
+        """Left to the first tier."""
+        raise UnsupportedError(name)
+
+    def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
+        """The host pointer; on a miss the entry is made here."""
+        kind = "store" if tag_offset else "load"
+        t0, t1, e, tag, mask, pc, context, want, hit = (self.fresh() for _ in range(9))
+        yes, no, pa, near, te, ph, hart, how = (self.fresh() for _ in range(8))
+        filled, trapped, slow, far, join = (self.fresh() for _ in range(5))
+        addend, host, pointer = (self.fresh() for _ in range(3))
+        self.emit(
+            f"{t0} = lshr i64 {address}, 7",
+            f"{t1} = and i64 {t0}, {1023 << 5}",
+            f"{e} = getelementptr i8, ptr %s, i64 {t1}",
+            f"{te} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + tag_offset}",
+            f"{pa} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + 16}",
+            f"{tag} = load i64, ptr {te} ;T",
+            f"{mask} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
+            f"{pc} = {word(at.CONTEXT)}",
+            f"{context} = load i64, ptr {pc} ;S",
+            f"{want} = or i64 {mask}, {context}",
+            f"{hit} = icmp eq i64 {want}, {tag}",
+            f"br i1 {hit}, label {yes}, label {no}, !prof !1",
+        )
+        self.lines.append(f"{no[1:]}:")
+        self.keep_left()
+        self.emit(
+            f"{ph} = {word(at.HART)}",
+            f"{hart} = load ptr, ptr {ph} ;S",
+            f"{how} = call i64 @fill_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true)",
+            f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
+            f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
+        )
+        self.lines += [f"{trapped[1:]}:", jump("@system_done", hole("fix"), hole("done"))]
+        self.lines += [f"{slow[1:]}:", jump("@exit_slow", hole("fix")), f"{filled[1:]}:"]
+        self.emit(f"{far} = load volatile i64, ptr {pa}", f"br label {join}")
+        self.lines.append(f"{yes[1:]}:")
+        self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
+        self.lines.append(f"{join[1:]}:")
+        self.emit(
+            f"{addend} = phi i64 [ {near}, {yes} ], [ {far}, {filled} ]",
+            f"{host} = add i64 {addend}, {address}",
+            f"{pointer} = inttoptr i64 {host} to ptr",
+        )
+        return pointer
+
+
+@functools.cache
+def _template(op: int) -> tuple[tuple[str, ...], frozenset[str], int] | None:
+    """Lines, declarations and whether it ends a block (1 always, 2 may); None when unsupported."""
+    name = NAMES[op] if op < len(NAMES) else ""
+    lowering = LOWERINGS.get(name)
+    if lowering is None or any(word in lowering for word in _OUTSIDE):
+        return None
+    try:
+        made = _Template(lowering)
+    except UnsupportedError:
+        return None
+    ends = 2 if "goto if" in lowering else int(made.ended)
+    text = "\n".join(made.lines)
+    lines = [line for line in text.split("\n") if line.strip()]
+    return tuple(lines), frozenset(made.declared), ends
+
+
+class Region:
+    """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start."""
+
+    def __init__(self, words: list[int], entries: list[int], rounds: Mapping[int, int]) -> None:
+        self.words = words
+        self.rounds = rounds
+        self.declared: set[str] = set()
+        self.parts: list[str] = []
+        self.instructions = 0
+        self.entries: list[int] = []
+        budget = MAX_INSTRUCTIONS
+        self.blocks: dict[int, list[int]] = {}
+        starts = set(entries)
+        for slot in sorted(starts):
+            block = self._block(slot, starts)
+            if block and len(block) <= budget:
+                self.blocks[slot] = block
+                budget -= len(block)
+        for slot, block in self.blocks.items():
+            self._emit(slot, block)
+            self.instructions += len(block)
+        self.entries = list(self.blocks)
+
+    def _supported(self, w: int) -> bool:
+        op = w & 511
+        if _template(op) is None:
+            return False
+        return self.rounds.get(op, 0) != 2 or (w >> 28) & 7 == 1
+
+    def _block(self, slot: int, starts: set[int]) -> list[int]:
+        block: list[int] = []
+        while slot < SLOTS and len(block) < 64 and (slot not in starts or not block):
+            w = self.words[slot]
+            if w == 0 or not self._supported(w) or slot + ((w >> 26) & 3) > SLOTS:
+                break
+            block.append(slot)
+            slot += (w >> 26) & 3
+            found = _template(w & 511)
+            if found is not None and found[2]:
+                break
+        return block
+
+    def _target(self, offset: int) -> str:
+        """The label of a block, or of a way out to that place (in bytes from the page's start)."""
+        if offset % 2 == 0 and offset >> 1 in self.blocks:
+            return f"b{offset >> 1}"
+        return f"out{offset}".replace("-", "m")
+
+    def _emit(self, slot: int, block: list[int]) -> None:
+        count = len(block)
+        label = f"b{slot}"
+        self.parts.append(
+            f"""{label}:
+ %{label}.l = load i64, ptr %left
+ %{label}.r = sub i64 %{label}.l, {count}
+ %{label}.ok = icmp sge i64 %{label}.r, 0
+ br i1 %{label}.ok, label %i{slot}.0, label %{label}.out, !prof !1
+{label}.out:
+ %{label}.p = {word(at.LEFT)}
+ store i64 %{label}.l, ptr %{label}.p, !tbaa !10
+{jump("@exit_budget", str(slot << 1))}
+"""
+        )
+        first = f"i{slot}.0:\n store i64 %{label}.r, ptr %left\n"
+        for k, place in enumerate(block):
+            w = self.words[place]
+            following = f"i{slot}.{k + 1}"
+            npc = (place << 1) + ((w >> 25) & 7)
+            if k == count - 1:
+                following = self._target(npc)
+                self._want(npc)
+            self.parts.append(first if k == 0 else f"i{slot}.{k}:\n")
+            self._instruction(f"i{slot}.{k}", w, place << 1, count - k, following)
+
+    def _want(self, offset: int) -> None:
+        """A way out is needed when the place is not in the function."""
+        label = self._target(offset)
+        if label.startswith("out"):
+            self.outs[label] = offset
+
+    @functools.cached_property
+    def outs(self) -> dict[str, int]:
+        """Ways out by label."""
+        return {}
+
+    def _instruction(self, unique: str, w: int, offset: int, refund: int, following: str) -> None:
+        op = w & 511
+        found = _template(op)
+        assert found is not None
+        lines, declared, ends = found
+        self.declared |= declared
+        imm = w >> 32
+        npc = offset + ((w >> 25) & 7)
+        target = (npc if ends else offset) + imm
+        registers = {"rd": (w >> 9) & 63, "rs1": (w >> 15) & 31, "rs2": (w >> 20) & 31}
+        values = {
+            "rd": registers["rd"] * 8, "rs1": registers["rs1"] * 8, "rs2": registers["rs2"] * 8,
+            "rs3": imm * 8, "imm": imm, "uimm": registers["rs1"], "npc": npc, "target": target,
+            "fix": offset | (refund << 16), "done": npc | ((refund - 1) << 16),
+        }  # fmt: skip
+        taken = ""
+        if any("TAKEN" in line for line in lines):
+            taken = self._target(target)
+            self._want(target)
+        if self.rounds.get(op, 0) == 1 and (w >> 28) & 7 != 7:
+            self._mode(unique, (w >> 28) & 7, values["fix"])
+        out: list[str] = []
+        for number, line in enumerate(lines):
+            if "READ" in line or "WRITE" in line:
+                line = self._register(line, f"{unique}.p{number}", registers)
+                if not line:
+                    continue
+            if "ptrtoint (ptr @h." in line:
+                line = re.sub(
+                    r"ptrtoint \(ptr @h\.(\w+) to i64\)", lambda m: str(values[m[1]]), line
+                )
+            line = line.replace("%NEXT", f"%{following}").replace("%TAKEN", f"%{taken}")
+            mark = line[-1] if line[-2:-1] == ";" else ""
+            if mark:
+                line = f"{line[:-2].rstrip()}, !tbaa {_METADATA[mark]}"
+            out.append(line)
+        text = "\n".join(out)
+        text = re.sub(r"%([vz]\d|float\.slow)", rf"%{unique}.\1", text)
+        text = re.sub(r"(?m)^([vz]\d[\w.]*|float\.slow):", rf"{unique}.\1:", text)
+        self.parts.append(text + "\n")
+
+    def _mode(self, unique: str, mode: int, fix: int) -> None:
+        self.parts.append(
+            f""" %{unique}.mp = {word(at.FRM)}
+ %{unique}.mf = load i64, ptr %{unique}.mp, !tbaa !10
+ %{unique}.ms = icmp eq i64 %{unique}.mf, {mode}
+ br i1 %{unique}.ms, label %{unique}.mgo, label %{unique}.mno, !prof !1
+{unique}.mno:
+ %{unique}.ml = load i64, ptr %left
+ %{unique}.mq = {word(at.LEFT)}
+ store i64 %{unique}.ml, ptr %{unique}.mq, !tbaa !10
+{jump("@exit_slow", str(fix))}
+{unique}.mgo:
+"""
+        )
+
+    @staticmethod
+    def _register(line: str, name: str, registers: Mapping[str, int]) -> str:
+        """Reading x0 is 0, writing it is nothing."""
+        target, _, rest = line.rpartition(" = ")
+        kind, what = rest.split(None, 1)
+        if kind == "READ":
+            number = registers[what]
+            if number == 0:
+                return f"{target} = add i64 0, 0"
+            place = f" %{name} = getelementptr i8, ptr %s, i64 {8 * number}\n"
+            return f"{place}{target} = load i64, ptr %{name} ;S"
+        if registers["rd"] == 32:
+            return ""
+        place = f" %{name} = getelementptr i8, ptr %s, i64 {8 * registers['rd']}\n"
+        return f"{place} store i64 {what}, ptr %{name} ;S"
+
+    def text(self) -> str:
+        """The module."""
+        cases = "\n".join(f"  i64 {slot}, label %b{slot}" for slot in self.entries)
+        outs = "".join(
+            f"""{label}:
+ %{label}.l = load i64, ptr %left
+ %{label}.p = {word(at.LEFT)}
+ store i64 %{label}.l, ptr %{label}.p, !tbaa !10
+ %{label}.q = {word(at.BASE)}
+ %{label}.b = load i64, ptr %{label}.q, !tbaa !10
+ %{label}.t = add i64 %{label}.b, {offset}
+{jump("@dispatch", f"%{label}.t")}
+"""
+            for label, offset in self.outs.items()
+        )
+        declared = "\n".join(sorted(self.declared))
+        strict = " strictfp" if self.declared else ""
+        exits = "".join(
+            f"declare {CODE} @{name}{SIGNATURE}\n"
+            for name in ("dispatch", "exit_budget", "exit_slow", "system_done")
+        )
+        return f"""{exits}{declared}
+declare i64 @fill_load(ptr, i64, i64, i1) nounwind memory(inaccessiblemem: readwrite)
+declare i64 @fill_store(ptr, i64, i64, i1) nounwind memory(inaccessiblemem: readwrite)
+define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
+ %left = alloca i64
+ %p = {word(at.LEFT)}
+ %l = load i64, ptr %p, !tbaa !10
+ store i64 %l, ptr %left
+ switch i64 %a, label %bad [
+{cases}
+ ]
+bad:
+ unreachable
+{"".join(self.parts)}{outs}}}
+!1 = !{{!"branch_weights", i32 1000, i32 1}}
+!2 = !{{!"branch_weights", i32 1, i32 1000}}
+!9 = !{{!"asyncvmm"}}
+!20 = !{{!"state", !9}}
+!21 = !{{!"float", !9}}
+!22 = !{{!"guest", !9}}
+!23 = !{{!"tlb", !9}}
+!10 = !{{!20, !20, i64 0}}
+!11 = !{{!21, !21, i64 0}}
+!12 = !{{!22, !22, i64 0}}
+!13 = !{{!23, !23, i64 0}}
+"""
