@@ -25,7 +25,7 @@ STEPS = 120
 @pytest.fixture(scope="module")
 def jit() -> Iterator[Engine]:
     """One engine for all harts: their code shares its memory."""
-    yield make_engine()
+    yield make_engine(threshold=0)
 
 
 def run_in_parts(engine: Engine, hart: Hart, parts: list[int]) -> bool:
@@ -65,7 +65,7 @@ def test_wild_programs(jit: Engine, seed: int, system: bool) -> None:
 def test_wild_programs_in_optimised_regions(seed: int, system: bool) -> None:
     """The same when every page is compiled again after a part of the run."""
     hot = HotPages()
-    native = Native(hot=hot, watch=False)
+    native = Native(hot=hot, watch=False, threshold=0)
     engine = TranslatingEngine(native, native.enter)
     supply = WildSequences(7100 + seed, system)
     choice = Random(seed)

@@ -141,10 +141,15 @@ class Native(Attacher):
         arena_bytes: int = ARENA_BYTES,
         hot: HotPages | None = None,
         watch: bool = True,
+        threshold: int = tr.THRESHOLD,
     ) -> None:
-        """With ``hot``, pages are compiled again; without ``watch``, only when it is told to."""
+        """With ``hot``, pages are compiled again; without ``watch``, only when it is told to.
+
+        ``threshold`` (0 to 255) is how often a block is interpreted before it is translated.
+        """
         super().__init__()
         self.hot = hot
+        self.threshold = threshold
         self.parts = _parts(cache)
         self.arena = Arena(arena_bytes)
         self.translators: list[Translator] = []
@@ -218,6 +223,7 @@ class Native(Attacher):
                 hart.ram.first_ppn,
                 hart.ram.page_count,
             )
+            translator.threshold = self.threshold
             hart.code.listener = translator
             self.translators.append(translator)
         words[at.HART] = id(hart)
@@ -233,10 +239,13 @@ class Native(Attacher):
         return translator
 
 
-def make_engine(cache: Path | None = None, hot: bool = True) -> TranslatingEngine:
+def make_engine(
+    cache: Path | None = None, hot: bool = True, threshold: int = tr.THRESHOLD
+) -> TranslatingEngine:
     """A translating engine for the harts of one guest; ``cache`` is a folder for object code.
 
-    ``hot`` says whether pages that stay hot are compiled again, with all optimisation.
+    ``hot`` says whether pages that stay hot are compiled again, with more optimisation, and
+    ``threshold`` how often a block is interpreted first.
     """
-    native = Native(cache, hot=HotPages() if hot else None)
+    native = Native(cache, hot=HotPages() if hot else None, threshold=threshold)
     return TranslatingEngine(native, native.enter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -31,6 +32,10 @@ from asyncvmm.engine.jit.state_words import (
     WORDS,
 )
 from asyncvmm.engine.jit.translator import Translator
+
+
+COLD: Final = -1
+COLD_STEPS: Final = 32  # how far code is interpreted that has not been wanted often
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -143,14 +148,20 @@ class TranslatingEngine(Engine):
                 self.misses += 1
                 code = fetch_page(hart, hart.pc)
                 if hart.event == 0:
-                    translator.translate(hart, code, hart.pc)
-                    if hart.event == 0:
-                        continue
-                hart.event = 0
-                reason = SLOW
+                    if translator.is_cold(code, hart.pc):
+                        reason = COLD
+                    else:
+                        translator.translate(hart, code, hart.pc)
+                        if hart.event == 0:
+                            continue
+                if reason != COLD:
+                    hart.event = 0
+                    reason = SLOW
             before = hart.steps
             if reason == BUDGET:
                 result = run_within(hart, hart.steps_end - hart.steps)
+            elif reason == COLD:
+                result = run_within(hart, COLD_STEPS)
             elif reason == SLOW:
                 self.slow += 1
                 result = run_within(hart, 1)

@@ -22,7 +22,7 @@ from asyncvmm.engine.jit.region_ir import Region
 from asyncvmm.engine.jit.translator import SLOTS, Page, Translator
 
 INTERVAL_S: Final = 0.002
-SAMPLES: Final = 10  # of one page before it is compiled: about 20 ms of its time
+SAMPLES: Final = 25  # of one page before it is compiled: about 50 ms of its time
 GROWTH: Final = 1.3  # how much more of the page has to be translated for another try
 IDLE_LOOKS: Final = 50  # in vain before the thread sleeps until a hart runs
 STUB_BYTES: Final = 11

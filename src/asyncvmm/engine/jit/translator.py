@@ -51,6 +51,7 @@ REFUSE: Final = 21
 FIXED: Final = 32  # from here on an index of ``addresses``
 
 MAX_BLOCK: Final = 64
+THRESHOLD: Final = 2  # how often code is interpreted (up to 255) before it is translated
 SLOTS: Final = 2048
 _PLACES: Final = 40  # links that one block may leave open
 
@@ -120,6 +121,7 @@ class Page:
         # Direct jumps to slots that have no code yet: where their 32-bit distance is.
         self.link_slots: vec[i64] = vec[i64]()
         self.link_places: vec[i64] = vec[i64]()
+        self.seen: vec[u8] = vec[u8]([u8(0)] * SLOTS)  # how often a slot was wanted before it had code
         self.version: i64 = 0  # how often its code was forgotten
         self.table_address: i64 = 0
 
@@ -163,6 +165,7 @@ class Translator(CodeListener):
         )  # target, in bytes from the page's start
         self.place_at: vec[i64] = vec[i64]([0] * _PLACES)
         # Statistics.
+        self.threshold: i64 = THRESHOLD
         self.blocks: i64 = 0
         self.instructions: i64 = 0
         self.resets: i64 = 0
@@ -219,6 +222,16 @@ class Translator(CodeListener):
                 i += 1
             page.link_slots = vec[i64]()
             page.link_places = vec[i64]()
+
+    def is_cold(self, code: vec[i64], pc: i64) -> bool:
+        """Whether code at ``pc`` of this page has not been wanted ``threshold`` times before."""
+        page = self.page_of(code)
+        slot = (pc & 4095) >> 1
+        count: i64 = i64(page.seen[slot])
+        if count >= self.threshold:
+            return False
+        page.seen[slot] = u8(count + 1)
+        return True
 
     def translate(self, hart: Hart, code: vec[i64], pc: i64) -> bool:
         """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
