@@ -33,7 +33,6 @@ from asyncvmm.engine.jit.state_words import (
 )
 from asyncvmm.engine.jit.translator import Translator
 
-
 COLD: Final = -1
 COLD_STEPS: Final = 32  # how far code is interpreted that has not been wanted often
 
