@@ -51,7 +51,7 @@ REFUSE: Final = 21
 FIXED: Final = 32  # from here on an index of ``addresses``
 
 MAX_BLOCK: Final = 64
-THRESHOLD: Final = 2  # how often code is interpreted (up to 255) before it is translated
+THRESHOLD: Final = 1  # how often code is interpreted (up to 255) before it is translated
 SLOTS: Final = 2048
 _PLACES: Final = 40  # links that one block may leave open
 
