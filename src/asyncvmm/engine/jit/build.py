@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import threading
 from bisect import bisect_left
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from mypy_extensions import i64
 from asyncvmm.arch.hart import Hart
 from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit import translator as tr
+from asyncvmm.engine.jit.background import background
 from asyncvmm.engine.jit.engine import Attacher, TranslatingEngine
 from asyncvmm.engine.jit.float_ir import TRUNCATING
 from asyncvmm.engine.jit.hot import HotPages
@@ -127,9 +129,17 @@ class Parts:
         return stencils
 
 
+_building: Final = threading.Lock()  # Parts are shared by engines of all threads, and never changed
+
+
 @functools.cache
-def _parts(cache: Path | None) -> Parts:
+def _cached_parts(cache: Path | None) -> Parts:
     return Parts(cache)
+
+
+def _parts(cache: Path | None) -> Parts:
+    with _building:
+        return _cached_parts(cache)
 
 
 class Native(Attacher):
@@ -170,31 +180,37 @@ class Native(Attacher):
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self.enter = prototype(self.symbols["enter"])
         if hot is not None and watch:
-            hot.start(self)
+            background().add(self)
 
     def statistics(self) -> dict[str, int]:
         """See Attacher."""
-        found = {"code_bytes": int(self.arena.used), "code_resets": int(self.arena.generation)}
-        found["blocks"] = sum(int(each.blocks) for each in self.translators)
-        found["translated"] = sum(int(each.instructions) for each in self.translators)
-        found["pages_changed"] = sum(int(each.dropped) for each in self.translators)
+        each = self.translators
+        found = {
+            "blocks": sum(int(translator.blocks) for translator in each),
+            "translated": sum(int(translator.instructions) for translator in each),
+            "pages_changed": sum(int(translator.changed) for translator in each),
+            "evictions": sum(int(translator.evicted) for translator in each),
+            "resets": int(self.arena.generation),
+            "code_bytes": int(self.arena.used),
+            "code_bytes_most": int(max(self.arena.highest, self.arena.used)),
+        }
         if self.hot is not None:
             found["regions"] = self.hot.regions
             found["optimised"] = self.hot.instructions
-            found["optimising_us"] = int(self.hot.compile_s * 1e6)
+            found["optimising_ns"] = self.hot.compile_ns
         return found
 
     def wake(self) -> None:
         """See Attacher."""
         self.asleep = False
         if self.hot is not None:
-            self.hot.wake()
+            background().wake()
 
     def install(self) -> None:
         """See Attacher."""
+        self.pending = 0  # first: what comes later sets it again
         if self.hot is not None:
-            self.pending = 0
-            self.hot.install(self)
+            self.hot.serve(self.arena, self.symbols)
 
     def _advance(self, length: int) -> None:
         self.arena.used = self.arena.used + (length + 63 & -64)
@@ -226,6 +242,7 @@ class Native(Attacher):
             translator.threshold = self.threshold
             hart.code.listener = translator
             self.translators.append(translator)
+        translator.add_hart(hart)
         words[at.HART] = id(hart)
         words[at.F] = address_of(hart.f)
         words[at.TABLES] = address_of(translator.tables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter_ns
 from typing import Final
 
 from mypy_extensions import i64, mypyc_attr
@@ -47,7 +48,7 @@ class Attacher:
 
     def statistics(self) -> dict[str, int]:
         """Blocks and regions made, and the bytes that they take."""
-        return {}
+        raise NotImplementedError
 
     def wake(self) -> None:
         """A hart runs again."""
@@ -72,10 +73,14 @@ class TranslatingEngine(Engine):
         self.slow: i64 = 0
         self.misses: i64 = 0
         self.interpreted: i64 = 0
+        self.steps: i64 = 0
+        self.translation_ns: i64 = 0
 
     def statistics(self) -> dict[str, int]:
         """See Engine: how often code was entered, what it could not do, and what was made."""
         found: dict[str, int] = {
+            "steps": self.steps,
+            "translation_ns": self.translation_ns,
             "entries": self.entries,
             "slow": self.slow,
             "misses": self.misses,
@@ -96,6 +101,12 @@ class TranslatingEngine(Engine):
 
     def run(self, hart: Hart, budget: i64) -> i64:
         """See Engine.run."""
+        before = hart.steps
+        result = self._run(hart, budget)
+        self.steps += hart.steps - before
+        return result
+
+    def _run(self, hart: Hart, budget: i64) -> i64:
         hart.steps_end = hart.steps + budget
         listener = hart.code.listener
         if len(hart.x) < WORDS or not isinstance(listener, Translator):
@@ -150,7 +161,9 @@ class TranslatingEngine(Engine):
                     if translator.is_cold(code, hart.pc):
                         reason = COLD
                     else:
+                        began = perf_counter_ns()
                         translator.translate(hart, code, hart.pc)
+                        self.translation_ns += perf_counter_ns() - began
                         if hart.event == 0:
                             continue
                 if reason != COLD:

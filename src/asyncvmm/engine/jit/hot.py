@@ -1,169 +1,189 @@
-"""Finds pages that stay hot and has them compiled in the background.
+"""Pages that stay hot, of one engine: what is wanted, being made and made.
 
-A thread looks every few milliseconds where each hart is. That costs the guest nothing, and which
-tier runs what never changes a result, so that it depends on the wall clock does no harm. Compiled
-regions wait until the engine is between two runs of its code, and are thrown away when the page has
-changed meanwhile.
+Who may touch what decides whether this is safe. Everything of a guest (harts, pages, the translator,
+the arena) belongs to the thread that runs the guest; it calls ``serve`` between two runs of its code,
+when nothing executes in the arena. The background thread gets copies that cannot change and hands
+back objects, through deques. Before code is put into place, its page must still be in the version that
+it was made of, so code for what was overwritten, dropped or evicted meanwhile is thrown away.
 """
 
 from __future__ import annotations
 
-import atexit
-import threading
+import struct
 import time
-import weakref
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from asyncvmm.arch.tlb import FETCH_MASK
 from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit.llvm import Object, compile_region, parse_object
 from asyncvmm.engine.jit.region_ir import Region
-from asyncvmm.engine.jit.translator import SLOTS, Page, Translator
+from asyncvmm.engine.jit.translator import BLOCK_BYTES, SLOTS, Page, Translator
 
 INTERVAL_S: Final = 0.002
-SAMPLES: Final = 25  # of one page before it is compiled: about 50 ms of its time
+SAMPLES: Final = 10  # of one page before it is compiled: about 20 ms of its time
 GROWTH: Final = 1.3  # how much more of the page has to be translated for another try
-IDLE_LOOKS: Final = 50  # in vain before the thread sleeps until a hart runs
 STUB_BYTES: Final = 11
+_ALIGN: Final = 16  # of the arena, for other code
+_WORDS: Final = struct.Struct(f"<{SLOTS}q")
 
 
-@dataclass
-class _State:
-    """What is known about one page."""
+class Memory(Protocol):
+    """Where code goes: engine.jit.build.Arena."""
 
-    samples: int = 0
-    version: int = -1
-    blocks: int = 0
+    address: Any
+    used: Any
+    size: Any
 
-
-def entries_of(translator: Translator, page: Page) -> list[int]:
-    """The slots of a page that have code."""
-    return [slot for slot in range(SLOTS) if page.table[slot] != translator.missing]
+    def write(self, position: int, data: bytes) -> None:
+        """Put bytes there."""
 
 
-@dataclass
-class _Made:
-    """A region that waits to be installed."""
+@dataclass(frozen=True)
+class Request:
+    """What a region is made of: ``words`` are the page's decoded words, eight bytes each."""
 
     translator: Translator
     page: Page
     version: int
+    words: bytes
+    entries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A region that waits to be put into place."""
+
+    request: Request
     entries: list[int]
+    instructions: int
     code: Object
+    compile_ns: int
+
+
+def compile_request(request: Request, rounds: Mapping[int, int]) -> Made | None:
+    """All blocks of a page as one function; None when none of them can be optimised. Any thread."""
+    began = time.perf_counter_ns()
+    region = Region(list(_WORDS.unpack(request.words)), list(request.entries), rounds)
+    if not region.entries:
+        return None
+    code = parse_object(compile_region(region.text()))
+    took = time.perf_counter_ns() - began
+    return Made(request, region.entries, region.instructions, code, took)
 
 
 class HotPages:
-    """The background work of one engine."""
+    """One engine's hot pages: all methods are for the thread that runs the guest.
+
+    ``samples`` looks, ``interval_s`` apart, at which a hart is in a page make the page hot.
+    """
 
     def __init__(self, interval_s: float = INTERVAL_S, samples: int = SAMPLES) -> None:
         self.interval_s = interval_s
         self.samples = samples
+        # Between the threads; what goes through is not changed any more.
+        self.watched: tuple[tuple[Any, Translator], ...] = ()
+        self.wanted: deque[tuple[Translator, int]] = deque()
+        self.requests: deque[Request] = deque()
+        self.made: deque[Made] = deque()
+        # Statistics.
         self.regions = 0
         self.instructions = 0
-        self.compile_s = 0.0
-        self._watched: list[tuple[Any, Translator]] = []
-        self._states: dict[int, _State] = {}
-        self._made: list[_Made] = []
-        self._over = False
-        self._awake = threading.Event()
+        self.compile_ns = 0
+        self.stale = 0
+        self.homeless = 0
 
     def watch(self, words: Any, translator: Translator) -> None:
         """Look at this hart too."""
-        self._watched.append((words, translator))
+        self.watched = (*self.watched, (words, translator))
 
-    def start(self, native: Any) -> None:
-        """Start the thread; it ends when the engine is gone."""
-        thread = threading.Thread(
-            target=self._run, args=(weakref.ref(native),), daemon=True, name="asyncvmm-jit"
-        )
-        thread.start()
-        # LLVM must not be at work when the process takes it down.
-        atexit.register(self._finish, thread)
+    def serve(self, memory: Memory, symbols: Mapping[str, int]) -> None:
+        """Ask for what the background thread found hot; put into place what it made."""
+        while self.wanted:
+            translator, table = self.wanted.popleft()
+            translator.catch_up()
+            page = translator.page_at(table)
+            if page is not None:
+                request = self.request(translator, page)
+                if request is not None:
+                    self.requests.append(request)
+        while self.made:
+            self.install(self.made.popleft(), memory, symbols)
 
-    def _finish(self, thread: threading.Thread) -> None:
-        self._over = True
-        self._awake.set()
-        thread.join()
+    def request(self, translator: Translator, page: Page) -> Request | None:
+        """A copy of the page, or None when it was made already and has not grown by much."""
+        entries = [slot for slot in range(SLOTS) if page.table[slot] != translator.missing]
+        version = int(page.version)
+        if page.made_version == version and len(entries) < page.made_entries * GROWTH + 1:
+            return None
+        page.made_version, page.made_entries = version, len(entries)
+        words = bytes(memoryview(page.code))[: _WORDS.size]  # type: ignore[arg-type]
+        return Request(translator, page, version, words, tuple(entries))
 
-    def wake(self) -> None:
-        """Look again: a hart runs."""
-        self._awake.set()
+    def install(self, made: Made, memory: Memory, symbols: Mapping[str, int]) -> None:
+        """Put a region into memory, and let the page's entries lead there."""
+        self.compile_ns += made.compile_ns
+        translator, page, code = made.request.translator, made.request.page, made.code
+        translator.catch_up()
+        if page.version != made.request.version:
+            self.stale += 1
+            return
+        start = int(memory.used) + -int(memory.used) % code.align
+        place = start + len(code.image)
+        place += -place % _ALIGN
+        end = place + STUB_BYTES * len(made.entries)
+        if end + BLOCK_BYTES > memory.size:
+            self.homeless += 1  # the next block that is translated makes room
+            return
+        self.regions += 1
+        self.instructions += made.instructions
+        memory.write(start, code.link(memory.address + start, symbols))
+        region = start + code.functions["region"].start
+        for slot in made.entries:
+            stub = b"\x41\xbd" + slot.to_bytes(4, "little")  # mov r13d, slot
+            memory.write(place, stub + _jump(place + len(stub), region))
+            old = page.table[slot]
+            if old != translator.missing:
+                memory.write(old, _jump(old, place))
+            page.table[slot] = place
+            place += STUB_BYTES
+        memory.used = end + -end % _ALIGN
 
-    def _run(self, owner: weakref.ref[Any]) -> None:
-        idle = 0
-        while not self._over:
-            time.sleep(self.interval_s)
-            native = owner()
-            if native is None:
-                break
-            running = [pair for pair in self._watched if pair[0][at.REASON] == at.RUNNING]
-            for words, translator in running:
-                self._look(native, words, translator)
-            idle = 0 if running else idle + 1
-            if idle == IDLE_LOOKS:
-                idle = 0
-                self._awake.clear()
-                native.asleep = True
-                del native, running
-                while not self._awake.wait(1.0) and not self._over and owner() is not None:
-                    pass
-        atexit.unregister(self._finish)
 
-    def _look(self, native: Any, words: Any, translator: Translator) -> None:
+def _jump(place: int, target: int) -> bytes:
+    return b"\xe9" + (target - (place + 5)).to_bytes(4, "little", signed=True)
+
+
+class Session(Protocol):
+    """What the background thread knows of an engine: engine.jit.build.Native."""
+
+    hot: HotPages | None
+    pending: Any
+    asleep: Any
+
+
+def sample(session: Session, hot: HotPages, counts: dict[int, int]) -> bool:
+    """Look where the engine's harts are; whether any runs. The background thread's.
+
+    Words of a running hart are read while it changes them. What comes of it is no more than the number of
+    an entry table, which the guest's own thread looks up.
+    """
+    running = False
+    for words, translator in hot.watched:
+        if words[at.REASON] != at.RUNNING:
+            continue
+        running = True
         base = words[at.BASE]
         place = at.FETCH_TLB + 2 * ((base >> 12) & FETCH_MASK)
+        table = words[place + 1]
         if words[place] & -4096 != base:
-            return
-        page = translator.page_at(words[place + 1])
-        if page is None:
-            return
-        state = self._states.setdefault(int(page.table_address), _State())
-        state.samples += 1
-        if state.samples < self.samples:
-            return
-        state.samples = 0
-        entries = entries_of(translator, page)
-        if state.version == page.version and len(entries) < state.blocks * GROWTH + 1:
-            return
-        state.version, state.blocks = int(page.version), len(entries)
-        self.compile(native, translator, page)
+            continue
+        counts[table] = counts.get(table, 0) + 1
+        if counts[table] >= hot.samples:
+            del counts[table]
+            hot.wanted.append((translator, table))
+            session.pending = 1
+    return running
 
-    def compile(self, native: Any, translator: Translator, page: Page) -> None:
-        """Make a region of all blocks of ``page`` that have been executed; it is installed later."""
-        began = time.perf_counter()
-        version = int(page.version)
-        region = Region(list(page.code)[:SLOTS], entries_of(translator, page), native.parts.rounds)
-        if not region.entries:
-            return
-        code = parse_object(compile_region(region.text()))
-        self.compile_s += time.perf_counter() - began
-        self.regions += 1
-        self.instructions += region.instructions
-        self._made.append(_Made(translator, page, version, region.entries, code))
-        native.pending = 1
-
-    def install(self, native: Any) -> None:
-        """Put what has been made into the engine's memory, and let the entries lead there."""
-        while self._made:
-            made = self._made.pop()
-            translator, page, memory = made.translator, made.page, native.arena
-            translator.catch_up()
-            need = len(made.code.image) + STUB_BYTES * len(made.entries) + 64
-            if page.version != made.version or memory.used + need + 65536 > memory.size:
-                continue
-            start = memory.used
-            memory.write(start, made.code.link(memory.address + start, native.symbols))
-            place = start + (len(made.code.image) + 15 & -16)
-            region = start + made.code.functions["region"].start
-            for slot in made.entries:
-                stub = b"\x41\xbd" + slot.to_bytes(4, "little")  # mov r13d, slot
-                stub += b"\xe9" + (region - (place + STUB_BYTES)).to_bytes(4, "little", signed=True)
-                memory.write(place, stub)
-                old = page.table[slot]
-                if old != translator.missing:
-                    distance = place - (old + 5)
-                    memory.write(old, b"\xe9" + distance.to_bytes(4, "little", signed=True))
-                page.table[slot] = place
-                place += STUB_BYTES
-            memory.used = place + 63 & -64

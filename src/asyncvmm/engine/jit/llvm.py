@@ -8,6 +8,8 @@ import itertools
 import os
 import re
 import struct
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,7 @@ RELOCATION_BYTES: Final = {1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 14: 1}
 _RELATIVE: Final = frozenset((2, 4))  # R_X86_64_PC32, PLT32
 
 _ready = False
+_preparing: Final = threading.Lock()
 
 
 class LinkError(RuntimeError):
@@ -27,11 +30,12 @@ class LinkError(RuntimeError):
 def target_machine(level: int, relocation: str) -> Any:
     """A target machine for this host at a level of optimisation (0..3); "static" or "pic"."""
     global _ready
-    if not _ready:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        llvm.initialize_native_asmparser()
-        _ready = True
+    with _preparing:
+        if not _ready:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            llvm.initialize_native_asmparser()
+            _ready = True
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
@@ -165,9 +169,12 @@ class Object:
     functions: dict[str, Function]
     sections: dict[str, int]
     relocations: list[Relocation]
+    align: int = 16  # of the address where it is put: wide constants need up to 64 bytes
 
-    def link(self, address: int, symbols: dict[str, int]) -> bytes:
-        """The image as it has to be at ``address``."""
+    def link(self, address: int, symbols: Mapping[str, int]) -> bytes:
+        """The image as it has to be at ``address``, a multiple of ``align``."""
+        if address % self.align:
+            raise LinkError(f"{address:#x} is not a multiple of {self.align}")
         image = bytearray(self.image)
         for item in self.relocations:
             if item.symbol in self.sections:
@@ -204,9 +211,11 @@ def parse_object(data: bytes) -> Object:
     names = [text_at(headers[names_index][4] + header[0]) for header in headers]
     image = bytearray()
     placed: dict[int, int] = {}
+    widest = 16
     for index, (header, name) in enumerate(zip(headers, names, strict=True)):
         if header[1] == 1 and name.startswith((".text", ".rodata", ".data.rel.ro")):
             align = max(header[8], 1)
+            widest = max(widest, align)
             image += b"\xcc" * (-len(image) % align)
             placed[index] = len(image)
             image += data[header[4] : header[4] + header[5]]
@@ -246,4 +255,4 @@ def parse_object(data: bytes) -> Object:
                     addend,
                 )
             )
-    return Object(bytes(image), functions, sections, relocations)
+    return Object(bytes(image), functions, sections, relocations, widest)

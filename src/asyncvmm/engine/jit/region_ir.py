@@ -92,13 +92,15 @@ class _Template(Expander):
         self.emit(
             f"{ph} = {word(at.HART)}",
             f"{hart} = load ptr, ptr {ph} ;S",
-            f"{how} = call i64 @fill_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true)",
+            # It changes the TLB, and nothing else that this function reads: without the mark, code
+            # after it could pair a tag read before it with an addend read after it.
+            f"{how} = call i64 @fill_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true) ;T",
             f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
             f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
         )
         self.lines += [f"{trapped[1:]}:", jump("@system_done", hole("fix"), hole("done"))]
         self.lines += [f"{slow[1:]}:", jump("@exit_slow", hole("fix")), f"{filled[1:]}:"]
-        self.emit(f"{far} = load volatile i64, ptr {pa}", f"br label {join}")
+        self.emit(f"{far} = load i64, ptr {pa} ;T", f"br label {join}")
         self.lines.append(f"{yes[1:]}:")
         self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
         self.lines.append(f"{join[1:]}:")
@@ -306,8 +308,8 @@ class Region:
             for name in ("dispatch", "exit_budget", "exit_slow", "system_done")
         )
         return f"""{exits}{declared}
-declare i64 @fill_load(ptr, i64, i64, i1) nounwind memory(inaccessiblemem: readwrite)
-declare i64 @fill_store(ptr, i64, i64, i1) nounwind memory(inaccessiblemem: readwrite)
+declare i64 @fill_load(ptr, i64, i64, i1) nounwind
+declare i64 @fill_store(ptr, i64, i64, i1) nounwind
 define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
  %p = {word(at.LEFT)}

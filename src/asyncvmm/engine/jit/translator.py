@@ -52,6 +52,8 @@ FIXED: Final = 32  # from here on an index of ``addresses``
 
 MAX_BLOCK: Final = 64
 THRESHOLD: Final = 1  # how often code is interpreted (up to 255) before it is translated
+BLOCK_BYTES: Final = 65536  # more than any block takes
+PAGE_LIMIT: Final = 8192  # pages with an entry table (11 KiB each) before all are forgotten
 SLOTS: Final = 2048
 _PLACES: Final = 40  # links that one block may leave open
 
@@ -66,6 +68,14 @@ class CodeMemory:
         self.size: i64 = 0
         self.start: i64 = 0  # of what may be thrown away
         self.generation: i64 = 0  # how often it was
+        self.highest: i64 = 0  # the most that was ever used
+
+    def reset(self) -> None:
+        """Throw everything away. No code may be running; translators ``catch_up`` before any runs."""
+        if self.used > self.highest:
+            self.highest = self.used
+        self.used = self.start
+        self.generation += 1
 
     def put(self, position: i64, code: vec[u8], length: i64) -> None:
         """Copy the first ``length`` bytes to ``position`` (an offset)."""
@@ -121,9 +131,12 @@ class Page:
         # Direct jumps to slots that have no code yet: where their 32-bit distance is.
         self.link_slots: vec[i64] = vec[i64]()
         self.link_places: vec[i64] = vec[i64]()
-        self.seen: vec[u8] = vec[u8]([u8(0)] * SLOTS)  # how often a slot was wanted before it had code
+        # How often a slot was wanted before it had code.
+        self.seen: vec[u8] = vec[u8]([u8(0)] * SLOTS)
         self.version: i64 = 0  # how often its code was forgotten
         self.table_address: i64 = 0
+        self.made_version: i64 = -1  # what the last optimised code was made of: this version of it,
+        self.made_entries: i64 = 0  # and so many entries
 
 
 class Translator(CodeListener):
@@ -148,7 +161,7 @@ class Translator(CodeListener):
         self.tables: vec[i64] = vec[i64]([0] * int(pages))
         self.pages: dict[int, Page] = {}
         self.by_table: dict[int, Page] = {}
-        self.buffer: vec[u8] = vec[u8]([0] * 65536)
+        self.buffer: vec[u8] = vec[u8]([0] * int(BLOCK_BYTES))
         self.words: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.offsets: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.values: vec[i64] = vec[i64]([0] * 32)
@@ -164,12 +177,19 @@ class Translator(CodeListener):
             [0] * _PLACES
         )  # target, in bytes from the page's start
         self.place_at: vec[i64] = vec[i64]([0] * _PLACES)
-        # Statistics.
         self.threshold: i64 = THRESHOLD
+        self.page_limit: i64 = PAGE_LIMIT
+        self.harts: list[Hart] = []
+        # Statistics.
         self.blocks: i64 = 0
         self.instructions: i64 = 0
         self.resets: i64 = 0
-        self.dropped: i64 = 0
+        self.changed: i64 = 0  # pages that were written to
+        self.evicted: i64 = 0  # pages whose code made room
+
+    def add_hart(self, hart: Hart) -> None:
+        """A hart that runs this translator's code: its fetch entries lead to the entry tables."""
+        self.harts.append(hart)
 
     def code_changed(self, ppn: i64) -> None:
         """See CodeListener: none of the page's code is entered again."""
@@ -178,7 +198,7 @@ class Translator(CodeListener):
             return
         page = self.pages[key]
         page.version += 1
-        self.dropped += 1
+        self.changed += 1
         i: i64 = 0
         missing: i32 = i32(self.missing)
         while i < SLOTS:
@@ -208,23 +228,33 @@ class Translator(CodeListener):
         return self.by_table.get(key)
 
     def catch_up(self) -> None:
-        """Forget all code when its memory was given to other code."""
+        """Forget all code when its memory was given to other code.
+
+        The entry tables go too, so no hart may keep the way to one.
+        """
         if self.generation == self.memory.generation:
             return
         self.generation = self.memory.generation
         self.resets += 1
-        missing: i32 = i32(self.missing)
+        self.evicted += len(self.pages)
         for page in self.pages.values():
-            page.version += 1
-            i: i64 = 0
-            while i < SLOTS:
-                page.table[i] = missing
-                i += 1
-            page.link_slots = vec[i64]()
-            page.link_places = vec[i64]()
+            page.version += 1  # optimised code that is still being made finds nothing to go to
+            self.tables[page.code[PPN_SLOT] - self.first_ppn] = 0
+        self.pages = {}
+        self.by_table = {}
+        for hart in self.harts:
+            hart.tlb.clear_native_fetches()
+
+    def make_room(self) -> None:
+        """Reset the memory when the next block may not fit, or there are too many pages."""
+        memory = self.memory
+        if memory.used + BLOCK_BYTES > memory.size or len(self.pages) >= self.page_limit:
+            memory.reset()
+            self.catch_up()
 
     def is_cold(self, code: vec[i64], pc: i64) -> bool:
         """Whether code at ``pc`` of this page has not been wanted ``threshold`` times before."""
+        self.make_room()
         page = self.page_of(code)
         slot = (pc & 4095) >> 1
         count: i64 = i64(page.seen[slot])
@@ -235,11 +265,7 @@ class Translator(CodeListener):
 
     def translate(self, hart: Hart, code: vec[i64], pc: i64) -> bool:
         """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
-        memory = self.memory
-        if memory.used + 65536 > memory.size:
-            memory.used = memory.start
-            memory.generation += 1
-            self.catch_up()
+        self.make_room()
         page = self.page_of(code)
         stencils = self.stencils
         base = pc & -4096
