@@ -501,7 +501,6 @@ def emit(_spec: Spec) -> Files:
         imports="from typing import Final\n",
     ).replace("from specs/riscv", "from src/asyncvmm/engine/jit/native.py")
     body = Unit().text()
-    marks = "# ruff: noqa: E501\n# fmt: off\n"
-    return {
+    marks = "# fmt: off\n"
         "src/asyncvmm/engine/jit/native_ir.py": f'{text}{marks}NATIVE_IR: Final = """\\\n{body}\n"""\n'
     }

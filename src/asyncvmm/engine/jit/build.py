@@ -188,7 +188,7 @@ class Native(Attacher):
         found = {
             "blocks": sum(int(translator.blocks) for translator in each),
             "translated": sum(int(translator.instructions) for translator in each),
-            "pages_changed": sum(int(translator.changed) for translator in each),
+            "changed": sum(int(translator.changed) for translator in each),
             "evictions": sum(int(translator.evicted) for translator in each),
             "resets": int(self.arena.generation),
             "code_bytes": int(self.arena.used),
@@ -198,6 +198,8 @@ class Native(Attacher):
             found["regions"] = self.hot.regions
             found["optimised"] = self.hot.instructions
             found["optimising_ns"] = self.hot.compile_ns
+            found["stale"] = self.hot.stale
+            found["homeless"] = self.hot.homeless
         return found
 
     def wake(self) -> None:

@@ -116,10 +116,10 @@ class HotPages:
         """A copy of the page, or None when it was made already and has not grown by much."""
         entries = [slot for slot in range(SLOTS) if page.table[slot] != translator.missing]
         version = int(page.version)
-        if page.made_version == version and len(entries) < page.made_entries * GROWTH + 1:
+        if page.made_version == version and len(entries) < int(page.made_entries) * GROWTH + 1:
             return None
         page.made_version, page.made_entries = version, len(entries)
-        words = bytes(memoryview(page.code))[: _WORDS.size]  # type: ignore[arg-type]
+        words = bytes(memoryview(page.code))[: _WORDS.size]
         return Request(translator, page, version, words, tuple(entries))
 
     def install(self, made: Made, memory: Memory, symbols: Mapping[str, int]) -> None:
@@ -186,4 +186,3 @@ def sample(session: Session, hot: HotPages, counts: dict[int, int]) -> bool:
             hot.wanted.append((translator, table))
             session.pending = 1
     return running
-
