@@ -502,5 +502,6 @@ def emit(_spec: Spec) -> Files:
     ).replace("from specs/riscv", "from src/asyncvmm/engine/jit/native.py")
     body = Unit().text()
     marks = "# fmt: off\n"
+    return {
         "src/asyncvmm/engine/jit/native_ir.py": f'{text}{marks}NATIVE_IR: Final = """\\\n{body}\n"""\n'
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Final
 
-# ruff: noqa: E501
 # fmt: off
 NATIVE_IR: Final = """\
 define i64 @time_ticks(ptr %a.hart) nounwind {
