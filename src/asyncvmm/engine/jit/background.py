@@ -26,7 +26,7 @@ class _Watched:
 
     def __init__(self, session: Any) -> None:
         self.session: weakref.ref[Any] = weakref.ref(session)
-        self.counts: dict[int, int] = {}
+        self.counts: dict[int, list[int]] = {}
         self.idle = 0
 
 
@@ -104,6 +104,7 @@ class Background:
         if made is not None:
             hot.made.append(made)
             session.pending = 1
+            hot.store.add(request.key, made.region)
 
 
 _shared: Background | None = None

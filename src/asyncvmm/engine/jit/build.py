@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -21,8 +22,10 @@ from asyncvmm.engine.jit.engine import Attacher, TranslatingEngine
 from asyncvmm.engine.jit.float_ir import TRUNCATING
 from asyncvmm.engine.jit.hot import HotPages
 from asyncvmm.engine.jit.layout import Layout, address_of
-from asyncvmm.engine.jit.llvm import Object, compile_cached, parse_object
 from asyncvmm.engine.jit.lowerings import LOWERINGS
+from asyncvmm.engine.jit.object_cache import compile_cached
+from asyncvmm.engine.jit.objects import Object, parse_object
+from asyncvmm.engine.jit.regions import region_store
 from asyncvmm.engine.jit.stencil_ir import COLDS, HOLES, stencils_ir
 from asyncvmm.engine.jit.support import support_ir
 from asyncvmm.engine.jit.translator import CodeMemory, Stencils, Translator
@@ -48,7 +51,15 @@ class Arena(CodeMemory):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self._map = mmap.mmap(-1, size, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self._map = mmap.mmap(
+            -1,
+            size,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
+        )
+        # Code jumps about: with small pages the host's own TLB would be in the way.
+        with contextlib.suppress(OSError):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
         self._view = (ctypes.c_char * size).from_buffer(self._map)
         self.address = ctypes.addressof(self._view)
         self.size = size
@@ -198,6 +209,8 @@ class Native(Attacher):
             found["regions"] = self.hot.regions
             found["optimised"] = self.hot.instructions
             found["optimising_ns"] = self.hot.compile_ns
+            found["cache_hits"] = self.hot.hits
+            found["cache_misses"] = self.hot.misses
             found["stale"] = self.hot.stale
             found["homeless"] = self.hot.homeless
         return found
@@ -208,11 +221,11 @@ class Native(Attacher):
         if self.hot is not None:
             background().wake()
 
-    def install(self) -> None:
+    def install(self, runs: Translator) -> None:
         """See Attacher."""
         self.pending = 0  # first: what comes later sets it again
         if self.hot is not None:
-            self.hot.serve(self.arena, self.symbols)
+            self.hot.serve(runs, self.arena, self.symbols)
 
     def _advance(self, length: int) -> None:
         self.arena.used = self.arena.used + (length + 63 & -64)
@@ -266,5 +279,7 @@ def make_engine(
     ``hot`` says whether pages that stay hot are compiled again, with more optimisation, and
     ``threshold`` how often a block is interpreted first.
     """
-    native = Native(cache, hot=HotPages() if hot else None, threshold=threshold)
+    native = Native(
+        cache, hot=HotPages(store=region_store(cache)) if hot else None, threshold=threshold
+    )
     return TranslatingEngine(native, native.enter)

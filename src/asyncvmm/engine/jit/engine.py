@@ -58,8 +58,8 @@ class Attacher:
         """Called when the engine first sees a hart."""
         raise NotImplementedError
 
-    def install(self) -> None:
-        """Put what waits into place: no code of the engine is running now."""
+    def install(self, runs: Translator) -> None:
+        """Put what waits into place, no code running; ``runs`` is that of the hart that is about to."""
         raise NotImplementedError
 
 
@@ -144,7 +144,7 @@ class TranslatingEngine(Engine):
                 x[CONTEXT] = hart.tlb.context
                 x[FETCH_CONTEXT] = hart.tlb.fetch_context
             if self.attacher.pending != 0:
-                self.attacher.install()
+                self.attacher.install(translator)
             x[REASON] = RUNNING
             x[END] = hart.steps_end
             x[LEFT] = hart.steps_end - hart.steps
@@ -164,6 +164,8 @@ class TranslatingEngine(Engine):
                         began = perf_counter_ns()
                         translator.translate(hart, code, hart.pc)
                         self.translation_ns += perf_counter_ns() - began
+                        if len(translator.newcomers) > 0:
+                            self.attacher.pending = 1
                         if hart.event == 0:
                             continue
                 if reason != COLD:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
@@ -20,7 +21,7 @@ from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
 from asyncvmm.isa.opcodes import NAMES
 
 SLOTS: Final = 2048
-MAX_INSTRUCTIONS: Final = 1500
+MAX_INSTRUCTIONS: Final = 600
 _OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
@@ -130,9 +131,18 @@ def _template(op: int) -> tuple[tuple[str, ...], frozenset[str], int] | None:
 
 
 class Region:
-    """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start."""
+    """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start.
 
-    def __init__(self, words: list[int], entries: list[int], rounds: Mapping[int, int]) -> None:
+    Of these it takes the ones that ``roots`` lead to, the nearest first, up to MAX_INSTRUCTIONS.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[int],
+        entries: Iterable[int],
+        roots: Iterable[int],
+        rounds: Mapping[int, int],
+    ) -> None:
         self.words = words
         self.rounds = rounds
         self.declared: set[str] = set()
@@ -142,11 +152,17 @@ class Region:
         budget = MAX_INSTRUCTIONS
         self.blocks: dict[int, list[int]] = {}
         starts = set(entries)
-        for slot in sorted(starts):
+        near = deque(slot for slot in roots if slot in starts)
+        met = set(near)
+        while near:
+            slot = near.popleft()
             block = self._block(slot, starts)
             if block and len(block) <= budget:
                 self.blocks[slot] = block
                 budget -= len(block)
+                found = [place for place in self._after(block[-1]) if place in starts - met]
+                met.update(found)
+                near.extend(found)
         for slot, block in self.blocks.items():
             self._emit(slot, block)
             self.instructions += len(block)
@@ -170,6 +186,19 @@ class Region:
             if found is not None and found[2]:
                 break
         return block
+
+    def _after(self, slot: int) -> list[int]:
+        """The slots of this page where a block may go on that ends with the instruction there."""
+        w = self.words[slot]
+        found = _template(w & 511)
+        assert found is not None
+        npc = (slot << 1) + ((w >> 25) & 7)
+        offsets = [npc]
+        if found[2] and any("TAKEN" in line for line in found[0]):
+            offsets = [npc, npc + (w >> 32)] if found[2] == 2 else [npc + (w >> 32)]
+        elif found[2]:
+            offsets = []
+        return [offset >> 1 for offset in offsets if 0 <= offset < 4096 and offset % 2 == 0]
 
     def _target(self, offset: int) -> str:
         """The label of a block, or of a way out to that place (in bytes from the page's start)."""
@@ -315,6 +344,8 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %p = {word(at.LEFT)}
  %l = load i64, ptr %p, !tbaa !10
  store i64 %l, ptr %left
+ %where = {word(at.WHERE)}
+ store i64 -1, ptr %where, !tbaa !10
  switch i64 %a, label %bad [
 {cases}
  ]

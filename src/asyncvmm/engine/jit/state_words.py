@@ -25,6 +25,7 @@ RESULT: Final = 45
 CLOCK: Final = 46  # address of the HartTime, or 0
 FRM: Final = 47  # FloatStatus.frm
 FLOAT_READY: Final = 48  # 1 when FS is Dirty and FRM is a mode that the host has
+WHERE: Final = 49  # offset in the page of the block that was entered last, or -1 in optimised code
 
 FETCH_TLB: Final = NATIVE_FETCH
 TLB: Final = NATIVE_DATA

@@ -445,6 +445,8 @@ def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
  br i1 %enough, label %go, label %leave, !prof !1
 go:
  store i64 %rest, ptr %pl
+ %pw = {word(at.WHERE)}
+ store i64 {hole("off")}, ptr %pw
 {jump("@next")}
 leave:
 {jump("@exit_budget", hole("off"))}

@@ -135,8 +135,9 @@ class Page:
         self.seen: vec[u8] = vec[u8]([u8(0)] * SLOTS)
         self.version: i64 = 0  # how often its code was forgotten
         self.table_address: i64 = 0
-        self.made_version: i64 = -1  # what the last optimised code was made of: this version of it,
-        self.made_entries: i64 = 0  # and so many entries
+        self.tried: set[int] = set()  # slots from which this version was optimised, or could not be
+        self.placed: i64 = 0  # how many of the regions known for its bytes are in place
+        self.looked: i64 = -1  # the version for whose bytes regions were looked up
 
 
 class Translator(CodeListener):
@@ -180,6 +181,7 @@ class Translator(CodeListener):
         self.threshold: i64 = THRESHOLD
         self.page_limit: i64 = PAGE_LIMIT
         self.harts: list[Hart] = []
+        self.newcomers: list[Page] = []  # nobody has looked yet whether there are regions for them
         # Statistics.
         self.blocks: i64 = 0
         self.instructions: i64 = 0
@@ -198,6 +200,8 @@ class Translator(CodeListener):
             return
         page = self.pages[key]
         page.version += 1
+        page.tried = set()
+        page.placed = 0
         self.changed += 1
         i: i64 = 0
         missing: i32 = i32(self.missing)
@@ -242,6 +246,7 @@ class Translator(CodeListener):
             self.tables[page.code[PPN_SLOT] - self.first_ppn] = 0
         self.pages = {}
         self.by_table = {}
+        self.newcomers = []
         for hart in self.harts:
             hart.tlb.clear_native_fetches()
 
@@ -267,6 +272,9 @@ class Translator(CodeListener):
         """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
         self.make_room()
         page = self.page_of(code)
+        if page.looked != page.version:
+            page.looked = page.version
+            self.newcomers.append(page)
         stencils = self.stencils
         base = pc & -4096
         first = (pc & 4095) >> 1
