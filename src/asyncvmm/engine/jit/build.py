@@ -60,13 +60,15 @@ class Arena(CodeMemory):
         # Code jumps about: with small pages the host's own TLB would be in the way.
         with contextlib.suppress(OSError):
             self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes = memoryview(self._map)
         self._view = (ctypes.c_char * size).from_buffer(self._map)
         self.address = ctypes.addressof(self._view)
         self.size = size
 
     def put(self, position: i64, code: Any, length: i64) -> None:
         """See CodeMemory."""
-        ctypes.memmove(self.address + position, address_of(code), length)
+        # No ctypes here: it would hand over the interpreter's lock for each block.
+        self._bytes[position : position + length] = memoryview(code)[:length]
 
     def write(self, position: int, data: bytes) -> None:
         """Put bytes there."""
