@@ -1,8 +1,8 @@
 """A page's hot code as one LLVM function: all its blocks, jumping to each other directly.
 
-Registers stay in the hart's words; LLVM keeps their values between instructions, since it is told that
-the guest's memory, the words, the floating-point registers and the TLB do not overlap. What is left of
-the slice is a local that is stored whenever the function is left.
+Registers and what is left of the slice are locals: read when the function is entered, stored whenever
+it is left, by a few ways that all instructions share. LLVM is told that the guest's memory, the hart's
+words, the floating-point registers and the TLB do not overlap.
 """
 
 from __future__ import annotations
@@ -26,6 +26,27 @@ _OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
 
+# Ways out of a function.
+_WAYS: Final = {
+    "slow": "@exit_slow",
+    "trap": "@system_done",
+    "budget": "@exit_budget",
+    "dispatch": "@dispatch",
+}
+
+
+def leaving(way: str, a: str, b: str = "") -> list[str]:
+    """Lines that go out by a way, with its arguments."""
+    lines = [f" store i64 {a}, ptr %a.out"]
+    if b:
+        lines.append(f" store i64 {b}, ptr %b.out")
+    return [*lines, f" br label %out.{way}"]
+
+
+def _text(lines: list[str]) -> str:
+    return "\n".join(lines)
+
+
 class _Template(Expander):
     """One operation's lines, with constants and labels still to be filled in."""
 
@@ -36,20 +57,15 @@ class _Template(Expander):
         elif target == "@taken":
             self.emit("br label %TAKEN")
         elif target == "@refuse":
-            self.keep_left()
-            self.lines.append(jump("@exit_slow", hole("fix")))
+            self.go_out("slow", hole("fix"))
+        elif target == "@dispatch":
+            self.go_out("dispatch", a)
         else:
-            self.keep_left()
-            self.lines.append(jump(target, a))
+            raise UnsupportedError(target)
 
-    def keep_left(self) -> None:
-        """Store what is left of the slice."""
-        left, place = self.fresh(), self.fresh()
-        self.emit(
-            f"{left} = load i64, ptr %left",
-            f"{place} = {word(at.LEFT)}",
-            f"store i64 {left}, ptr {place} ;S",
-        )
+    def go_out(self, way: str, a: str, b: str = "") -> None:
+        """Out of the function by one of the ways that all instructions share."""
+        self.lines += leaving(way, a, b)
 
     def read(self, target: str, register: str) -> None:
         """See Expander."""
@@ -89,18 +105,21 @@ class _Template(Expander):
             f"br i1 {hit}, label {yes}, label {no}, !prof !1",
         )
         self.lines.append(f"{no[1:]}:")
-        self.keep_left()
         self.emit(
             f"{ph} = {word(at.HART)}",
             f"{hart} = load ptr, ptr {ph} ;S",
             # It changes the TLB, and nothing else that this function reads: without the mark, code
             # after it could pair a tag read before it with an addend read after it.
-            f"{how} = call i64 @fill_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true) ;T",
+            f"{how} = call preserve_mostcc i64 @region_{kind}(ptr {hart}, i64 {address},"
+            f" i64 {bits // 8}, i1 true) ;T",
             f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
             f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
         )
-        self.lines += [f"{trapped[1:]}:", jump("@system_done", hole("fix"), hole("done"))]
-        self.lines += [f"{slow[1:]}:", jump("@exit_slow", hole("fix")), f"{filled[1:]}:"]
+        self.lines.append(f"{trapped[1:]}:")
+        self.go_out("trap", hole("fix"), hole("done"))
+        self.lines.append(f"{slow[1:]}:")
+        self.go_out("slow", hole("fix"))
+        self.lines.append(f"{filled[1:]}:")
         self.emit(f"{far} = load i64, ptr {pa} ;T", f"br label {join}")
         self.lines.append(f"{yes[1:]}:")
         self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
@@ -130,6 +149,36 @@ def _template(op: int) -> tuple[tuple[str, ...], frozenset[str], int] | None:
     return tuple(lines), frozenset(made.declared), ends
 
 
+class _Leaders:
+    """Where the blocks of a page begin, as far as its decoded words tell.
+
+    The first tier also enters code in the middle of blocks, wherever the interpreter happened to stop;
+    here that would only cost more checks of the budget. Being wrong about it does no harm.
+    """
+
+    def __init__(self, words: Sequence[int]) -> None:
+        self.before: dict[int, int] = {}  # the instruction that goes on at a slot
+        self.targets: set[int] = set()
+        for slot, w in enumerate(words):
+            if w == 0:
+                continue
+            found = _template(w & 511)
+            if found is not None and not found[2]:
+                self.before[slot + ((w >> 26) & 3)] = slot
+            elif found is not None and any("TAKEN" in line for line in found[0]):
+                self.targets.add(((slot << 1) + ((w >> 25) & 7) + (w >> 32)) >> 1)
+
+    def is_one(self, slot: int) -> bool:
+        """Whether a block begins there."""
+        return slot in self.targets or slot not in self.before
+
+    def of(self, slot: int) -> int:
+        """Where the block begins that holds the instruction at ``slot``."""
+        while not self.is_one(slot):
+            slot = self.before[slot]
+        return slot
+
+
 class Region:
     """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start.
 
@@ -149,10 +198,14 @@ class Region:
         self.parts: list[str] = []
         self.instructions = 0
         self.entries: list[int] = []
+        self.used: set[int] = set()  # registers
+        self.written: set[int] = set()
         budget = MAX_INSTRUCTIONS
         self.blocks: dict[int, list[int]] = {}
-        starts = set(entries)
-        near = deque(slot for slot in roots if slot in starts)
+        leaders = _Leaders(words)
+        first = [leaders.of(slot) for slot in roots]
+        starts = {slot for slot in entries if leaders.is_one(slot)}.union(first)
+        near = deque(dict.fromkeys(first))
         met = set(near)
         while near:
             slot = near.popleft()
@@ -216,9 +269,7 @@ class Region:
  %{label}.ok = icmp sge i64 %{label}.r, 0
  br i1 %{label}.ok, label %i{slot}.0, label %{label}.out, !prof !1
 {label}.out:
- %{label}.p = {word(at.LEFT)}
- store i64 %{label}.l, ptr %{label}.p, !tbaa !10
-{jump("@exit_budget", str(slot << 1))}
+{_text(leaving("budget", str(slot << 1)))}
 """
         )
         first = f"i{slot}.0:\n store i64 %{label}.r, ptr %left\n"
@@ -265,9 +316,9 @@ class Region:
         if self.rounds.get(op, 0) == 1 and (w >> 28) & 7 != 7:
             self._mode(unique, (w >> 28) & 7, values["fix"])
         out: list[str] = []
-        for number, line in enumerate(lines):
+        for line in lines:
             if "READ" in line or "WRITE" in line:
-                line = self._register(line, f"{unique}.p{number}", registers)
+                line = self._register(line, registers)
                 if not line:
                     continue
             if "ptrtoint (ptr @h." in line:
@@ -291,44 +342,72 @@ class Region:
  %{unique}.ms = icmp eq i64 %{unique}.mf, {mode}
  br i1 %{unique}.ms, label %{unique}.mgo, label %{unique}.mno, !prof !1
 {unique}.mno:
- %{unique}.ml = load i64, ptr %left
- %{unique}.mq = {word(at.LEFT)}
- store i64 %{unique}.ml, ptr %{unique}.mq, !tbaa !10
-{jump("@exit_slow", str(fix))}
+{_text(leaving("slow", str(fix)))}
 {unique}.mgo:
 """
         )
 
-    @staticmethod
-    def _register(line: str, name: str, registers: Mapping[str, int]) -> str:
-        """Reading x0 is 0, writing it is nothing."""
+    def _register(self, line: str, registers: Mapping[str, int]) -> str:
+        """Reading x0 is 0, writing it is nothing; the others are locals."""
         target, _, rest = line.rpartition(" = ")
         kind, what = rest.split(None, 1)
         if kind == "READ":
             number = registers[what]
             if number == 0:
                 return f"{target} = add i64 0, 0"
-            place = f" %{name} = getelementptr i8, ptr %s, i64 {8 * number}\n"
-            return f"{place}{target} = load i64, ptr %{name} ;S"
-        if registers["rd"] == 32:
+            self.used.add(number)
+            return f"{target} = load i64, ptr %x{number}"
+        number = registers["rd"]
+        if number == 32:
             return ""
-        place = f" %{name} = getelementptr i8, ptr %s, i64 {8 * registers['rd']}\n"
-        return f"{place} store i64 {what}, ptr %{name} ;S"
+        self.used.add(number)
+        self.written.add(number)
+        return f" store i64 {what}, ptr %x{number}"
+
+    def _flush(self, way: str) -> str:
+        """Registers and what is left of the slice, to where everybody else looks for them."""
+        stores = [
+            f""" %{way}.l = load i64, ptr %left
+ %{way}.p = {word(at.LEFT)}
+ store i64 %{way}.l, ptr %{way}.p, !tbaa !10
+"""
+        ]
+        stores += [
+            f""" %{way}.v{number} = load i64, ptr %x{number}
+ %{way}.p{number} = {word(number)}
+ store i64 %{way}.v{number}, ptr %{way}.p{number}, !tbaa !10
+"""
+            for number in sorted(self.written)
+        ]
+        return "".join(stores)
 
     def text(self) -> str:
         """The module."""
         cases = "\n".join(f"  i64 {slot}, label %b{slot}" for slot in self.entries)
         outs = "".join(
             f"""{label}:
- %{label}.l = load i64, ptr %left
- %{label}.p = {word(at.LEFT)}
- store i64 %{label}.l, ptr %{label}.p, !tbaa !10
  %{label}.q = {word(at.BASE)}
  %{label}.b = load i64, ptr %{label}.q, !tbaa !10
  %{label}.t = add i64 %{label}.b, {offset}
-{jump("@dispatch", f"%{label}.t")}
+{_text(leaving("dispatch", f"%{label}.t"))}
 """
             for label, offset in self.outs.items()
+        )
+        ways = "".join(
+            f"""out.{way}:
+{self._flush(way)} %{way}.a = load i64, ptr %a.out
+ %{way}.b = load i64, ptr %b.out
+{jump(target, f"%{way}.a", f"%{way}.b")}
+"""
+            for way, target in _WAYS.items()
+        )
+        locals_ = "".join(
+            f""" %x{number} = alloca i64
+ %x{number}.p = {word(number)}
+ %x{number}.v = load i64, ptr %x{number}.p, !tbaa !10
+ store i64 %x{number}.v, ptr %x{number}
+"""
+            for number in sorted(self.used)
         )
         declared = "\n".join(sorted(self.declared))
         strict = " strictfp" if self.declared else ""
@@ -337,11 +416,13 @@ class Region:
             for name in ("dispatch", "exit_budget", "exit_slow", "system_done")
         )
         return f"""{exits}{declared}
-declare i64 @fill_load(ptr, i64, i64, i1) nounwind
-declare i64 @fill_store(ptr, i64, i64, i1) nounwind
+declare preserve_mostcc i64 @region_load(ptr, i64, i64, i1) nounwind
+declare preserve_mostcc i64 @region_store(ptr, i64, i64, i1) nounwind
 define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
- %p = {word(at.LEFT)}
+ %a.out = alloca i64
+ %b.out = alloca i64
+{locals_} %p = {word(at.LEFT)}
  %l = load i64, ptr %p, !tbaa !10
  store i64 %l, ptr %left
  %where = {word(at.WHERE)}
@@ -351,7 +432,7 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  ]
 bad:
  unreachable
-{"".join(self.parts)}{outs}}}
+{"".join(self.parts)}{outs}{ways}}}
 !1 = !{{!"branch_weights", i32 1000, i32 1}}
 !2 = !{{!"branch_weights", i32 1, i32 1000}}
 !9 = !{{!"asyncvmm"}}
