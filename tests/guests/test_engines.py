@@ -10,6 +10,7 @@ from asyncvmm.engine.interpreter import Engine, Interpreter
 from asyncvmm.engine.jit.build import Native
 from asyncvmm.engine.jit.engine import TranslatingEngine
 from asyncvmm.engine.jit.hot import HotPages
+from asyncvmm.engine.jit.regions import RegionStore
 from asyncvmm.machine import GuestConfig, Machine, read_boot_files
 from asyncvmm.plugin.images import default_cache_root
 from tests.unit.machine.guest_machines import device_types
@@ -44,6 +45,21 @@ def digests(engine: Engine, harts: int) -> list[str]:
 
 @pytest.mark.parametrize("harts", [1, 2])
 def test_engines_agree_on_linux(harts: int) -> None:
-    eager = Native(hot=HotPages(interval_s=0.0003, samples=1))
-    translated = digests(TranslatingEngine(eager, eager.enter), harts)
-    assert translated == digests(Interpreter(), harts)
+    """Pages are optimised as soon as they are seen, then found in the store."""
+    expected = digests(Interpreter(), harts)
+    store = RegionStore(None)
+    for _ in range(2):
+        eager = Native(hot=HotPages(0.0003, 1, store))
+        assert digests(TranslatingEngine(eager, eager.enter), harts) == expected
+    assert eager.statistics()["cache_hits"] > 0
+
+
+def test_a_boot_in_a_small_memory() -> None:
+    """Code is thrown away dozens of times in a boot; the memory that it takes stays bounded."""
+    size = 2 << 20
+    native = Native(arena_bytes=size, hot=HotPages(0.0003, 1))
+    assert digests(TranslatingEngine(native, native.enter), 1) == digests(Interpreter(), 1)
+    counted = native.statistics()
+    assert counted["resets"] > 5
+    assert counted["evictions"] > 100
+    assert counted["code_bytes_most"] <= size
