@@ -17,6 +17,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from asyncvmm import __version__
+
 MAX_BYTES: Final = 256 << 20
 _KEEP: Final = 0.75  # of MAX_BYTES, after clearing up
 _DIGEST_BYTES: Final = 32
@@ -36,9 +38,9 @@ def host_key() -> bytes:
 
 @functools.cache
 def translator_key() -> bytes:
-    """The version of the translator and the decoder: a hash of their sources."""
+    """The version of the translator and the decoder: a hash of their sources, and the release."""
     root = Path(__file__).parents[2]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(__version__.encode())
     for pattern in _SOURCES:
         for path in sorted(root.glob(pattern)):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
