@@ -11,7 +11,7 @@ from asyncvmm.base.errors import (
     GuestError,
     InternalError,
 )
-from asyncvmm.machine import GuestConfig
+from asyncvmm.machine import EngineStats, GuestConfig
 from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
@@ -27,6 +27,7 @@ __all__ = [
     "ConfigError",
     "Console",
     "DmaError",
+    "EngineStats",
     "Guest",
     "GuestConfig",
     "GuestEndedError",

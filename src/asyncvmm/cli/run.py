@@ -15,6 +15,7 @@ import trio
 from asyncvmm.api import (
     BackendError,
     ConfigError,
+    EngineStats,
     Guest,
     GuestConfig,
     GuestEndedError,
@@ -350,6 +351,23 @@ def _say(text: str) -> None:
     print(f"asyncvmm: {text}", file=sys.stderr, flush=True)
 
 
+def _engine_lines(engine: EngineStats) -> list[str]:
+    lines = [f"{'engine':<16}{engine.name:>16}"]
+    if engine.name == "interpreter":
+        return lines
+    share = 100 * engine.interpreted / max(engine.steps, 1)
+    return [
+        *lines,
+        f"{'  interpreted':<16}{engine.interpreted:>16,} ({share:.2f} %)",
+        f"{'  blocks':<16}{engine.blocks:>16,} in {engine.translation_ns / 1e9:.3f} s",
+        f"{'  regions':<16}{engine.regions:>16,} in {engine.optimising_ns / 1e9:.3f} s aside",
+        f"{'  cache':<16}{engine.cache_hits:>16,} hits, {engine.cache_misses:,} misses",
+        f"{'  void pages':<16}{engine.changed:>16,} written, {engine.evictions:,} evicted",
+        f"{'  code':<16}{engine.code_bytes / (1 << 20):>16.1f} MiB"
+        f" (most {engine.code_bytes_most / (1 << 20):.1f} MiB)",
+    ]
+
+
 def _print_stats(guest: Guest, wall_s: float) -> None:
     stats = guest.stats
     lines = [
@@ -361,5 +379,6 @@ def _print_stats(guest: Guest, wall_s: float) -> None:
         f"{'device accesses':<16}{stats.device_accesses:>16,}",
         f"{'TLB misses':<16}{stats.tlb_misses:>16,}",
         f"{'resident memory':<16}{stats.resident_bytes / (1 << 20):>16.1f} MiB",
+        *_engine_lines(stats.engine),
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -19,10 +19,24 @@ class Engine:
         """
         raise NotImplementedError
 
+    def statistics(self) -> dict[str, int]:
+        """Counters since the engine was made, by name; never visible to a guest."""
+        return {}
+
 
 class Interpreter(Engine):
     """Decodes once, then dispatches word by word."""
 
+    def __init__(self) -> None:
+        self.steps: i64 = 0
+
+    def statistics(self) -> dict[str, int]:
+        """See Engine."""
+        return {"steps": self.steps}
+
     def run(self, hart: Hart, budget: i64) -> i64:
         """See Engine.run."""
-        return run_loop(hart, budget)
+        before = hart.steps
+        result = run_loop(hart, budget)
+        self.steps += hart.steps - before
+        return result

@@ -7,6 +7,7 @@ Reading order: ``config.py`` (what a user can ask for), ``board.py`` (where thin
 """
 
 from asyncvmm.machine.config import GuestConfig, parse_size
+from asyncvmm.machine.engine_stats import EngineStats
 from asyncvmm.machine.files import BootFile, BootFileReader, BootFiles, read_boot_files
 from asyncvmm.machine.machine import Machine, Stats
 from asyncvmm.machine.power import Ending
@@ -23,6 +24,7 @@ __all__ = [
     "RAN_IDLE",
     "RAN_STEPS",
     "RAN_STOP",
+    "EngineStats",
     "RAN_TIME",
     "UNLIMITED",
     "BootFile",

@@ -35,6 +35,7 @@ from asyncvmm.machine.devices import (
     no_blobs,
     wanted_devices,
 )
+from asyncvmm.machine.engine_stats import EngineStats
 from asyncvmm.machine.engines import choose_engine
 from asyncvmm.machine.files import BootFiles
 from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
@@ -61,6 +62,7 @@ class Stats:
     tlb_misses: int
     resident_bytes: int
     virtual_ns: int
+    engine: EngineStats
 
 
 class _SbiWakes(WakeListener):
@@ -239,6 +241,7 @@ class Machine:
             tlb_misses=sum(int(hart.tlb_misses) for hart in self.harts),
             resident_bytes=int(self.ram.resident) * PAGE_SIZE,
             virtual_ns=int(self.scheduler.now_ns()),
+            engine=EngineStats.of(self.scheduler.engine),
         )
 
     def _make_devices(

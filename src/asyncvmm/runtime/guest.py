@@ -11,7 +11,7 @@ import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.hypervisor import DiskRates, MemoryLimitError
-from asyncvmm.machine import GuestConfig, Machine, Stats
+from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
@@ -43,6 +43,7 @@ class GuestStats:
     virtual_ns: int
     wall_ns: int
     resident_bytes: int
+    engine: EngineStats
 
     @property
     def mips(self) -> float:
@@ -126,6 +127,7 @@ class Guest:
             virtual_ns=counted.virtual_ns,
             wall_ns=self.busy_ns,
             resident_bytes=counted.resident_bytes,
+            engine=counted.engine,
         )
 
     def usage(self) -> GuestUsage:
