@@ -1,6 +1,7 @@
 """What a user imports: hosts, guests, their configuration, consoles, commands and errors."""
 
 from asyncvmm.api.images import find_image, image_config, image_types
+from asyncvmm.api.profile import Profile, Profiler, read_kernel_symbols
 from asyncvmm.api.scenarios import ScenarioObserver, ScenarioResult, run_scenario
 from asyncvmm.api.verify import Verdict, verify_scenario
 from asyncvmm.base.errors import (
@@ -11,6 +12,7 @@ from asyncvmm.base.errors import (
     GuestError,
     InternalError,
 )
+from asyncvmm.firmware.symbols import SymbolTable, read_symbols
 from asyncvmm.machine import EngineStats, GuestConfig
 from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
 from asyncvmm.runtime.console import Console
@@ -36,15 +38,20 @@ __all__ = [
     "GuestStats",
     "Host",
     "InternalError",
+    "Profile",
+    "Profiler",
     "Scenario",
     "ScenarioObserver",
     "ScenarioResult",
+    "SymbolTable",
     "Verdict",
     "find_image",
     "image_config",
     "image_types",
     "load_scenario",
     "open_host",
+    "read_kernel_symbols",
+    "read_symbols",
     "run_scenario",
     "verify_scenario",
 ]

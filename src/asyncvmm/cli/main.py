@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.cli import bench, dtb, image, run, terminal, up, verify
+from asyncvmm.cli import bench, dtb, image, profile, run, terminal, up, verify
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_parser(commands)
     up.add_parser(commands)
     verify.add_parser(commands)
+    profile.add_parser(commands)
     return parser
 
 
@@ -72,7 +73,7 @@ def _run(words: list[str]) -> int:
     parser = build_parser()
     options = parser.parse_args(words)
     if guest_command is not None:
-        if options.command != "run":
+        if options.command not in ("run", "profile"):
             parser.error(f"{options.command} takes no guest command after --")
         if not guest_command:
             parser.error("after -- comes the command to run in the guest")

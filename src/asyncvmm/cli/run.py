@@ -63,6 +63,12 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_arguments(parser)
+    parser.set_defaults(function=run_command)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which guest runs, and until when."""
     parser.add_argument(
         "target", nargs="?", metavar="TARGET", help="an image's name or an ELF file"
     )
@@ -102,11 +108,16 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--stats", action="store_true", help="counters on standard error at the end"
     )
-    parser.set_defaults(function=run_command)
 
 
 def run_command(options: argparse.Namespace) -> int:
     """Build the configuration, then run the guest to its end."""
+    check_options(options)
+    return run_session(Session(options, make_config(options)))
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for what the parser of ``add_arguments`` lets through."""
     if options.max_instructions is not None and options.max_instructions < 1:
         raise ConfigError(f"--max-instructions must be positive, not {options.max_instructions}")
     if options.timeout is not None and not options.timeout > 0:
@@ -115,7 +126,10 @@ def run_command(options: argparse.Namespace) -> int:
         raise ConfigError("--until needs a text to wait for")
     if options.until is not None and options.guest_command is not None:
         raise ConfigError("--until is for a console: it does not go with a command after --")
-    session = Session(options, make_config(options))
+
+
+def run_session(session: Session) -> int:
+    """Run the guest; returns the exit status."""
     try:
         return trio.run(session.run)
     except BaseExceptionGroup as group:
@@ -177,7 +191,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 class Session:
-    """One run of the command."""
+    """One run of the command. ``output`` is the file descriptor for what the guest says."""
 
     def __init__(self, options: argparse.Namespace, config: GuestConfig) -> None:
         self.options = options
@@ -187,6 +201,16 @@ class Session:
         self.interactive = (
             options.guest_command is None and terminal.is_terminal(0) and terminal.is_terminal(1)
         )
+        self.output = 1
+
+    def guest_started(self, guest: Guest) -> None:
+        """The guest is there; it has not run yet. For commands that watch it."""
+
+    async def command_begins(self, guest: Guest) -> None:
+        """The command is about to be run in the guest."""
+
+    async def command_ended(self, guest: Guest) -> None:
+        """The command has ended; the guest runs on."""
 
     async def run(self) -> int:
         """Start the guest, serve it, and say how it ended."""
@@ -198,6 +222,7 @@ class Session:
                     guest = await host.start(
                         self.config, max_instructions=self.options.max_instructions
                     )
+                    self.guest_started(guest)
                     self._tap(guest, log)
                     try:
                         await self._serve_in_time(host, guest)
@@ -231,10 +256,11 @@ class Session:
     async def _run_command(self, guest: Guest) -> None:
         terminal.flush_standard()
         try:
+            await self.command_begins(guest)
             done = await guest.run(
                 self.options.guest_command,
                 stdin=b"" if terminal.is_terminal(0) else terminal.read_fd(0),
-                stdout=lambda data: terminal.write_all(1, data),
+                stdout=lambda data: terminal.write_all(self.output, data),
                 stderr=lambda data: terminal.write_all(2, data),
             )
         except GuestEndedError:
@@ -243,6 +269,8 @@ class Session:
             _say("the guest ended before the command did; --verbose shows its console")
             return
         self.status = done.status
+        with suppress(GuestEndedError):
+            await self.command_ended(guest)
         if self.config.disks:
             with trio.move_on_after(POWEROFF_PATIENCE_S):
                 with suppress(GuestEndedError):
@@ -256,12 +284,12 @@ class Session:
                 stack.callback(terminal.write_all, 1, b"\n")
                 stack.enter_context(terminal.raw_mode(0))
             terminal.flush_standard()
-            guest.console.taps.append(lambda data: terminal.write_all(1, data))
+            guest.console.taps.append(lambda data: terminal.write_all(self.output, data))
             async with trio.open_nursery() as nursery:
                 if self.interactive:
                     nursery.start_soon(_follow_window, guest)
                 else:
-                    nursery.start_soon(terminal.watch_reader, 1)
+                    nursery.start_soon(terminal.watch_reader, self.output)
                 nursery.start_soon(self._type_input, host, guest, nursery.cancel_scope)
                 if self.options.until is not None:
                     nursery.start_soon(self._await_text, guest, nursery.cancel_scope)
@@ -305,13 +333,15 @@ class Session:
         guest.console.taps.append(look)
         await found.wait()
         if not self.interactive:
-            terminal.write_all(1, b"\n")
+            terminal.write_all(self.output, b"\n")
         scope.cancel()
 
     def _tap(self, guest: Guest, log: BinaryIO | None) -> None:
         if log is not None:
             guest.console.taps.append(lambda data: _write_log(log, data))
-        shown = self.options.guest_command is None and terminal.is_same_file(1, 2)
+        shown = self.options.guest_command is None and (
+            self.output == 2 or terminal.is_same_file(1, 2)
+        )
         if self.options.verbose and not shown:
             guest.console.taps.append(lambda data: terminal.write_all(2, data))
 

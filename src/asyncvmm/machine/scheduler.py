@@ -45,6 +45,8 @@ class Scheduler(EarlierEventListener):
         self.timeline: Timeline = clock.timeline
         self.harts: list[Hart] = harts
         self.engine: Engine = engine
+        # What harts are run by: the engine, or what watches it.
+        self.runner: Engine = engine
         self.quantum_ns: i64 = clock.ns_for(quantum_steps)
         if self.quantum_ns < 1:
             self.quantum_ns = 1
@@ -243,7 +245,7 @@ class Scheduler(EarlierEventListener):
         before = hart.steps
         self._running = number
         self.clock.running = self._times[number]
-        self.engine.run(hart, max_steps if max_steps < budget else budget)
+        self.runner.run(hart, max_steps if max_steps < budget else budget)
         self.clock.running = None
         self._running = -1
         done = hart.steps - before
