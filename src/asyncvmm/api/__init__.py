@@ -12,8 +12,11 @@ from asyncvmm.base.errors import (
     InternalError,
 )
 from asyncvmm.machine import GuestConfig
+from asyncvmm.network import LinkShape, Network, NetworkConfig
 from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
+from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
 from asyncvmm.runtime.console import Console
+from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.ports import GuestEndedError
@@ -25,16 +28,22 @@ __all__ = [
     "CommandFailedError",
     "CompletedCommand",
     "ConfigError",
+    "ConnectFailedError",
     "Console",
     "DmaError",
+    "Forward",
     "Guest",
     "GuestConfig",
     "GuestEndedError",
     "GuestError",
     "GuestExit",
     "GuestStats",
+    "GuestStream",
     "Host",
     "InternalError",
+    "LinkShape",
+    "Network",
+    "NetworkConfig",
     "Scenario",
     "ScenarioObserver",
     "ScenarioResult",
