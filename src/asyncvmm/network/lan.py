@@ -92,8 +92,7 @@ class Network:
 
     def plug(self, guest: str, port: NetPort, since_ns: int) -> Cable:
         """Connect a card of a guest whose own time began at ``since_ns``."""
-        if len(self.cables) >= MAX_CARDS:
-            raise ConfigError(f"network {self.name}: more than {MAX_CARDS} cards")
+        self.check_room(1)
         name = guest
         count = 1
         while name in self.cables or name == GATEWAY:
@@ -112,6 +111,11 @@ class Network:
         self.cables[name] = cable
         self.switch.add(SwitchPort(name, config.vlan, config.trunk, AccessList(config.rules)))
         return cable
+
+    def check_room(self, cards: int) -> None:
+        """ConfigError when so many more cards are too many."""
+        if len(self.cables) + cards > MAX_CARDS:
+            raise ConfigError(f"network {self.name}: more than {MAX_CARDS} cards")
 
     def unplug(self, cable: Cable) -> None:
         """The card's guest has ended; its frames that the switch has not seen are gone."""

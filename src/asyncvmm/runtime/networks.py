@@ -65,13 +65,15 @@ class Networks:
     # -- guests come and go
 
     def check(self, machine: Machine) -> None:
-        """ConfigError when a card is for a network that is not there."""
-        for port in _ports(machine):
+        """ConfigError when a card is for a network that is not there, or is full."""
+        ports = _ports(machine)
+        for port in ports:
             if port.network not in self.by_name:
                 raise ConfigError(
                     f"{port.name}: no network {port.network!r}: "
                     f"{nearest(port.network, self.by_name)}"
                 )
+            self.by_name[port.network].check_room(len(ports))
 
     def plug(self, machine: Machine, since_ns: int) -> None:
         """Connect all cards of a guest whose own time begins at ``since_ns``."""
