@@ -135,3 +135,21 @@ async def test_wrong_networks_are_named() -> None:
             await host.start(wrong)
         with pytest.raises(ConfigError, match="no guest"):
             await host.connect("nobody", 80)
+
+
+async def test_net_max_holds_to_the_byte() -> None:
+    rate, burst = 1_000_000, 100_000
+    async with open_host() as host:
+        slow = attrs.evolve(config("a"), policy={"net.max": f"wbps={rate} burst_bytes={burst}"})
+        guest = await host.start(slow)
+        await sh(guest, "ip link set eth0 up; ip addr add 10.0.2.10/24 dev eth0; true")
+        await sh(guest, "head -c 1000000 /dev/zero > /data; nc -l -p 99 < /data > /got &")
+        began = host.now_ns
+        stream = await host.connect("a", 99)
+        count = 0
+        async for data in stream:
+            count += len(data)
+            assert count <= burst + rate * (host.now_ns - began) // 1_000_000_000
+        assert count == 1_000_000
+        (card,) = guest.usage().cards
+        assert card.delayed > 0

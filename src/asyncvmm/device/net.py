@@ -6,12 +6,15 @@ import heapq
 from collections.abc import Callable
 from typing import Final
 
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.device.guard import DeviceGuard
+from asyncvmm.device.rate import IoRate
 from asyncvmm.timeline.events import Event
 
 OUTBOX_PACKETS: Final = 8192  # of one stretch of virtual time (1 ms at most)
 INBOX_PACKETS: Final = 4096  # arrived or on their way
 INBOX_BYTES: Final = 16 << 20
+RATE_QUEUE_NS: Final = 200_000_000  # what would wait longer for ``rate`` is dropped
 MIN_FRAME: Final = 14
 MAX_PACKET: Final = 65550 + 18  # the largest segmentation offload with its headers, and a VLAN tag
 
@@ -51,6 +54,16 @@ class Packet:
         return len(self.data)
 
 
+def _packed(packet: Packet) -> list[object]:
+    return [
+        packet.data.hex(),
+        packet.checksum_start,
+        packet.checksum_offset,
+        packet.gso,
+        packet.gso_size,
+    ]
+
+
 class Sent:
     """A packet that a card sent at ``time_ns`` of its guest's time."""
 
@@ -64,6 +77,7 @@ class _Arrival:
         self.time_ns: int = time_ns
         self.sequence: int = sequence
         self.packet: Packet = packet
+        self.allowed: bool = False  # ``rate`` was asked
 
     def __lt__(self, other: _Arrival) -> bool:
         if self.time_ns != other.time_ns:
@@ -75,7 +89,8 @@ class NetPort:
     """``send`` appends to this card's own outbox and touches nothing else, so guests may run side by
     side; the host empties it between two stretches. What arrives comes at its own instant of the
     guest's timeline: ``on_packets`` is called, ``receive`` gives it. Both sides are bounded: what does
-    not fit is dropped and counted, as a wire would.
+    not fit is dropped and counted, as a wire would. ``rate`` is the host's limit on both directions
+    ("write" is sending), which may be replaced before the device is created.
     """
 
     def __init__(self, name: str, mac: bytes, now: Callable[[], int]) -> None:
@@ -83,6 +98,7 @@ class NetPort:
         self.mac: bytes = mac
         self.network: str = ""
         self.guard: DeviceGuard = DeviceGuard()
+        self.rate: IoRate = IoRate()
         # The device's listeners.
         self.on_packets: Callable[[], None] = _nothing
         self.on_link: Callable[[], None] = _nothing
@@ -115,8 +131,12 @@ class NetPort:
         ):
             self.dropped_sending += 1
             return False
+        now = self._now()
+        if self.rate.ready_at(now, size, True) - now > RATE_QUEUE_NS:
+            self.dropped_sending += 1
+            return False
         self.sent += 1
-        self._outbox.append(Sent(self._now(), packet))
+        self._outbox.append(Sent(self.rate.take(now, size, True), packet))
         return True
 
     @property
@@ -181,6 +201,62 @@ class NetPort:
             self.link_up = up
             self.guard.run(self.on_link)
 
+    # Snapshots.
+
+    def save(self) -> dict[str, object]:
+        """What has arrived and what is on its way to the card, as plain data."""
+        inbox = [_packed(packet) for packet in self._inbox[self._next :]]
+        arriving: list[object] = []
+        for arrival in sorted(self._arriving):
+            arriving.append([arrival.time_ns, arrival.allowed, _packed(arrival.packet)])
+        return {"version": 1, "link_up": self.link_up, "inbox": inbox, "arriving": arriving}
+
+    def load(self, saved: dict[str, object]) -> None:
+        """Take back what ``save`` gave, at the same instant; ConfigError, with nothing changed."""
+        inbox, arriving = saved.get("inbox"), saved.get("arriving")
+        link_up = saved.get("link_up")
+        known = saved.get("version") == 1 and type(link_up) is bool
+        if not known or not isinstance(inbox, list) or not isinstance(arriving, list):
+            raise ConfigError(f"card {self.name}: saved state of an unknown version")
+        if len(inbox) + len(arriving) > INBOX_PACKETS:
+            raise ConfigError(f"card {self.name}: more saved packets than fit")
+        packets = [self._unpacked(item) for item in inbox]
+        coming: list[_Arrival] = []
+        for item in arriving:
+            if not isinstance(item, list) or len(item) != 3:
+                raise ConfigError(f"card {self.name}: a saved arrival is {item!r}")
+            time_ns, allowed = item[0], item[1]
+            if type(time_ns) is not int or not 0 <= time_ns < 1 << 63 or type(allowed) is not bool:
+                raise ConfigError(f"card {self.name}: a saved arrival is {item!r}")
+            arrival = _Arrival(time_ns, len(coming) + 1, self._unpacked(item[2]))
+            arrival.allowed = allowed
+            coming.append(arrival)
+        size = 0
+        for packet in packets:
+            size += len(packet.data)
+        for arrival in coming:
+            size += len(arrival.packet.data)
+        if size > INBOX_BYTES:
+            raise ConfigError(f"card {self.name}: more saved packets than fit")
+        heapq.heapify(coming)
+        self._inbox, self._next, self._inbox_bytes = packets, 0, size
+        self._arriving, self._sequence = coming, len(coming)
+        self.link_up = link_up is True
+        self._arm()
+
+    def _unpacked(self, item: object) -> Packet:
+        """A saved packet."""
+        if isinstance(item, list) and len(item) == 5 and isinstance(item[0], str):
+            numbers = [number for number in item[1:] if type(number) is int]
+            good = len(numbers) == 4 and min(numbers) >= -1 and max(numbers) <= 0xFFFF
+            try:
+                data = bytes.fromhex(item[0])
+            except ValueError:
+                data = b""
+            if good and MIN_FRAME <= len(data) <= MAX_PACKET:
+                return Packet(data, numbers[0], numbers[1], numbers[2], numbers[3])
+        raise ConfigError(f"card {self.name}: a saved packet is wrong")
+
     def _arm(self) -> None:
         event = self._event
         if event is not None:
@@ -196,6 +272,23 @@ class NetPort:
         self._event = None
         now = self._now()
         while self._arriving and self._arriving[0].time_ns <= now:
-            self._inbox.append(heapq.heappop(self._arriving).packet)
+            arrival = heapq.heappop(self._arriving)
+            if arrival.allowed or self._allow(arrival, now):
+                self._inbox.append(arrival.packet)
         self._arm()
-        self.on_packets()
+        if self._next < len(self._inbox):
+            self.on_packets()
+
+    def _allow(self, arrival: _Arrival, now: int) -> bool:
+        """Whether ``rate`` lets a packet in now; otherwise it comes later, or never."""
+        size = len(arrival.packet.data)
+        if self.rate.ready_at(now, size, False) - now > RATE_QUEUE_NS:
+            self._inbox_bytes -= size
+            self.dropped_arriving += 1
+            return False
+        arrival.time_ns = self.rate.take(now, size, False)
+        arrival.allowed = True
+        if arrival.time_ns <= now:
+            return True
+        heapq.heappush(self._arriving, arrival)
+        return False

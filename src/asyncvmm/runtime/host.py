@@ -15,7 +15,6 @@ from asyncvmm.hypervisor import (
     DEFAULT_POLICY,
     Cpus,
     CpuSpec,
-    DiskRates,
     HostMemory,
     Ledger,
     LedgerEvent,
@@ -36,7 +35,7 @@ from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
 from asyncvmm.runtime.networks import Networks
 from asyncvmm.runtime.outbox import Outbox
-from asyncvmm.runtime.shares import Knobs, limit_disks, split_knobs
+from asyncvmm.runtime.shares import Knobs, Rates, limit_cards, limit_disks, split_knobs
 from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
@@ -112,9 +111,7 @@ class Host:
         conductor.add(guest, vcpus)
         return guest
 
-    def _admit(
-        self, machine: Machine, knobs: Knobs, outbox: Outbox
-    ) -> tuple[DiskRates, list[Vcpu]]:
+    def _admit(self, machine: Machine, knobs: Knobs, outbox: Outbox) -> tuple[Rates, list[Vcpu]]:
         """Give a new machine its part of the host, or raise and give it nothing."""
         config, conductor = machine.config, self._conductor
         if config.name in self.guests:
@@ -122,7 +119,9 @@ class Host:
         self._networks.check(machine)
         now = conductor.now_ns
         record = functools.partial(outbox.call, conductor.ledger.record)
-        rates = limit_disks(machine, knobs, record, now)
+        rates = Rates(
+            limit_disks(machine, knobs, record, now), limit_cards(machine, knobs, record, now)
+        )
         machine.containment.mode = knobs.device_failure
         group = config.trust_group or ""
         conductor.memory.add(config.name, config.memory, knobs.memory, now, group)
