@@ -116,6 +116,19 @@ async def test_programs_on_the_host_talk_to_a_guest() -> None:
         assert not host.live  # nothing came from outside this process
 
 
+async def test_a_guest_that_ends_breaks_its_connections() -> None:
+    async with open_host() as host:
+        guest = await up(host, "a")
+        await sh(guest, "sleep 1000 | nc -l -p 99 > /got &")
+        stream = await host.connect("a", 99)
+        await stream.send_all(b"x")
+        await guest.aclose()
+        with pytest.raises(trio.BrokenResourceError, match="the guest has ended"):
+            await stream.receive_some()
+        with pytest.raises(ConfigError, match="no guest"):
+            await host.connect("a", 99)
+
+
 async def test_a_forwarded_port_is_on_loopback_and_marks_the_host_live() -> None:
     async with open_host() as host:
         guest = await up(host, "a")

@@ -423,6 +423,16 @@ class Gateway:
         self._flush(request.key, time_ns)
         return connection
 
+    def guest_left(self, address: bytes) -> None:
+        """A guest has ended: so have its connections, at once."""
+        self._neighbours.pop(address, None)
+        self._armed.pop(address, None)
+        for key in [key for key in self._opening if key[2] == address]:
+            del self._opening[key]
+        for key in [key for key in self.connections if key[2] == address]:
+            self._armed.pop(key, None)
+            self.connections.pop(key).abort("the guest has ended")
+
     def _tcp(self, time_ns: int, ip: Ipv4Packet, segment: TcpSegment) -> None:
         key = (ip.target, segment.target_port, ip.source, segment.source_port)
         connection = self.connections.get(key)

@@ -90,6 +90,8 @@ class Networks:
         """A guest has ended."""
         for plugged in self._cables.pop(guest, []):
             plugged.network.unplug(plugged.cable)
+            if plugged.gateway is not None and plugged.address is not None:
+                plugged.gateway.guest_left(plugged.address)
 
     # -- what programs on the host do
 

@@ -235,6 +235,18 @@ def test_connections_are_bounded_and_the_oldest_goes() -> None:
     assert [c.failure for c in made[:5]] == ["too many connections"] * 5
 
 
+def test_a_guest_that_has_left_is_forgotten() -> None:
+    guest = allowing("93.184.216.34")
+    _, connection = guest.gateway.connect(0, guest.address, 80)
+    guest.exchange(guest.tcp(OUTSIDE, TcpSegment(5000, 80, 100, 0, SYN, 1000)))
+    request = guest.gateway.requests.popleft()
+    assert isinstance(request, OpenRequest)
+    guest.gateway.guest_left(guest.address)
+    assert (connection.state, connection.failure) == ("closed", "the guest has ended")
+    assert not guest.gateway.connections
+    assert guest.gateway.opened(guest.now, request, True) is None
+
+
 def test_a_seed_gives_the_same_sequence_numbers() -> None:
     def first(seed: int) -> int:
         guest = FakeGuest(seed=seed)
