@@ -16,12 +16,16 @@ T = TypeVar("T")
 
 
 class Entrance:
-    """``live`` is whether anything came from outside the process so far, ``entered`` how often."""
+    """``live`` is whether anything came from outside the process so far, ``entered`` how often.
 
-    def __init__(self, conductor: Conductor) -> None:
+    ``after(now_ns)`` is called when something has entered.
+    """
+
+    def __init__(self, conductor: Conductor, after: Callable[[int], None] | None = None) -> None:
         self.live = False
         self.entered = 0
         self._conductor = conductor
+        self._after = after
 
     def enter(self, action: Callable[[int], T], *, live: bool) -> T:
         """Do ``action(now_ns)`` now, at the time that the host's clock shows."""
@@ -30,6 +34,8 @@ class Entrance:
             self.live = True
             self.entered += 1
         result = action(self._conductor.now_ns)
+        if self._after is not None:
+            self._after(self._conductor.now_ns)
         self._conductor.kick()
         return result
 

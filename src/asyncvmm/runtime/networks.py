@@ -41,7 +41,7 @@ class Networks:
         quantum_ns = conductor.cpus.spec.quantum_ns
         self.by_name: Final[dict[str, Network]] = {}
         self.gateways: Final[dict[str, Gateway]] = {}
-        self.entrance: Final = Entrance(conductor)
+        self.entrance: Final = Entrance(conductor, self._entered)
         self._edge: Edge | None = None
         self._cables: dict[str, list[_Plugged]] = {}
         for name, config in {DEFAULT_NETWORK: {}, **configs}.items():
@@ -141,6 +141,10 @@ class Networks:
     def next_ns(self) -> int:
         """See Exchange."""
         return min((network.next_ns() for network in self.by_name.values()), default=FOREVER)
+
+    def _entered(self, now_ns: int) -> None:
+        for network in self.by_name.values():
+            network.entered(now_ns)
 
     def advance(self, now_ns: int) -> None:
         """See Exchange."""

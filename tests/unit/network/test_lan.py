@@ -16,7 +16,7 @@ from asyncvmm.device import NetPort, Packet
 from asyncvmm.network import LinkShape, Network, NetworkConfig
 from asyncvmm.network.ethernet import BROADCAST, IPV4
 from asyncvmm.network.inet import ethernet
-from asyncvmm.timeline.events import Timeline
+from asyncvmm.timeline.events import FOREVER, Timeline
 
 QUANTUM = MS
 
@@ -215,3 +215,52 @@ def test_captures_hold_each_frame_once_or_one_cards_view() -> None:
         assert kinds == [0x0A0D0D0A, 1, 6]
     with pytest.raises(ConfigError):
         network.capture(io.BytesIO(), "c")
+
+
+class Door:
+    """A station that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, Packet]] = []
+
+    def arrive(self, time_ns: int, packet: Packet) -> None:
+        self.frames.append((time_ns, packet))  # back to where it came from
+
+    def next_ns(self) -> int:
+        return min((time for time, _ in self.frames), default=FOREVER)
+
+    def run(self, time_ns: int) -> None:
+        pass
+
+    def take_frames(self) -> list[tuple[int, Packet]]:
+        frames, self.frames = self.frames, []
+        return frames
+
+
+def test_what_enters_between_stretches_takes_a_quantum_less_and_overtakes_nothing() -> None:
+    network = Network("lan", NetworkConfig(shape=LinkShape(latency_ns=3 * MS)), 0, QUANTUM)
+    door, card = Door(), Card("a", 1)
+    network.attach(door)
+    network.plug("a", card.port, 0)
+
+    def live(until_ns: int) -> None:
+        for now in range(network.now_ns + MS, until_ns + 1, MS):
+            card.live_until(now)
+            network.advance(now)
+
+    def say(payload: bytes) -> Packet:
+        return Packet(ethernet(card.mac, b"\2\0\0\0\0\x99", IPV4, payload.ljust(46, b".")))
+
+    live(5 * MS)
+    door.frames.append((5 * MS, say(b"entered")))
+    network.entered(5 * MS)
+    live(20 * MS)
+    # 3 ms are 1.5 ms each way.
+    assert [time for time, _ in card.got] == [5 * MS + MS // 2]
+    door.frames.append((20 * MS - 1, say(b"from within")))
+    network.advance(20 * MS)
+    door.frames.append((20 * MS, say(b"entered")))
+    network.entered(20 * MS)
+    live(30 * MS)
+    assert [time for time, _ in card.got[1:]] == [20 * MS - 1 + 3 * MS // 2] * 2
+    assert [data[14:25] for _, data in card.got[1:]] == [b"from within", b"entered...."]
