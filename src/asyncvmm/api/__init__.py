@@ -14,8 +14,11 @@ from asyncvmm.base.errors import (
 )
 from asyncvmm.firmware.symbols import SymbolTable, read_symbols
 from asyncvmm.machine import EngineStats, GuestConfig
+from asyncvmm.network import LinkShape, Network, NetworkConfig
 from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
+from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
 from asyncvmm.runtime.console import Console
+from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.ports import GuestEndedError
@@ -27,19 +30,25 @@ __all__ = [
     "CommandFailedError",
     "CompletedCommand",
     "ConfigError",
+    "ConnectFailedError",
     "Console",
     "DmaError",
     "EngineStats",
+    "Forward",
     "Guest",
     "GuestConfig",
     "GuestEndedError",
     "GuestError",
     "GuestExit",
     "GuestStats",
+    "GuestStream",
     "Host",
     "InternalError",
     "Profile",
     "Profiler",
+    "LinkShape",
+    "Network",
+    "NetworkConfig",
     "Scenario",
     "ScenarioObserver",
     "ScenarioResult",

@@ -16,11 +16,13 @@ from asyncvmm.api import (
     BackendError,
     ConfigError,
     EngineStats,
+    Forward,
     Guest,
     GuestConfig,
     GuestEndedError,
     GuestExit,
     Host,
+    NetworkConfig,
     find_image,
     image_config,
     open_host,
@@ -29,6 +31,7 @@ from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
 from asyncvmm.cli.groups import only_error
 from asyncvmm.firmware.elf import is_elf
+from asyncvmm.network import DEFAULT_NETWORK
 from asyncvmm.plugin.images import ImageCache
 
 ESCAPE = 0x1D  # Ctrl-]
@@ -43,6 +46,7 @@ examples:
   asyncvmm run debian -- uname -a
   asyncvmm run debian -- sh -c 'cat /proc/cpuinfo; exit 7'; echo $?
   asyncvmm run linux --harts 2                 interactive; {ESCAPE_NAME} leaves
+  asyncvmm run debian-root -p 8080:80 -- nginx -g 'daemon off;'
   asyncvmm run program.elf --stats             bare metal, M-mode
   asyncvmm run --kernel Image --initrd initrd.cpio --append console=ttyS0
   asyncvmm run --firmware fw_dynamic.bin --kernel u-boot.bin --until "=> "
@@ -86,12 +90,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--device", action="append", default=[], metavar="TYPE[,OPTION=VALUE...]", help="a device"
     )
+    network = parser.add_argument_group("the network")
+    network.add_argument(
+        "--net",
+        action="append",
+        default=[],
+        metavar="lan[,OPTION=VALUE...]",
+        help="a network card, with DHCP, DNS and echo from a gateway",
+    )
+    network.add_argument(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[ADDRESS:]PORT:GUESTPORT",
+        help="forward a port of this machine (loopback unless said) to the guest's",
+    )
+    network.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="let the guest reach this outside: a name, *.domain, an address, a network, * for all",
+    )
+    network.add_argument(
+        "--capture", type=Path, metavar="FILE", help="every frame, as pcapng with virtual time"
+    )
     machine.add_argument("--seed", type=int, help="of all randomness in the guest (default: 0)")
     machine.add_argument(
         "--clock",
         choices=["virtual", "realtime"],
         help="virtual time as fast as it goes, or paced to the wall clock "
-        "(default: realtime at a terminal, else virtual)",
+        "(default: realtime at a terminal and with -p or --allow, else virtual)",
     )
     machine.add_argument(
         "--engine",
@@ -126,6 +156,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--until needs a text to wait for")
     if options.until is not None and options.guest_command is not None:
         raise ConfigError("--until is for a console: it does not go with a command after --")
+    options.publish = [Forward.parse(text) for text in options.publish]
 
 
 def run_session(session: Session) -> int:
@@ -139,14 +170,16 @@ def run_session(session: Session) -> int:
 def make_config(options: argparse.Namespace) -> GuestConfig:
     """The guest that the command line describes; images are pulled when they are not here."""
     interactive = options.guest_command is None and terminal.is_terminal(0)
+    outside = bool(options.publish or options.allow)
     changes: dict[str, Any] = {
         "memory": options.memory,
         "harts": options.harts,
         "append": options.append,
         "seed": options.seed,
         "engine": options.engine,
-        "clock": options.clock or ("realtime" if interactive else "virtual"),
+        "clock": options.clock or ("realtime" if interactive or outside else "virtual"),
         "disks": tuple(options.disk),
+        "nets": tuple(options.net) or (("lan",) if outside or options.capture else ()),
         "devices": tuple(options.device),
         "epoch_ns": time.time_ns() if interactive else None,
     }
@@ -196,6 +229,7 @@ class Session:
     def __init__(self, options: argparse.Namespace, config: GuestConfig) -> None:
         self.options = options
         self.config = config
+        self.networks = {DEFAULT_NETWORK: NetworkConfig.from_mapping({"allow": options.allow})}
         self.status = 0
         self.started = time.monotonic()
         self.interactive = (
@@ -215,15 +249,23 @@ class Session:
     async def run(self) -> int:
         """Start the guest, serve it, and say how it ended."""
         with ExitStack() as stack:
-            log = stack.enter_context(_open_log(self.options.log)) if self.options.log else None
+            path = self.options.log
+            log = stack.enter_context(_open_for("--log", path, buffering=0)) if path else None
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._end_on_signal, nursery.cancel_scope)
-                async with open_host() as host:
+                async with open_host(networks=self.networks) as host:
                     guest = await host.start(
                         self.config, max_instructions=self.options.max_instructions
                     )
                     self.guest_started(guest)
                     self._tap(guest, log)
+                    if self.options.capture:
+                        out = _open_for("--capture", self.options.capture)
+                        host.networks[DEFAULT_NETWORK].capture(out)
+                    for forward in self.options.publish:
+                        port = await host.forward(guest.name, forward)
+                        if not forward.host_port:
+                            _say(f"{forward.host}:{port} is the guest's port {forward.port}")
                     try:
                         await self._serve_in_time(host, guest)
                     finally:
@@ -363,11 +405,11 @@ async def _follow_window(guest: Guest) -> None:
             guest.console.resize(*terminal.window_size(0))
 
 
-def _open_log(path: Path) -> BinaryIO:
+def _open_for(option: str, path: Path, buffering: int = -1) -> BinaryIO:
     try:
-        return path.open("wb", buffering=0)
+        return path.open("wb", buffering=buffering)
     except OSError as error:
-        raise ConfigError(f"--log {path}: {error.strerror}") from error
+        raise ConfigError(f"{option} {path}: {error.strerror}") from error
 
 
 def _write_log(log: BinaryIO, data: bytes) -> None:

@@ -70,9 +70,10 @@ class GuestConfig:
 
     Boot: ``elf`` is a bare-metal program entered in M-mode; ``firmware`` a binary or ELF entered in
     M-mode, with ``kernel`` (an Image or a raw binary such as U-Boot) for it to start; ``kernel``
-    alone is a Linux Image under the built-in SBI. ``disks`` are ``path[,readonly]``, ``devices``
-    are ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one
-    when there are several; ``mips`` says how many million steps are a second of virtual time.
+    alone is a Linux Image under the built-in SBI. ``disks`` are ``path[,readonly]``, ``nets``
+    are ``network[,option=value...]`` (a card each), ``devices`` are ``type,option=value,...``.
+    ``quantum`` (steps) is how long one hart runs before the next one when there are several; ``mips``
+    says how many million steps are a second of virtual time.
     ``epoch_ns`` is the date (Unix time) of its power-on, the same for every run unless it is given.
     ``trust_group`` names the guests that it may share equal pages with, which costs none of them
     anything that it can see; without one it shares with nobody.
@@ -89,6 +90,7 @@ class GuestConfig:
     elf: Path | None = attrs.field(default=None, converter=_path)
     dtb: Path | None = attrs.field(default=None, converter=_path)
     disks: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    nets: tuple[str, ...] = attrs.field(default=(), converter=_words)
     devices: tuple[str, ...] = attrs.field(default=(), converter=_words)
     seed: int = attrs.field(default=0, validator=_between(0, 2**64 - 1))
     clock: Literal["virtual", "realtime"] = attrs.field(

@@ -65,6 +65,14 @@ class Stats:
     engine: EngineStats
 
 
+def _card_values(device: Attached) -> list[object]:
+    """What a network card's socket holds: packets that have come or are about to."""
+    if device.type.net(device.config) is None:
+        return []
+    net = device.io.net
+    return [net.save(), net.rate.tokens()]
+
+
 class _SbiWakes(WakeListener):
     def __init__(self, sbi: Sbi) -> None:
         self._sbi = sbi
@@ -217,6 +225,7 @@ class Machine:
                     "failed" if device.io.guard.broken else device.target.save(),
                     device.io.rng.position,
                     *device.io.rate.tokens(),
+                    *_card_values(device),
                 ]
                 for device in self.devices
             },

@@ -26,6 +26,18 @@ class BlobSpec:
     read_only: bool = False
 
 
+@attrs.frozen
+class NetSpec:
+    """A network that a device needs: the host plugs ``io.net`` in. ``mac`` None leaves the choice."""
+
+    network: str
+    mac: bytes | None = None
+
+
+def _no_net(config: Any) -> NetSpec | None:
+    return None
+
+
 def _no_blob(config: Any) -> BlobSpec | None:
     return None
 
@@ -46,7 +58,8 @@ class DeviceType:
     "virtio"); it touches nothing outside ``io``. ``config`` is an attrs class whose fields are the
     options. ``size_bytes`` is the address range of an mmio device. ``blob`` and ``ports`` say from
     a config what the machine must bring: disk contents, and the names of the ``io.port(name)`` used
-    besides ``io.console``. ``fdt_properties`` adds to a device tree node that the board writes;
+    besides ``io.console``; ``net`` which network the host plugs ``io.net`` into.
+    ``fdt_properties`` adds to a device tree node that the board writes;
     ``compatible`` is empty for virtio devices, whose node is the transport's. ``live`` marks a
     device that uses wall time or the network, which marks the run. ``snapshot`` is False when it
     cannot be saved and restored.
@@ -65,6 +78,7 @@ class DeviceType:
     fdt_properties: Callable[[Any], Mapping[str, FdtValue]] = _no_properties
     blob: Callable[[Any], BlobSpec | None] = _no_blob
     ports: Callable[[Any], tuple[str, ...]] = _no_ports
+    net: Callable[[Any], NetSpec | None] = _no_net
     live: bool = False
     snapshot: bool = True
 

@@ -100,6 +100,29 @@ class Resident(Protocol):
         ...
 
 
+class Exchange(Protocol):
+    """What guests have between them: called between two stretches, when nobody runs."""
+
+    def next_ns(self) -> int:
+        """The first instant at which it has something to do, in host time; FOREVER when none."""
+        ...
+
+    def advance(self, now_ns: int) -> None:
+        """Every guest has lived to ``now_ns``."""
+        ...
+
+
+class NoExchange:
+    """Guests that have nothing between them."""
+
+    def next_ns(self) -> int:
+        """See Exchange."""
+        return FOREVER
+
+    def advance(self, now_ns: int) -> None:
+        """See Exchange."""
+
+
 @attrs.define(eq=False)
 class _Place:
     """A guest on the host: its vCPUs, when it came, and what its harts may do in this stretch."""
@@ -131,6 +154,7 @@ class Conductor:
         self.workers: Final = workers
         self.watchdog: Final = Watchdog()
         self.sharing: Final = Sharing()
+        self.exchange: Exchange = NoExchange()
         self.now_ns = 0
         self._wall = wall
         self._realtime = realtime
@@ -337,8 +361,8 @@ class Conductor:
         return out
 
     def _next_event_ns(self) -> int:
-        """The first event of any guest, in host time."""
-        first: int = FOREVER
+        """The first event of any guest or between them, in host time."""
+        first = int(self.exchange.next_ns())
         for place in self._places.values():
             due = int(place.guest.machine.timeline.next_time_ns())
             if due != FOREVER:
@@ -371,6 +395,7 @@ class Conductor:
         for place in places:
             self._lived(place, until_ns)
         self.now_ns = until_ns
+        self.exchange.advance(until_ns)
         for place, number, _ in granted:
             if number in place.budgets:
                 steps = int(place.guest.machine.harts[number].steps)

@@ -10,14 +10,14 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.hypervisor import DiskRates, MemoryLimitError
+from asyncvmm.hypervisor import MemoryLimitError
 from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
-from asyncvmm.runtime.shares import GuestPolicy, GuestUsage
+from asyncvmm.runtime.shares import GuestPolicy, GuestUsage, Rates
 
 RUN_PORT: Final = "asyncvmm.run"
 LOG_LINES: Final = 1000
@@ -70,7 +70,7 @@ class Guest:
         machine: Machine,
         conductor: Conductor,
         on_end: Callable[[Guest], None],
-        rates: DiskRates,
+        rates: Rates,
         log: GuestLog,
         outbox: Outbox,
         max_instructions: int | None = None,
