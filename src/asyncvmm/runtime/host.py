@@ -87,6 +87,7 @@ class Host:
         try:
             with conductor.held():
                 machine = await trio.to_thread.run_sync(self._build, config, log, merger)
+                await conductor.turn()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)
@@ -124,6 +125,7 @@ class Host:
         at least once every quantum of virtual time.
         """
         conductor = self._conductor
+        await conductor.turn()
         if callable(until):
             while not until():
                 conductor.set_goal(conductor.now_ns + conductor.cpus.spec.quantum_ns)

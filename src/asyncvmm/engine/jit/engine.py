@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -30,6 +31,9 @@ from asyncvmm.engine.jit.state_words import (
     WORDS,
 )
 from asyncvmm.engine.jit.translator import Translator
+
+# What translated code leaves to others, or to be translated, costs some microseconds each.
+PAUSE_ENTRIES: Final = 4096
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -77,6 +81,7 @@ class TranslatingEngine(Engine):
         state = x[WORDS]
         enter = self.enter
         address: int = state
+        last = self.entries + PAUSE_ENTRIES
         result: i64 = 0
         hart.event |= EVENT_CHECK
         x[CLOCK] = self._clock(hart)
@@ -104,6 +109,8 @@ class TranslatingEngine(Engine):
             x[LEFT] = hart.steps_end - hart.steps
             x[PC] = hart.pc
             self.entries += 1
+            if self.pauses and self.entries > last:
+                return EXIT_BUDGET
             enter(address)
             hart.steps = x[END] - x[LEFT]
             hart.pc = x[PC]
