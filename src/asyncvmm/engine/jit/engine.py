@@ -33,7 +33,7 @@ from asyncvmm.engine.jit.state_words import (
 from asyncvmm.engine.jit.translator import Translator
 
 # What translated code leaves to others, or to be translated, costs some microseconds each.
-PAUSE_ENTRIES: Final = 4096
+PAUSE_ENTRIES: Final = 2048
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
