@@ -10,7 +10,7 @@ from asyncvmm.arch.hart import Hart
 from asyncvmm.engine.interpreter_loop import run as run_loop
 
 # An access to a device costs a microsecond or more.
-PAUSE_STEPS: Final = 20_000
+PAUSE_STEPS: Final = 30_000
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

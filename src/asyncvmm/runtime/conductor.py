@@ -546,6 +546,10 @@ class Conductor:
         guest.outbox.close()
         try:
             place.why = machine.run(until_ns - place.since_ns, limit)
+            while place.why == RAN_PAUSE and limit == UNLIMITED:
+                if time.perf_counter_ns() - started > BREATH_NS:
+                    break
+                place.why = machine.run(until_ns - place.since_ns, limit)
         except Exception as error:  # whatever it is: the neighbours go on
             place.error = error
         finally:
