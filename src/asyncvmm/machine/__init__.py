@@ -12,7 +12,9 @@ from asyncvmm.machine.files import BootFile, BootFileReader, BootFiles, read_boo
 from asyncvmm.machine.machine import Machine, Stats
 from asyncvmm.machine.power import Ending
 from asyncvmm.machine.scheduler import (
+    RAN_ASLEEP,
     RAN_IDLE,
+    RAN_PAUSE,
     RAN_STEPS,
     RAN_STOP,
     RAN_TIME,
@@ -21,7 +23,9 @@ from asyncvmm.machine.scheduler import (
 )
 
 __all__ = [
+    "RAN_ASLEEP",
     "RAN_IDLE",
+    "RAN_PAUSE",
     "RAN_STEPS",
     "RAN_STOP",
     "EngineStats",

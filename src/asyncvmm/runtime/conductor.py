@@ -5,7 +5,13 @@ instant (the end of a grant, an event, a refill, the quantum), those with transl
 in worker threads. Guests meet only through links whose latency is a quantum or more, and what they
 have to say waits in their outboxes for the end of the stretch, where the books are kept in a fixed
 order; so the order inside a stretch changes nothing, and neither does the order of trio's tasks:
-whoever waits for a guest's output has had its turn before the next stretch begins.
+whoever waits for a guest's output has had its turn before the next quantum begins.
+
+Where somebody waits for a CPU, a stretch is cut where a hart that has one falls asleep. Guests that
+ran beyond the cut already keep their CPUs until the others have caught up.
+
+A stretch that takes long in wall time (a slow guest) lets trio go on in between, for cancellations
+and deadlines. What tasks do to guests, and what guests tell tasks, waits until the stretch is over.
 """
 
 from __future__ import annotations
@@ -23,9 +29,17 @@ from trio.testing import wait_all_tasks_blocked
 from asyncvmm.arch.hart import STARTED
 from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS
-from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
+from asyncvmm.hypervisor import WAITING, Cpus, Grant, HostMemory, Ledger, Vcpu
 from asyncvmm.hypervisor.ledger import BLOCKED, FAILED
-from asyncvmm.machine import RAN_STEPS, RAN_STOP, RAN_TIME, UNLIMITED, Machine
+from asyncvmm.machine import (
+    RAN_ASLEEP,
+    RAN_PAUSE,
+    RAN_STEPS,
+    RAN_STOP,
+    RAN_TIME,
+    UNLIMITED,
+    Machine,
+)
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
@@ -36,6 +50,7 @@ PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
 LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up catching up
 SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for longer
 IMPATIENT_S: Final = 0.001  # ... once that happened
+BREATH_NS: Final = 10 * MS  # wall time after which trio has its turn in the middle of a stretch
 
 
 class WallClock(Protocol):
@@ -123,16 +138,31 @@ class NoExchange:
         """See Exchange."""
 
 
+@attrs.frozen
+class _Slice:
+    """A grant under way: how many steps the hart had done before, may do, and until when."""
+
+    steps_before: int
+    budget: int
+    end_ns: int
+
+
 @attrs.define(eq=False)
 class _Place:
-    """A guest on the host: its vCPUs, when it came, and what its harts may do in this stretch."""
+    """A guest on the host: its vCPUs, when it came, to when it has lived, what its harts may do."""
 
     guest: Resident
     vcpus: list[Vcpu]
     since_ns: int
-    budgets: dict[int, int]
+    lived_ns: int
+    slices: dict[int, _Slice] = attrs.field(factory=dict)
     why: int = RAN_TIME
     error: Exception | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """It came back early from its stretch, to be called again."""
+        return self.why == RAN_PAUSE and self.error is None
 
 
 class Conductor:
@@ -169,7 +199,13 @@ class Conductor:
         self._held = 0
         self._patience_s = SETTLE_S
         self._grid_ns = cpus.spec.quantum_ns
-        self._roomy = True
+        self._isolates = cpus.policy.isolates
+        self._roomy = True  # every hart has a CPU
+        self._contended = False  # somebody waits for one
+        self._tasks_turn = True  # not in a stretch, nor between two in the same quantum
+        self._later: dict[Callable[[], object], None] = {}
+        self._turn = trio.lowlevel.ParkingLot()
+        self._breath_ns = wall.now_ns()
 
     # -- guests come and go, between two stretches
 
@@ -177,7 +213,8 @@ class Conductor:
         """Let ``guest`` live from now on; its own time begins at 0."""
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
-        self._places[guest.name] = _Place(guest, vcpus, self.now_ns, {})
+        scheduler.engine.pauses = True
+        self._places[guest.name] = _Place(guest, vcpus, self.now_ns, self.now_ns)
         self.watchdog.enter(guest.name, guest.machine.bus)
         if self._offset_ns is None:
             self._offset_ns = self._wall.now_ns() - self.now_ns
@@ -189,8 +226,8 @@ class Conductor:
         if place is None:
             return
         self.watchdog.leave(guest.name)
-        for number in list(place.budgets):
-            self._release(place, number)
+        for number in list(place.slices):
+            self._release(place, number, 0)
         self.cpus.remove(guest.name, self.now_ns, cause)
         self.memory.remove(guest.name)
         self.sharing.leave(guest.name)
@@ -200,14 +237,27 @@ class Conductor:
         """Something came from outside: look at it now, at the time that the wall shows."""
         if self._idle_wait and self._offset_ns is not None:
             self._idle_wait = False
-            self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+            self._pass_idle(min(self._target_ns(), self._next_event_ns()))
         if self._quiet.is_set():
             self._quiet = trio.Event()
         self._kick.set()
 
-    def talked(self) -> None:
-        """A guest said something that a task waits for: that task has its turn before time goes on."""
+    def later(self, call: Callable[[], object]) -> None:
+        """A guest did something that tasks wait for: ``call`` wakes them, once, when tasks have their
+        turn, which is before time goes on.
+        """
         self._talked = True
+        if self._tasks_turn:
+            call()
+        else:
+            self._later[call] = None
+
+    async def turn(self) -> None:
+        """Return when tasks have their turn: not in the middle of a quantum."""
+        await trio.lowlevel.checkpoint()
+        while not self._tasks_turn:
+            self._talked = True
+            await self._turn.park()
 
     # -- time
 
@@ -236,33 +286,41 @@ class Conductor:
         while not self._quiet.is_set():
             await self._quiet.wait()
 
+    @trio.lowlevel.enable_ki_protection  # it goes to a task that is not in the middle of the books
     async def task(self) -> None:
         """The loop."""
+        try:
+            await self._loop()
+        finally:
+            self._tell()
+
+    async def _loop(self) -> None:
         while True:
             self._kick = trio.Event()
             if self.now_ns >= self._goal_ns:
                 self._reached.set()
                 await self._wait_kick()
                 continue
-            if self._held or not self._places:
+            if self._held:
                 await self._wait_kick()
                 continue
             realtime = self._realtime()
             if realtime and await self._paced():
                 continue
-            granted: list[tuple[_Place, int, int]] = []
-            if self._anyone_runnable() or self._talked:
+            runnable = self._anyone_runnable()
+            if runnable or self._talked:
                 self._wake_runnable()
-                granted = self._decide()
-            until = self._horizon(granted)
+                self._decide()
+            busy = any(place.slices for place in self._places.values())
+            until = self._horizon(busy, runnable)
             if realtime:
                 until = min(until, max(self._target_ns(), self.now_ns + 1))
             if until == FOREVER:
                 self._quiet.set()
                 await self._wait_kick()
                 continue
-            self._run_stretch(until, granted)
-            if until % self._grid_ns == 0 or not (granted or self._talked):
+            await self._live(until)
+            if self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
                 await self._settle()
 
     async def _settle(self) -> None:
@@ -270,13 +328,31 @@ class Conductor:
 
         A task that never blocks is not waited for long; such a program is not repeatable anyway.
         """
-        self._talked = False
+        self._tell()
         with trio.move_on_after(self._patience_s) as scope:
             await wait_all_tasks_blocked()
         if scope.cancelled_caught:
             self._patience_s = IMPATIENT_S
+        self._breath_ns = self._wall.now_ns()
+
+    def _tell(self) -> None:
+        """Wake whoever waits for something that a guest did, or for a turn."""
+        self._talked = False
+        self._tasks_turn = True
+        calls, self._later = self._later, {}
+        for call in calls:
+            call()
+        self._turn.unpark_all()
+
+    async def _breathe(self) -> None:
+        """Let trio go on when that is due: the wall clock never stands still for long."""
+        now = self._wall.now_ns()
+        if now - self._breath_ns > BREATH_NS:
+            await trio.lowlevel.checkpoint()
+            self._breath_ns = self._wall.now_ns()
 
     async def _wait_kick(self) -> None:
+        self._tell()
         await self._kick.wait()
         await self._settle()
 
@@ -297,16 +373,18 @@ class Conductor:
         if self._anyone_runnable():
             if ahead < 0:
                 return False
+            self._tell()
             await self._sleep(PACE_NS)
             return True
         due = min(self._next_event_ns() - self._target_ns(), 1000 * MS)
         if due <= 0:
             return False
+        self._tell()
         self._idle_wait = True
         await self._sleep(due)
         if self._idle_wait:
             self._idle_wait = False
-            self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+            self._pass_idle(min(self._target_ns(), self._next_event_ns()))
         return True
 
     async def _sleep(self, ns: int) -> None:
@@ -330,35 +408,52 @@ class Conductor:
         )
 
     def _wake_runnable(self) -> None:
+        """Enter in the books who has something to do.
+
+        Under a policy that isolates this is at the beginning of slots only: those that neighbours
+        end a stretch at must change nothing.
+        """
+        if self._isolates and self.now_ns % self._grid_ns:
+            return
         for place in self._places.values():
+            if place.lived_ns > self.now_ns:
+                continue
             scheduler = place.guest.machine.scheduler
             for number, vcpu in enumerate(place.vcpus):
-                if number not in place.budgets and scheduler.runnable(number):
+                if number not in place.slices and scheduler.runnable(number):
                     self.cpus.wake(vcpu, self.now_ns)
 
-    def _decide(self) -> list[tuple[_Place, int, int]]:
-        """Grant CPUs: (place, hart, longest slice). CPUs left over stand by for harts that may wake
-        up in the stretch; when there is one for everybody, no guest can notice another.
+    def _decide(self) -> None:
+        """Grant CPUs. Those left over stand by for harts that may wake up in the stretch; when there
+        is one for everybody, or the policy isolates, no guest can notice another.
         """
-        granted = self._grants()
+        self._grant(self.cpus.decide(self.now_ns))
         self._roomy = True
+        self._contended = False
         for place in self._places.values():
+            harts = place.guest.machine.harts
             for number, vcpu in enumerate(place.vcpus):
-                if number in place.budgets or place.guest.machine.harts[number].state != STARTED:
+                if number in place.slices:
                     continue
-                if self._roomy and len(granted) < self.cpus.spec.cpus:
-                    self.cpus.wake(vcpu, self.now_ns)
-                    granted += self._grants()
-                self._roomy = self._roomy and number in place.budgets
-        return granted
+                started = harts[number].state == STARTED
+                stands_by = self._isolates or (started and self._roomy)
+                if stands_by and self.cpus.has_free and place.lived_ns <= self.now_ns:
+                    self._grant(self.cpus.stand_by(vcpu, self.now_ns))
+                if number not in place.slices:
+                    self._roomy = self._roomy and not started
+                    self._contended = self._contended or vcpu.state == WAITING
+        if self._isolates:
+            self._contended = False
 
-    def _grants(self) -> list[tuple[_Place, int, int]]:
-        out = []
-        for grant in self.cpus.decide(self.now_ns):
+    def _grant(self, grants: list[Grant]) -> None:
+        for grant in grants:
             place = self._places[grant.vcpu.guest.name]
-            place.budgets[grant.vcpu.number] = grant.steps
-            out.append((place, grant.vcpu.number, grant.slice_ns))
-        return out
+            number = grant.vcpu.number
+            machine = place.guest.machine
+            steps = int(machine.harts[number].steps)
+            place.slices[number] = _Slice(steps, grant.steps, self.now_ns + grant.slice_ns)
+            if machine.sbi is not None and machine.sbi.reports_steal():
+                machine.sbi.set_steal(number, self.cpus.steal_ns(grant.vcpu, self.now_ns))
 
     def _next_event_ns(self) -> int:
         """The first event of any guest or between them, in host time."""
@@ -369,57 +464,105 @@ class Conductor:
                 first = min(first, due + place.since_ns)
         return max(first, self.now_ns)
 
-    def _horizon(self, granted: list[tuple[_Place, int, int]]) -> int:
+    def _horizon(self, busy: bool, runnable: bool) -> int:
         """Where the stretch ends: the first instant at which anything may be decided anew.
 
         Tasks have their turn at multiples of the quantum only. A guest sees to its own events, so
         those of others end a stretch only where somebody may want a CPU that another one has.
         """
         until = min(self._goal_ns, int(self.cpus.next_ns(self.now_ns)))
-        if granted or self._talked:
+        if busy or self._talked or (runnable and self._isolates):
             until = min(until, (self.now_ns // self._grid_ns + 1) * self._grid_ns)
-        for _, _, slice_ns in granted:
-            until = min(until, self.now_ns + slice_ns)
-        if not granted or not self._roomy:
+        for place in self._places.values():
+            for slice_ in place.slices.values():
+                until = min(until, slice_.end_ns)
+            if place.lived_ns > self.now_ns:
+                until = min(until, place.lived_ns)
+        if not busy or not (self._roomy or self._isolates):
             until = min(until, self._next_event_ns())
-        return max(until, self.now_ns + 1) if granted else until
+        return max(until, self.now_ns + 1) if busy else until
 
-    def _run_stretch(self, until_ns: int, granted: list[tuple[_Place, int, int]]) -> None:
-        """Every guest lives to ``until_ns``; then the books are closed."""
-        before = {
-            (place.guest.name, number): int(place.guest.machine.harts[number].steps)
-            for place, number, _ in granted
-        }
+    async def _live(self, until_ns: int) -> None:
+        """Every guest lives to ``until_ns``, or to where a CPU that somebody waits for falls free;
+        then the books are closed.
+        """
+        self._tasks_turn = False
         places = list(self._places.values())
-        self._live(places, until_ns)
+        end_ns = until_ns
+        try:
+            busy = [p for p in places if p.slices and p.lived_ns <= until_ns]
+            await self._run_guests(busy, until_ns)
+            end_ns = min([until_ns, *(p.lived_ns for p in busy if p.slices)])
+            await self._run_guests([p for p in places if not p.slices], end_ns)
+        finally:
+            for place in places:
+                place.guest.outbox.open()
         for place in places:
-            self._lived(place, until_ns)
-        self.now_ns = until_ns
-        self.exchange.advance(until_ns)
-        for place, number, _ in granted:
-            if number in place.budgets:
-                steps = int(place.guest.machine.harts[number].steps)
-                self._release(place, number, steps - before[place.guest.name, number])
+            self._lived(place)
+        self.now_ns = end_ns
+        self.exchange.advance(end_ns)
+        for place in list(self._places.values()):
+            if place.lived_ns > end_ns:
+                continue
+            harts, scheduler = place.guest.machine.harts, place.guest.machine.scheduler
+            for number, slice_ in list(place.slices.items()):
+                if end_ns == until_ns or not scheduler.runnable(number):
+                    self._release(place, number, int(harts[number].steps) - slice_.steps_before)
         self._account()
 
-    def _live(self, places: list[_Place], until_ns: int) -> None:
-        """Run all guests up to ``until_ns``: in threads what gains from it, here the others."""
-        aside: list[_Place] = []
-        if self.workers.count > 1:
-            aside = [p for p in places if p.budgets and p.guest.machine.runs_unlocked]
-        if len(aside) > 1:
-            self.workers.run([functools.partial(self._run_guest, p, until_ns) for p in aside])
-            places = [place for place in places if place not in aside]
+    def _pass_idle(self, until_ns: int) -> None:
+        """Time passes in which no hart has anything to do."""
+        places = list(self._places.values())
         for place in places:
             self._run_guest(place, until_ns)
+            place.guest.outbox.open()
+        for place in places:
+            self._lived(place)
+        self.now_ns = until_ns
+        self.exchange.advance(until_ns)
+        self._account()
+
+    async def _run_guests(self, places: list[_Place], until_ns: int) -> None:
+        """Run guests up to ``until_ns``: in threads what gains from it, here the others."""
+        aside: list[_Place] = []
+        if self.workers.count > 1:
+            aside = [p for p in places if p.slices and p.guest.machine.runs_unlocked]
+        if len(aside) > 1:
+            places = [place for place in places if place not in aside]
+        else:
+            aside = []
+        while aside:
+            breath_ns = time.perf_counter_ns() + BREATH_NS
+            self.workers.run(
+                [functools.partial(self._run_in_time, p, until_ns, breath_ns) for p in aside]
+            )
+            await self._breathe()
+            aside = [place for place in aside if place.unfinished and self._lives(place)]
+        for place in places:
+            while self._lives(place):
+                self._run_guest(place, until_ns)
+                await self._breathe()
+                if not place.unfinished:
+                    break
+
+    def _run_in_time(self, place: _Place, until_ns: int, breath_ns: int) -> None:
+        """Run it unless it is time for a breath: its turn then comes after that."""
+        if time.perf_counter_ns() > breath_ns:
+            place.why, place.error = RAN_PAUSE, None
+        else:
+            self._run_guest(place, until_ns)
+
+    def _lives(self, place: _Place) -> bool:
+        return self._places.get(place.guest.name) is place
 
     def _run_guest(self, place: _Place, until_ns: int) -> None:
         """One guest's stretch, in whatever thread: touches nothing that another guest has."""
         guest = place.guest
         machine = guest.machine
         scheduler = machine.scheduler
+        scheduler.yields = self._contended and bool(place.slices)
         for number in range(len(place.vcpus)):
-            scheduler.granted[number] = 1 if number in place.budgets else 0
+            scheduler.granted[number] = 1 if number in place.slices else 0
         limit = UNLIMITED
         if guest.max_steps is not None:
             counted = machine.stats()
@@ -429,25 +572,37 @@ class Conductor:
         guest.outbox.close()
         try:
             place.why = machine.run(until_ns - place.since_ns, limit)
+            while place.why == RAN_PAUSE and limit == UNLIMITED:
+                if time.perf_counter_ns() - started > BREATH_NS:
+                    break
+                place.why = machine.run(until_ns - place.since_ns, limit)
         except Exception as error:  # whatever it is: the neighbours go on
             place.error = error
         finally:
             guest.busy_ns += time.perf_counter_ns() - started
+        if not place.unfinished:
+            lived_ns = until_ns
+            if place.why == RAN_ASLEEP:
+                lived_ns = min(until_ns, place.since_ns + int(machine.timeline.now_ns))
+            place.lived_ns = max(place.lived_ns, lived_ns)
 
-    def _lived(self, place: _Place, until_ns: int) -> None:
-        """A guest has had its stretch: what it said is told, and what became of it is seen to."""
+    def _lived(self, place: _Place) -> None:
+        """A guest has had its stretch: what became of it is seen to."""
         guest = place.guest
-        guest.outbox.open()
+        if not self._lives(place):
+            return
         for device, text in self.watchdog.reports(guest.name):
             self.ledger.record(self.now_ns, BLOCKED, guest.name, f"{device} {text}")
         for failure in guest.machine.containment.take_news():
             cause = f"{failure.device}: {failure.cause}"
             self.ledger.record(self.now_ns, FAILED, guest.name, cause)
-        if place.error is not None:
-            self._fail(guest, place.error)
+        error, place.error = place.error, None
+        if error is not None:
+            self._fail(guest, error)
             return
         guest.raise_tap_error()
-        self._ran(place, place.why, until_ns)
+        why, place.why = place.why, RAN_TIME
+        self._ran(place, why)
 
     def _fail(self, guest: Resident, error: Exception) -> None:
         known = error if isinstance(error, AsyncvmmError) else InternalError(repr(error))
@@ -455,7 +610,7 @@ class Conductor:
             self.ledger.record(self.now_ns, FAILED, guest.name, str(known))
         guest.machine_failed(known)
 
-    def _ran(self, place: _Place, why: int, until_ns: int) -> None:
+    def _ran(self, place: _Place, why: int) -> None:
         """The guest has come back: is it over, or does it begin again?"""
         guest, machine = place.guest, place.guest.machine
         if why == RAN_STEPS:
@@ -470,21 +625,19 @@ class Conductor:
             return
         if not over:
             # It was reset: what is left of the stretch passes before it begins again.
-            machine.timeline.now_ns = max(int(machine.timeline.now_ns), until_ns - place.since_ns)
+            machine.timeline.now_ns = max(
+                int(machine.timeline.now_ns), place.lived_ns - place.since_ns
+            )
 
-    def _release(self, place: _Place, number: int, steps: int = 0) -> None:
-        budget = place.budgets.pop(number)
+    def _release(self, place: _Place, number: int, steps: int) -> None:
+        budget = place.slices.pop(number).budget
         runnable = place.guest.machine.scheduler.runnable(number)
         self.cpus.stop(place.vcpus[number], self.now_ns, min(steps, budget), asleep=not runnable)
 
     def _account(self) -> None:
-        """Steal time to the guests that asked for it, and resident pages against the limits."""
+        """Resident pages against the limits."""
         for place in self._places.values():
-            machine = place.guest.machine
-            self.memory.set_private(place.guest.name, int(machine.ram.resident))
-            if machine.sbi is not None and machine.sbi.reports_steal():
-                for number, vcpu in enumerate(place.vcpus):
-                    machine.sbi.set_steal(number, self.cpus.steal_ns(vcpu, self.now_ns))
+            self.memory.set_private(place.guest.name, int(place.guest.machine.ram.resident))
         self.sharing.serve(self.now_ns, self.memory)
         for error in self.memory.enforce(self.now_ns):
             place_of = self._places.get(error.guest)

@@ -46,8 +46,8 @@ class GuestStream(trio.abc.HalfCloseableStream):
         connection.on_change = self._wake
 
     def _wake(self) -> None:
-        if self._changed.unpark_all():
-            self._entrance.talked()
+        if self._changed:
+            self._entrance.later(self._changed.unpark_all)
 
     def _enter(self, action: Callable[[int], int | None]) -> int:
         def act(now_ns: int) -> int:
@@ -59,7 +59,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
 
     async def wait_connected(self) -> None:
         """Return when the guest has accepted; ConnectFailedError when it does not."""
-        await trio.lowlevel.checkpoint()
+        await self._entrance.turn()
         while not self.connection.connected:
             if self.connection.state == CLOSED:
                 raise ConnectFailedError(
@@ -71,7 +71,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
         """Return when everything is queued; bounded by the guest's window and a buffer of 512 KiB."""
         rest = memoryview(bytes(data))
         async with self._send_conflict:
-            await trio.lowlevel.checkpoint()
+            await self._entrance.turn()
             while True:
                 self._check()
                 if self.connection.send_room and rest:
@@ -84,7 +84,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """See trio.abc.SendStream."""
-        await trio.lowlevel.checkpoint()
+        await self._entrance.turn()
         while not self.connection.send_room:
             self._check()
             await self._changed.park()
@@ -93,7 +93,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
         """At least one byte, or b"" at the end."""
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
-        await trio.lowlevel.checkpoint()
+        await self._entrance.turn()
         while True:
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
@@ -110,7 +110,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """No more will be sent."""
         async with self._send_conflict:
-            await trio.lowlevel.checkpoint()
+            await self._entrance.turn()
             self._check()
             self._enter(self.connection.finish)
 
@@ -119,7 +119,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
         if not self._closed:
             self._closed = True
             self.connection.on_change = _nothing
-            self._enter(self.connection.close)
+            self._entrance.later(lambda: self._enter(self.connection.close))
             self._changed.unpark_all()
         await trio.lowlevel.checkpoint()
 
@@ -128,7 +128,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
         if not self._closed:
             self._closed = True
             self.connection.on_change = _nothing
-            self._enter(lambda now: self.connection.abort())
+            self._entrance.later(lambda: self._enter(lambda now: self.connection.abort()))
             self._changed.unpark_all()
 
     def _check(self) -> None:

@@ -100,6 +100,7 @@ class Edge:
             except OSError:
                 stream = None
         works = stream is not None
+        await self._entrance.turn()
         connection = self._entrance.enter(
             lambda now: gateway.opened(now, request, works), live=True
         )
@@ -121,6 +122,7 @@ class Edge:
                 found = [socket.inet_aton(str(answer[4][0])) for answer in answers]
             except OSError:
                 found = []
+        await self._entrance.turn()
         self._entrance.enter(
             lambda now: gateway.resolved(now, request, list(dict.fromkeys(found))), live=True
         )
@@ -169,6 +171,7 @@ class Edge:
             except ConnectionError:
                 continue
             scope.deadline = trio.current_time() + IDLE_S
+            await self._entrance.turn()
             self._entrance.enter(
                 lambda now, data=data: gateway.datagram(now, flow, data),  # type: ignore[misc]
                 live=True,

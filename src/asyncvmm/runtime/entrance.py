@@ -39,6 +39,10 @@ class Entrance:
         self._conductor.kick()
         return result
 
-    def talked(self) -> None:
-        """The inside said something that a task waits for."""
-        self._conductor.talked()
+    async def turn(self) -> None:
+        """Return when tasks have their turn: nothing may enter in the middle of a quantum."""
+        await self._conductor.turn()
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Call it when tasks have their turn: the inside said something that one waits for."""
+        self._conductor.later(call)

@@ -77,7 +77,9 @@ class Guest:
     ) -> None:
         self.machine: Final = machine
         self.outbox: Final = outbox
-        self.console: Final = Console(machine.console, conductor.kick, conductor.talked, outbox)
+        self.console: Final = Console(
+            machine.console, conductor.kick, conductor.later, conductor.turn, outbox
+        )
         self.max_steps = max_instructions
         self.busy_ns = 0
         self._conductor = conductor
@@ -90,7 +92,9 @@ class Guest:
             (port for name, port in machine.ports.items() if name.endswith(f":{RUN_PORT}")), None
         )
         if run_port is not None:
-            self._run_stream = PortStream(run_port, conductor.kick, conductor.talked, outbox)
+            self._run_stream = PortStream(
+                run_port, conductor.kick, conductor.later, conductor.turn, outbox
+            )
             self._commands = CommandChannel(self._run_stream)
         self.policy: Final = GuestPolicy(machine, conductor, rates)
         self.log: Final = log
@@ -226,10 +230,13 @@ class Guest:
         self._exit = ended
         self.policy.freeze()
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
+        for device in self.machine.devices:
+            device.io.blob.close()
+        self._on_end(self)
+        self._conductor.later(self._tell_end)
+
+    def _tell_end(self) -> None:
         self.console.guest_ended()
         if self._run_stream is not None:
             self._run_stream.guest_ended()
-        for device in self.machine.devices:
-            device.io.blob.close()
         self._ended.set()
-        self._on_end(self)

@@ -100,6 +100,7 @@ class Host:
             with conductor.held():
                 machine = await trio.to_thread.run_sync(self._build, config, log, merger)
                 machine.share_image()
+                await conductor.turn()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)
@@ -139,6 +140,7 @@ class Host:
         at least once every quantum of virtual time.
         """
         conductor = self._conductor
+        await conductor.turn()
         if callable(until):
             while not until():
                 conductor.set_goal(conductor.now_ns + conductor.cpus.spec.quantum_ns)

@@ -102,6 +102,7 @@ class Networks:
         gateway, address = self._door(guest)
         if not 1 <= port <= 65535:
             raise ConfigError(f"ports are 1 to 65535, not {port}")
+        await self.entrance.turn()
         key, connection = self.entrance.enter(
             lambda now: gateway.connect(now, address, port), live=live
         )

@@ -36,6 +36,8 @@ from asyncvmm.engine.jit.translator import Translator
 
 COLD: Final = -1
 COLD_STEPS: Final = 32  # how far code is interpreted that has not been wanted often
+# What translated code leaves to others, or to be translated, costs some microseconds each.
+PAUSE_ENTRIES: Final = 2048
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -120,6 +122,7 @@ class TranslatingEngine(Engine):
         state = x[WORDS]
         enter = self.enter
         address: int = state
+        last = self.entries + PAUSE_ENTRIES
         result: i64 = 0
         hart.event |= EVENT_CHECK
         x[CLOCK] = self._clock(hart)
@@ -143,6 +146,8 @@ class TranslatingEngine(Engine):
                 x[FLOAT_READY] = 1 if ready else 0
                 x[CONTEXT] = hart.tlb.context
                 x[FETCH_CONTEXT] = hart.tlb.fetch_context
+            if self.pauses and self.entries > last:
+                return EXIT_BUDGET
             if self.attacher.pending != 0:
                 self.attacher.install(translator)
             x[REASON] = RUNNING
