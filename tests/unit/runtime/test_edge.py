@@ -34,8 +34,11 @@ class Clock:
         self.now_ns += 1_000_000
         self.on_kick()
 
-    def talked(self) -> None:
-        pass
+    def later(self, call: Callable[[], object]) -> None:
+        call()
+
+    async def turn(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 class World:
