@@ -85,6 +85,8 @@ class HostMemory:
         self._guests: dict[str, _GuestMemory] = {}
         self._shared: dict[str, int] = {}
         self._next_order = 0
+        self._private = 0  # of all guests
+        self._changed: set[str] = set()  # whose charge may be another than at the last ``enforce``
 
     # -- guests
 
@@ -99,12 +101,18 @@ class HostMemory:
         self._next_order += 1
         guest.group = group
         self._guests[name] = guest
+        self._changed.update(self._guests)
 
     def remove(self, name: str) -> None:
         """A guest and its pages are gone; a trust group's with its last member."""
         guest = self._guests.pop(name, None)
-        if guest is not None and not self._members(guest.group):
+        if guest is None:
+            return
+        self._private -= guest.private
+        if not self._members(guest.group):
             self._shared.pop(guest.group, None)
+        self._changed.discard(name)
+        self._changed.update(self._guests)
 
     def update(self, name: str, knobs: MemoryKnobs, now_ns: int) -> None:
         """Change a guest's knobs; AdmissionError leaves them as they were."""
@@ -116,23 +124,29 @@ class HostMemory:
         except ConfigError:
             guest.knobs = old
             raise
+        self._changed.add(name)
 
     # -- counting
 
     def set_private(self, name: str, pages: int) -> None:
         """How many resident pages only this guest has (``Ram.resident`` less those it shares)."""
-        self._guest(name).private = pages
+        guest = self._guest(name)
+        if pages != guest.private:
+            self._private += pages - guest.private
+            guest.private = pages
+            self._changed.add(name)
 
     def set_shared(self, group: str, pages: int) -> None:
         """How many resident pages the members of a trust group share, each counted once."""
         if not group or not self._members(group):
             raise ConfigError(f"no guest is in the trust group {group!r}")
         self._shared[group] = pages
+        self._changed.update(member.name for member in self._members(group))
 
     @property
     def resident_pages(self) -> int:
         """What is really used of the host."""
-        return sum(g.private for g in self._guests.values()) + sum(self._shared.values())
+        return self._private + sum(self._shared.values())
 
     @property
     def promised_pages(self) -> int:
@@ -179,13 +193,19 @@ class HostMemory:
         """
         stopped: list[MemoryLimitError] = []
         gone: set[str] = set()
-        charges = {name: self.charged_pages(name) for name in self._guests}
-        for name, guest in self._guests.items():
-            self._watch_high(guest, charges[name], now_ns)
-            if charges[name] > guest.limit:
-                gone.add(name)
-                stopped.append(self._stop(name, OVER_MAX, charges[name], guest.limit, now_ns))
+        if self._changed:
+            for name in [name for name in self._guests if name in self._changed]:
+                guest = self._guests[name]
+                charged = self.charged_pages(name)
+                self._watch_high(guest, charged, now_ns)
+                if charged > guest.limit:
+                    gone.add(name)
+                    stopped.append(self._stop(name, OVER_MAX, charged, guest.limit, now_ns))
+            self._changed = gone.copy()
         resident = self.resident_pages - sum(self._guests[name].private for name in gone)
+        if resident <= self.capacity_pages:
+            return stopped
+        charges = {name: self.charged_pages(name) for name in self._guests}
         entitled = {name: self.entitled_pages(name) for name in self._guests}
         while resident > self.capacity_pages:
             rest = [guest for name, guest in self._guests.items() if name not in gone]

@@ -2,7 +2,7 @@
 
 Reading order: ``config.py`` (what a user can ask for), ``board.py`` (where things are),
 ``devices.py`` and ``device_tree.py`` (putting them there, and telling the guest), ``boot.py``
-(loading and entering its software), ``scheduler.py`` (whose turn it is in virtual time),
+(loading and entering its software), ``scheduler.py`` (whose turn it is in virtual time), ``roster.py`` (all guests of a host),
 ``machine.py`` (all of it together).
 """
 
@@ -10,6 +10,7 @@ from asyncvmm.machine.config import GuestConfig, parse_size
 from asyncvmm.machine.files import BootFile, BootFiles, read_boot_files
 from asyncvmm.machine.machine import Machine, Stats
 from asyncvmm.machine.power import Ending
+from asyncvmm.machine.roster import ASLEEP, AWAKE, GRANTED, Roster, Seat
 from asyncvmm.machine.scheduler import (
     RAN_IDLE,
     RAN_STEPS,
@@ -20,6 +21,9 @@ from asyncvmm.machine.scheduler import (
 )
 
 __all__ = [
+    "ASLEEP",
+    "AWAKE",
+    "GRANTED",
     "RAN_IDLE",
     "RAN_STEPS",
     "RAN_STOP",
@@ -30,7 +34,9 @@ __all__ = [
     "Ending",
     "GuestConfig",
     "Machine",
+    "Roster",
     "Scheduler",
+    "Seat",
     "Stats",
     "parse_size",
     "read_boot_files",

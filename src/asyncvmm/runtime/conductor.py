@@ -17,12 +17,21 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from asyncvmm.arch.hart import STARTED
 from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS
 from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
 from asyncvmm.hypervisor.ledger import BLOCKED, FAILED
-from asyncvmm.machine import RAN_STEPS, RAN_STOP, UNLIMITED, Machine
+from asyncvmm.machine import (
+    ASLEEP,
+    AWAKE,
+    GRANTED,
+    RAN_STEPS,
+    RAN_STOP,
+    UNLIMITED,
+    Machine,
+    Roster,
+    Seat,
+)
 from asyncvmm.runtime.watchdog import Watchdog
 from asyncvmm.timeline.events import FOREVER
 
@@ -97,6 +106,7 @@ class _Place:
     vcpus: list[Vcpu]
     since_ns: int
     budgets: dict[int, int]
+    seat: Seat
 
 
 class Conductor:
@@ -119,6 +129,9 @@ class Conductor:
         self._wall = wall
         self._realtime = realtime
         self._places: dict[str, _Place] = {}
+        self._roster = Roster()
+        self._seated: dict[int, _Place] = {}  # by the number of the seat
+        self._touched = True  # something outside may have changed any guest
         self._kick = trio.Event()
         self._quiet = trio.Event()
         self._talked = False
@@ -137,7 +150,9 @@ class Conductor:
         """Let ``guest`` live from now on; its own time begins at 0."""
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
-        self._places[guest.name] = _Place(guest, vcpus, self.now_ns, {})
+        seat = self._roster.join(scheduler, self.now_ns)
+        place = _Place(guest, vcpus, self.now_ns, {}, seat)
+        self._places[guest.name] = self._seated[seat.number] = place
         if self._offset_ns is None:
             self._offset_ns = self._wall.now_ns() - self.now_ns
         self.kick()
@@ -149,6 +164,8 @@ class Conductor:
             return
         for number in list(place.budgets):
             self._release(place, number)
+        self._roster.leave(place.seat)
+        del self._seated[place.seat.number]
         self.cpus.remove(guest.name, self.now_ns, cause)
         self.memory.remove(guest.name)
         self.kick()
@@ -158,6 +175,11 @@ class Conductor:
         if self._idle_wait and self._offset_ns is not None:
             self._idle_wait = False
             self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+        self._touched = True
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let the loop go on."""
         if self._quiet.is_set():
             self._quiet = trio.Event()
         self._kick.set()
@@ -182,7 +204,7 @@ class Conductor:
         """Run to ``time_ns`` and stand still there (FOREVER: never)."""
         self._goal_ns = time_ns
         self._reached = trio.Event()
-        self.kick()
+        self._wake()
 
     async def wait_goal(self) -> None:
         """Return when the goal is reached."""
@@ -280,18 +302,15 @@ class Conductor:
     # -- one stretch
 
     def _anyone_runnable(self) -> bool:
-        return any(
-            place.guest.machine.scheduler.runnable(number)
-            for place in self._places.values()
-            for number in range(len(place.vcpus))
-        )
+        return bool(self._roster.anyone_runnable())
 
     def _wake_runnable(self) -> None:
-        for place in self._places.values():
-            scheduler = place.guest.machine.scheduler
-            for number, vcpu in enumerate(place.vcpus):
-                if number not in place.budgets and scheduler.runnable(number):
-                    self.cpus.wake(vcpu, self.now_ns)
+        for seat, number in self._roster.waking():
+            self._wake_hart(self._seated[seat], number)
+
+    def _wake_hart(self, place: _Place, number: int) -> None:
+        self.cpus.wake(place.vcpus[number], self.now_ns)
+        place.seat.set_standing(number, AWAKE)
 
     def _decide(self) -> list[tuple[_Place, int, int]]:
         """Grant CPUs: (place, hart, longest slice). CPUs left over stand by for harts that may wake
@@ -299,14 +318,16 @@ class Conductor:
         """
         granted = self._grants()
         self._roomy = True
-        for place in self._places.values():
-            for number, vcpu in enumerate(place.vcpus):
-                if number in place.budgets or place.guest.machine.harts[number].state != STARTED:
-                    continue
-                if self._roomy and len(granted) < self.cpus.spec.cpus:
-                    self.cpus.wake(vcpu, self.now_ns)
-                    granted += self._grants()
-                self._roomy = self._roomy and number in place.budgets
+        for seat, number in self._roster.idle_started():
+            place = self._seated[seat]
+            if number in place.budgets:
+                continue
+            if len(granted) < self.cpus.spec.cpus:
+                self._wake_hart(place, number)
+                granted += self._grants()
+            if number not in place.budgets:
+                self._roomy = False
+                break
         return granted
 
     def _grants(self) -> list[tuple[_Place, int, int]]:
@@ -314,17 +335,13 @@ class Conductor:
         for grant in self.cpus.decide(self.now_ns):
             place = self._places[grant.vcpu.guest.name]
             place.budgets[grant.vcpu.number] = grant.steps
+            place.seat.set_standing(grant.vcpu.number, GRANTED)
             out.append((place, grant.vcpu.number, grant.slice_ns))
         return out
 
     def _next_event_ns(self) -> int:
         """The first event of any guest, in host time."""
-        first: int = FOREVER
-        for place in self._places.values():
-            due = int(place.guest.machine.timeline.next_time_ns())
-            if due != FOREVER:
-                first = min(first, due + place.since_ns)
-        return max(first, self.now_ns)
+        return max(int(self._roster.next_event_ns()), self.now_ns)
 
     def _horizon(self, granted: list[tuple[_Place, int, int]]) -> int:
         """Where the stretch ends: the first instant at which anything may be decided anew.
@@ -342,26 +359,32 @@ class Conductor:
         return max(until, self.now_ns + 1) if granted else until
 
     def _run_stretch(self, until_ns: int, granted: list[tuple[_Place, int, int]]) -> None:
-        """Every guest lives to ``until_ns``; then the books are closed."""
+        """Every guest lives to ``until_ns``; then the books are closed.
+
+        Time just passes for those who have nothing to do. After something came from outside all
+        are looked at.
+        """
+        for place, _, _ in granted:
+            self._show_steal(place)
         before = {
             (place.guest.name, number): int(place.guest.machine.harts[number].steps)
             for place, number, _ in granted
         }
-        for place in list(self._places.values()):
+        awake = self._roster.pass_by(until_ns)
+        places = list(self._places.values()) if self._touched else [self._seated[n] for n in awake]
+        self._touched = False
+        for place in places:
             self._run_guest(place, until_ns)
         self.now_ns = until_ns
         for place, number, _ in granted:
             if number in place.budgets:
                 steps = int(place.guest.machine.harts[number].steps)
                 self._release(place, number, steps - before[place.guest.name, number])
-        self._account()
+        self._account(places)
 
     def _run_guest(self, place: _Place, until_ns: int) -> None:
         guest = place.guest
         machine = guest.machine
-        scheduler = machine.scheduler
-        for number in range(len(place.vcpus)):
-            scheduler.granted[number] = 1 if number in place.budgets else 0
         limit = UNLIMITED
         if guest.max_steps is not None:
             counted = machine.stats()
@@ -409,16 +432,21 @@ class Conductor:
     def _release(self, place: _Place, number: int, steps: int = 0) -> None:
         budget = place.budgets.pop(number)
         runnable = place.guest.machine.scheduler.runnable(number)
+        place.seat.set_standing(number, AWAKE if runnable else ASLEEP)
         self.cpus.stop(place.vcpus[number], self.now_ns, min(steps, budget), asleep=not runnable)
 
-    def _account(self) -> None:
-        """Steal time to the guests that asked for it, and resident pages against the limits."""
-        for place in self._places.values():
-            machine = place.guest.machine
-            self.memory.set_private(place.guest.name, int(machine.ram.resident))
-            if machine.sbi is not None and machine.sbi.reports_steal():
-                for number, vcpu in enumerate(place.vcpus):
-                    machine.sbi.set_steal(number, self.cpus.steal_ns(vcpu, self.now_ns))
+    def _show_steal(self, place: _Place) -> None:
+        """A guest that asked for it finds its steal time up to date whenever it gets a CPU."""
+        sbi = place.guest.machine.sbi
+        if sbi is not None and sbi.reports_steal():
+            for number, vcpu in enumerate(place.vcpus):
+                sbi.set_steal(number, self.cpus.steal_ns(vcpu, self.now_ns))
+
+    def _account(self, places: list[_Place]) -> None:
+        """Resident pages of those who ran, against the limits."""
+        for place in places:
+            if place.seat.number in self._seated:
+                self.memory.set_private(place.guest.name, int(place.guest.machine.ram.resident))
         for error in self.memory.enforce(self.now_ns):
             place_of = self._places.get(error.guest)
             if place_of is not None:

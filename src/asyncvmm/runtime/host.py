@@ -41,6 +41,7 @@ class Host:
         self.plugins: Final = plugins
         self.guests: dict[str, Guest] = {}
         self.seed: Final = seed
+        self.paced: Final[set[str]] = set()  # the guests that keep step with the wall
         self._conductor = conductor
 
     @property
@@ -89,6 +90,8 @@ class Host:
         guest = Guest(machine, conductor, self._ended, rates, log, max_instructions)
         guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
+        if config.clock == "realtime":
+            self.paced.add(config.name)
         conductor.add(guest, vcpus)
         return guest
 
@@ -140,6 +143,7 @@ class Host:
 
     def _ended(self, guest: Guest) -> None:
         self.guests.pop(guest.name, None)
+        self.paced.discard(guest.name)
 
 
 @asynccontextmanager
@@ -174,7 +178,7 @@ async def open_host(
         HostMemory(parse_size(memory), ledger, overcommit=overcommit),
         ledger,
         wall if wall is not None else TrioWallClock(),
-        realtime=lambda: any(guest.config.clock == "realtime" for guest in host.guests.values()),
+        realtime=lambda: bool(host.paced),
     )
     host = Host(manager, conductor, seed)
     if paused:
