@@ -9,6 +9,7 @@ turn before the next stretch begins.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -39,6 +40,7 @@ PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
 LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up catching up
 SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for longer
 IMPATIENT_S: Final = 0.001  # ... once that happened
+TURN_NS: Final = 5 * MS  # wall time after which the event loop has its turn whatever happens
 
 
 class WallClock(Protocol):
@@ -143,6 +145,8 @@ class Conductor:
         self._patience_s = SETTLE_S
         self._grid_ns = cpus.spec.quantum_ns
         self._roomy = True
+        self._alone = False  # every other task was blocked when this one went on
+        self._turn_ns = 0  # wall time of that
 
     # -- guests come and go, between two stretches
 
@@ -247,15 +251,26 @@ class Conductor:
     async def _settle(self) -> None:
         """Every other task has had its turn: whatever a guest's output led to has been done.
 
-        A task that never blocks is not waited for long; such a program is not repeatable anyway.
+        Nothing is to be waited for when all were blocked at the last turn and nobody has been woken
+        since. A task that never blocks is not waited for long; such a program is not repeatable
+        anyway.
         """
         self._talked = False
+        if (
+            self._alone
+            and time.monotonic_ns() - self._turn_ns < TURN_NS
+            and not trio.lowlevel.current_statistics().tasks_runnable
+        ):
+            return
         with trio.move_on_after(self._patience_s) as scope:
             await wait_all_tasks_blocked()
         if scope.cancelled_caught:
             self._patience_s = IMPATIENT_S
+        self._alone = not scope.cancelled_caught
+        self._turn_ns = time.monotonic_ns()
 
     async def _wait_kick(self) -> None:
+        self._alone = False
         await self._kick.wait()
         await self._settle()
 
@@ -290,6 +305,7 @@ class Conductor:
 
     async def _sleep(self, ns: int) -> None:
         """Wait for outside input, at most ``ns``."""
+        self._alone = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sleep_then_wake, ns, self._kick)
             await self._kick.wait()
