@@ -85,15 +85,23 @@ class Roster:
                 i += 1
         return found
 
-    def idle_started(self) -> list[tuple[int, int]]:
-        """(number of the seat, hart) of the harts that are started and have no CPU."""
+    def idle_started(self, most: int) -> list[tuple[int, int]]:
+        """(number of the seat, hart) of the harts that are started and have no CPU; not all of them
+        when there are more than ``most``.
+        """
         found: list[tuple[int, int]] = []
         for seat in self._seats:
-            i: i64 = 0
-            while i < len(seat.standing):
-                if seat.standing[i] != GRANTED and seat.scheduler.harts[i].state == STARTED:
-                    found.append((seat.number, int(i)))
-                i += 1
+            if len(found) >= most:
+                break
+            _add_idle(seat, found)
+        return found
+
+    def idle_beside_granted(self) -> list[tuple[int, int]]:
+        """As ``idle_started``, but only of guests that have a CPU for another hart."""
+        found: list[tuple[int, int]] = []
+        for seat in self._seats:
+            if seat.granted != 0 and len(seat.standing) > 1:
+                _add_idle(seat, found)
         return found
 
     def next_event_ns(self) -> i64:
@@ -114,3 +122,11 @@ class Roster:
             if seat.granted != 0 or not seat.scheduler.pass_by(until_ns - seat.since_ns):
                 busy.append(seat.number)
         return busy
+
+
+def _add_idle(seat: Seat, found: list[tuple[int, int]]) -> None:
+    i: i64 = 0
+    while i < len(seat.standing):
+        if seat.standing[i] != GRANTED and seat.scheduler.harts[i].state == STARTED:
+            found.append((seat.number, int(i)))
+        i += 1
