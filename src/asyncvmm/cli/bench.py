@@ -77,7 +77,9 @@ def our_machine(engine: str = "auto") -> RunElf:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options on its parser."""
     known = ", ".join(kernel.name for kernel in KERNELS)
-    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"of {known}; default all; or: scale")
+    parser.add_argument(
+        "kernels", nargs="*", metavar="KERNEL", help=f"of {known}; default all; or: scale"
+    )
     parser.add_argument("--runs", type=_positive, default=3, help="median of so many (default 3)")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="work per run; 1 is 140 million instructions"

@@ -182,7 +182,9 @@ class EevdfPolicy(Policy):
             first = self._first_eligible(waiting, len(free))
             if len(first) == len(free):
                 everywhere = [(e.vcpu, e.vcpu.guest.mask) for e in first]
-                return [(cpu, vcpu, self._slice_steps(vcpu)) for cpu, vcpu in place(everywhere, free)]
+                return [
+                    (cpu, vcpu, self._slice_steps(vcpu)) for cpu, vcpu in place(everywhere, free)
+                ]
         ranked = []
         for entity in waiting:
             entity.extra = False

@@ -2,8 +2,8 @@
 
 Reading order: ``config.py`` (what a user can ask for), ``board.py`` (where things are),
 ``devices.py`` and ``device_tree.py`` (putting them there, and telling the guest), ``boot.py``
-(loading and entering its software), ``scheduler.py`` (whose turn it is in virtual time), ``roster.py`` (all guests of a host),
-``machine.py`` (all of it together).
+(loading and entering its software), ``scheduler.py`` (whose turn it is in virtual time),
+``machine.py`` (all of it together), ``roster.py`` (all guests of a host).
 """
 
 from asyncvmm.machine.config import GuestConfig, parse_size

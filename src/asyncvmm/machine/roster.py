@@ -86,22 +86,18 @@ class Roster:
         return found
 
     def idle_started(self, most: int) -> list[tuple[int, int]]:
-        """(number of the seat, hart) of the harts that are started and have no CPU; not all of them
-        when there are more than ``most``.
+        """(number of the seat, hart) of the first harts that are started and have no CPU: ``most`` or
+        some more when there are so many.
         """
         found: list[tuple[int, int]] = []
         for seat in self._seats:
             if len(found) >= most:
                 break
-            _add_idle(seat, found)
-        return found
-
-    def idle_beside_granted(self) -> list[tuple[int, int]]:
-        """As ``idle_started``, but only of guests that have a CPU for another hart."""
-        found: list[tuple[int, int]] = []
-        for seat in self._seats:
-            if seat.granted != 0 and len(seat.standing) > 1:
-                _add_idle(seat, found)
+            i: i64 = 0
+            while i < len(seat.standing):
+                if seat.standing[i] != GRANTED and seat.scheduler.harts[i].state == STARTED:
+                    found.append((seat.number, int(i)))
+                i += 1
         return found
 
     def next_event_ns(self) -> i64:
@@ -122,11 +118,3 @@ class Roster:
             if seat.granted != 0 or not seat.scheduler.pass_by(until_ns - seat.since_ns):
                 busy.append(seat.number)
         return busy
-
-
-def _add_idle(seat: Seat, found: list[tuple[int, int]]) -> None:
-    i: i64 = 0
-    while i < len(seat.standing):
-        if seat.standing[i] != GRANTED and seat.scheduler.harts[i].state == STARTED:
-            found.append((seat.number, int(i)))
-        i += 1

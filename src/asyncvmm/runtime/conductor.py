@@ -331,17 +331,11 @@ class Conductor:
     def _decide(self) -> list[tuple[_Place, int, int]]:
         """Grant CPUs: (place, hart, longest slice). CPUs left over stand by for harts that may wake
         up in the stretch; when there is one for everybody, no guest can notice another.
-
-        When there is not, every event ends the stretch, so only a hart whose neighbour in the same
-        guest runs may wake up within it.
         """
         granted = self._grants()
         room = self.cpus.spec.cpus - len(granted)
-        idle = self._roster.idle_started(room + 1)
-        self._roomy = len(idle) <= room
-        if not self._roomy:
-            idle = self._roster.idle_beside_granted() if room else []
-        for seat, number in idle:
+        self._roomy = True
+        for seat, number in self._roster.idle_started(room + 1):  # the one too many is enough
             place = self._seated[seat]
             if number in place.budgets:
                 continue
