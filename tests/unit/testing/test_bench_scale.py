@@ -83,9 +83,21 @@ def test_the_command_writes_what_it_says(
     monkeypatch.setattr(scale_command, "build", build)
     monkeypatch.setattr(scale_command, "HOST_GUESTS", (1, 2))
     path = tmp_path / "scale.json"
-    words = (
-        "scale --busy 2 --idle 2 --image demo --hours 0.01 --engine interpreter --runs 1".split()
-    )
+    words = [
+        "scale",
+        "--busy",
+        "2",
+        "--idle",
+        "2",
+        "--image",
+        "demo",
+        "--hours",
+        "0.01",
+        "--engine",
+        "interpreter",
+        "--runs",
+        "1",
+    ]
     assert scale_command.run(parse(*words, "--json", str(path))) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["busy", "host", "host", "idle"]
