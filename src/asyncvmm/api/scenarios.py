@@ -83,13 +83,14 @@ class Probe:
     """How to look at a run without a guest's noticing: see ``asyncvmm.runtime.alarms``.
 
     The run ends at the first of ``instants`` that is not before ``stop_ns``. ``engine`` is for
-    GuestConfig, where that has the choice.
+    GuestConfig, where that has the choice; ``workers`` is for ``open_host``.
     """
 
     instants: Sequence[int] = ()
     stop_ns: int | None = None
     pause_ns: int = 0
     engine: str | None = None
+    workers: int | None = None
 
 
 class ScenarioObserver:
@@ -151,18 +152,19 @@ async def run_scenario(
     if probe is not None and probe.engine is not None:
         engine: dict[str, Any] = {"engine": probe.engine}
         configs = {name: attrs.evolve(config, **engine) for name, config in configs.items()}
-    wrong: ConfigError
+    probe = probe or Probe()
+    watcher = observer or ScenarioObserver()
+    opened = False
     try:
-        async with open_host(paused=True, plugins=manager, **asked.host.settings) as host:
-            watcher = observer or ScenarioObserver()
-            run = ScenarioRun(asked, configs, host, watcher, probe or Probe())
-            try:
-                return await run.play(timeout_s)
-            except ConfigError as error:  # the host's nursery would wrap it in a group
-                wrong = error
+        async with open_host(
+            paused=True, plugins=manager, workers=probe.workers, **asked.host.settings
+        ) as host:
+            opened = True
+            return await ScenarioRun(asked, configs, host, watcher, probe).play(timeout_s)
     except ConfigError as error:
+        if opened:
+            raise
         raise ConfigError(f"{asked.path}: host: {error}") from error
-    raise wrong
 
 
 class ScenarioRun:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
+import trio
 
 from asyncvmm.api.scenarios import Probe, ScenarioResult, run_scenario, scenario_configs
-from asyncvmm.base.errors import ConfigError
-from asyncvmm.machine import GuestConfig
+from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.machine.config import split_disk
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.plugin.images import ImageCache
@@ -39,14 +40,13 @@ class Verdict:
 
 
 def two_ways(quantum_ns: int) -> tuple[Probe, Probe]:
-    """How the runs differ: their engines, where there are two, and the host's pauses.
+    """How the runs differ: their engines, where there are two, threads, and the host's pauses.
 
     "auto" is the fast engine, or the interpreter again (with a warning) where that cannot be had.
     """
-    has_engines = "engine" in attrs.fields_dict(GuestConfig)
     return (
-        Probe(engine="interpreter" if has_engines else None),
-        Probe(engine="auto" if has_engines else None, pause_ns=PAUSE_QUANTA * quantum_ns),
+        Probe(engine="interpreter", workers=1),
+        Probe(engine="auto", pause_ns=PAUSE_QUANTA * quantum_ns),
     )
 
 
@@ -56,17 +56,21 @@ async def verify_scenario(
     plugins: PluginManager | None = None,
     cache: ImageCache | None = None,
     ways: Callable[[int], tuple[Probe, Probe]] = two_ways,
+    timeout_s: float | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Verdict:
     """Run a scenario twice; when the digests differ, run it again to find out where that begins.
 
-    ``note`` is told what is being done. ConfigError for a guest that writes to a file.
+    ``note`` is told what is being done. ConfigError for a guest that writes to a file, BackendError
+    when a run is not over after ``timeout_s`` of wall time.
     """
     manager = plugins if plugins is not None else create_plugin_manager()
     _refuse_writable(scenario, scenario_configs(scenario, manager, cache))
 
     async def run(probe: Probe) -> ScenarioResult:
-        return await run_scenario(scenario, plugins=manager, cache=cache, probe=probe)
+        with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
+            return await run_scenario(scenario, plugins=manager, cache=cache, probe=probe)
+        raise BackendError(f"{scenario.path}: a run was not over after {timeout_s:g} s")
 
     note("first run")
     first = await run(ways(0)[0])

@@ -27,6 +27,11 @@ class Coherence(PageWatcher):
         for hart in self.harts:
             hart.tlb.drop_physical(ppn, True, True, False)
 
+    def pages_frozen(self) -> None:
+        """The same page objects, shared from now on: loads may go on, stores must come and ask."""
+        for hart in self.harts:
+            hart.tlb.drop_stores()
+
     def code_created(self, ppn: i64) -> None:
         """Stores to ``ppn`` go through the slow path from now on."""
         self.ram.has_code[ppn - self.ram.first_ppn] = 1

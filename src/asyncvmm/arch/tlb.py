@@ -33,6 +33,7 @@ class Tlb:
 
     def __init__(self) -> None:
         nothing: vec[i64] = vec[i64]([0] * 0)
+        self._nothing: vec[i64] = nothing
         self.load_tags: vec[i64] = vec[i64]([1] * ENTRIES)
         self.load_pages: vec[vec[i64]] = vec[vec[i64]]([nothing] * ENTRIES)
         self.store_tags: vec[i64] = vec[i64]([1] * ENTRIES)
@@ -195,13 +196,18 @@ class Tlb:
             native[NATIVE_FETCH + 2 * j] = NO_TAG
 
     def drop_physical(self, ppn: i64, loads: bool, stores: bool, fetches: bool) -> None:
-        """Forget entries of one kind or more that stand for physical page ``ppn``."""
+        """Forget entries of one kind or more that stand for physical page ``ppn``.
+
+        A forgotten entry must not keep a page alive that its RAM has given up.
+        """
         i: i64 = 0
         while i < ENTRIES:
             if loads and self.load_ppns[i] == ppn:
                 self.load_tags[i] = NO_TAG
+                self.load_pages[i] = self._nothing
             if stores and self.store_ppns[i] == ppn:
                 self.store_tags[i] = NO_TAG
+                self.store_pages[i] = self._nothing
             i += 1
         if fetches:
             i = 0
@@ -219,4 +225,18 @@ class Tlb:
                         native[i] = NO_TAG
                     if stores:
                         native[i + 1] = NO_TAG
+                i += 4
+
+    def drop_stores(self) -> None:
+        """Forget every right to store in place."""
+        i: i64 = 0
+        while i < ENTRIES:
+            self.store_tags[i] = NO_TAG
+            self.store_pages[i] = self._nothing
+            i += 1
+        native = self.native
+        if self.has_native:
+            i = NATIVE_DATA
+            while i < NATIVE_END:
+                native[i + 1] = NO_TAG
                 i += 4

@@ -12,13 +12,24 @@ from asyncvmm.base.units import MIB
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.shares import GuestUsage
 
-HEADINGS: Final = ("GUEST", "STATE", "ENTITLED", "RECEIVED", "STEAL", "MEMORY", "I/O", "MIPS")
+HEADINGS: Final = (
+    "GUEST",
+    "STATE",
+    "ENTITLED",
+    "RECEIVED",
+    "STEAL",
+    "MEMORY",
+    "SHARED",
+    "I/O",
+    "MIPS",
+)
 
 
 @attrs.frozen
 class Row:
     """One guest. Shares are of one CPU's time, 1.0 being all of it; ``entitled`` is None when the
-    policy does not measure it. ``accesses`` are of device registers.
+    policy does not measure it. ``resident`` memory is the guest's own and what it shares; ``saved`` is
+    what sharing spares the host. ``accesses`` are of device registers.
     """
 
     name: str
@@ -27,6 +38,8 @@ class Row:
     received: float
     steal: float
     resident_bytes: int
+    shared_bytes: int
+    saved_bytes: int
     accesses: int
     mips: float
 
@@ -72,6 +85,8 @@ def make_row(now: Snapshot, before: Snapshot | None = None) -> Row:
         received=_ratio(cpu.received_ns - (used.received_ns if used else 0), span_ns),
         steal=_ratio(cpu.steal_ns - (used.steal_ns if used else 0), span_ns),
         resident_bytes=now.stats.resident_bytes,
+        shared_bytes=now.usage.memory.shared_bytes,
+        saved_bytes=now.usage.memory.saved_bytes,
         accesses=now.stats.device_accesses - (then.device_accesses if then else 0),
         mips=_ratio(count * 1000, wall_ns),
     )
@@ -116,6 +131,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.received:.1%}",
         f"{row.steal:.1%}",
         f"{row.resident_bytes / MIB:.1f} MiB",
+        f"{row.shared_bytes / MIB:.1f} MiB",
         f"{row.accesses}",
         f"{row.mips:.1f}",
     )

@@ -14,6 +14,7 @@ import trio
 
 from asyncvmm.api import ConfigError, find_image
 from asyncvmm.api.scenarios import (
+    Probe,
     ScenarioObserver,
     ScenarioResult,
     ScenarioRun,
@@ -63,6 +64,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="a TOML file")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of wall time")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads for translated guests: they change nothing but the time (default: one a core)",
+    )
     parser.set_defaults(function=up)
 
 
@@ -111,7 +118,12 @@ async def _run(scenario: Scenario, options: argparse.Namespace) -> ScenarioResul
             else:
                 observer = StepLines()
         try:
-            result = await run_scenario(scenario, observer, timeout_s=options.timeout)
+            result = await run_scenario(
+                scenario,
+                observer,
+                timeout_s=options.timeout,
+                probe=Probe(workers=options.workers),
+            )
         finally:
             if isinstance(observer, LiveTable):
                 observer.clear()

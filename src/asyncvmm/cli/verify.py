@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import trio
 
 from asyncvmm.api.verify import Verdict, verify_scenario
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.up import ensure_images
 from asyncvmm.runtime.scenario import load_scenario
@@ -17,8 +19,9 @@ from asyncvmm.runtime.scenario import load_scenario
 EPILOG = """\
 examples:
   asyncvmm verify specs/scenarios/two-shells.toml
+  asyncvmm verify --json --timeout 300 two-shells.toml | jq .equal
 
-exit status: 0 when the digests are equal, 1 when they differ, 2 for wrong input.
+exit status: 0 when the digests are equal, 1 when they differ or a run takes too long, 2 for wrong input.
 """
 
 
@@ -27,23 +30,27 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "verify",
         help="run a scenario twice and compare the guests",
-        description="Run a scenario twice, with different engines and host pauses, and compare the "
+        description="Run a scenario twice, with different engines, threads and host pauses, and compare the "
         "digests of all guests. When they differ, find the first quantum of virtual time that "
         "does.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="a TOML file")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of wall time, a run")
     parser.set_defaults(function=verify)
 
 
 def verify(options: argparse.Namespace) -> int:
     """Run it twice and report."""
+    if options.timeout is not None and not options.timeout > 0:
+        raise ConfigError(f"--timeout must be positive, not {options.timeout}")
     scenario = load_scenario(options.scenario)
     ensure_images(scenario)
 
     async def run() -> Verdict:
-        return await verify_scenario(scenario, note=_say)
+        return await verify_scenario(scenario, timeout_s=options.timeout, note=_say)
 
     try:
         verdict = trio.run(run)
@@ -53,8 +60,21 @@ def verify(options: argparse.Namespace) -> int:
         if result.failed is not None:
             step = result.failed.step
             _say(f"note: step {step.number} ({step.title}) failed: {result.failed.detail}")
-    print(report(verdict))
+    print(json.dumps(to_json(verdict), indent=2) if options.json else report(verdict))
     return 0 if verdict.equal else 1
+
+
+def to_json(verdict: Verdict) -> dict[str, Any]:
+    """For machines: ``equal``, ``interval_ns`` and both runs' end and digests."""
+    return {
+        "equal": verdict.equal,
+        "differing": verdict.differing,
+        "interval_ns": verdict.interval_ns,
+        "runs": [
+            {"end_ns": result.end_ns, "digests": result.digests}
+            for result in (verdict.first, verdict.second)
+        ],
+    }
 
 
 def report(verdict: Verdict) -> str:

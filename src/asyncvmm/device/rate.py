@@ -12,3 +12,7 @@ class IoRate:
     def take(self, now_ns: int, size_bytes: int, write: bool) -> int:
         """Count one request of ``size_bytes``, made at ``now_ns``: when it may be done (>= now)."""
         return now_ns
+
+    def tokens(self) -> list[int]:
+        """What it remembers of earlier requests, for digests: two that agree delay alike."""
+        return []

@@ -14,7 +14,7 @@ from asyncvmm.hypervisor.buckets import IoLimiter, TokenBucket
 from asyncvmm.hypervisor.cpus import Cpus
 from asyncvmm.hypervisor.io_rates import DiskRates, DiskUsage, IoKnobs
 from asyncvmm.hypervisor.knobs import CpuKnobs, CpuMax, IoMax, MemoryKnobs
-from asyncvmm.hypervisor.ledger import Ledger, LedgerEvent
+from asyncvmm.hypervisor.ledger import Ledger, LedgerEvent, Recorder
 from asyncvmm.hypervisor.memory import HostMemory, MemoryLimitError, MemoryUsage
 from asyncvmm.hypervisor.policies import DEFAULT_POLICY, find_policies, make_policy
 from asyncvmm.hypervisor.policy import Policy, PolicyFactory
@@ -43,6 +43,7 @@ __all__ = [
     "MemoryUsage",
     "Policy",
     "PolicyFactory",
+    "Recorder",
     "TokenBucket",
     "Vcpu",
     "find_policies",

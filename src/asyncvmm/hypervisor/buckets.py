@@ -12,6 +12,8 @@ from typing import Final
 
 from asyncvmm.base.errors import InternalError
 from asyncvmm.base.units import MS, SECOND
+from asyncvmm.hypervisor.book_state import BucketState, IoMaxState, LimiterState
+from asyncvmm.hypervisor.cpu_state import require
 from asyncvmm.hypervisor.knobs import IoMax
 
 # What an idle bucket saves up, as time: an unused rate comes back as a burst no longer than this.
@@ -66,16 +68,15 @@ class TokenBucket:
         self.rate = rate
         self._credit = min(self._credit, max(rate * self._depth_ns, 0))
 
-    def state(self) -> list[int]:
-        """What a snapshot or digest needs."""
-        return [self.rate, self._depth_ns, self._credit, self._time_ns]
+    def state(self) -> BucketState:
+        """Everything, as a value."""
+        return BucketState(self.rate, self._depth_ns, self._credit, self._time_ns)
 
     @classmethod
-    def from_state(cls, state: list[int]) -> TokenBucket:
+    def from_state(cls, state: BucketState) -> TokenBucket:
         """The inverse of ``state``."""
-        rate, depth_ns, credit, time_ns = state
-        bucket = cls(rate, 0, time_ns, depth_ns)
-        bucket._credit = credit
+        bucket = cls(state.rate, 0, state.time_ns, state.depth_ns)
+        bucket._credit = state.credit
         return bucket
 
 
@@ -133,6 +134,34 @@ class IoLimiter:
             self.delayed_ns += ready - now_ns
         return ready
 
+    def state(self) -> LimiterState:
+        """Limits, tokens and counters, as a value."""
+        read, write = self._read, self._write
+        return LimiterState(
+            IoMaxState.of(self.limits),
+            self.delayed,
+            self.delayed_ns,
+            _saved(read.bytes_bucket),
+            _saved(read.ops_bucket),
+            _saved(write.bytes_bucket),
+            _saved(write.ops_bucket),
+        )
+
+    @classmethod
+    def from_state(cls, state: LimiterState) -> IoLimiter:
+        """The inverse of ``state``; ConfigError when its buckets are not those of its limits."""
+        limits = state.limits.limits()
+        made = cls(limits)
+        made.delayed = state.delayed
+        made.delayed_ns = state.delayed_ns
+        made._read = DirectionLimit(
+            _restored(state.read_bytes, limits.rbps), _restored(state.read_ops, limits.riops)
+        )
+        made._write = DirectionLimit(
+            _restored(state.write_bytes, limits.wbps), _restored(state.write_ops, limits.wiops)
+        )
+        return made
+
     def update(self, now_ns: int, limits: IoMax) -> None:
         """Other limits from now on. A new limit begins without a burst: that is for once."""
         read, write = self._read, self._write
@@ -145,6 +174,15 @@ class IoLimiter:
 
 def _bucket(rate: int | None, burst: int, now_ns: int) -> TokenBucket | None:
     return None if rate is None else TokenBucket(rate, burst, now_ns)
+
+
+def _saved(bucket: TokenBucket | None) -> BucketState | None:
+    return None if bucket is None else bucket.state()
+
+
+def _restored(state: BucketState | None, rate: int | None) -> TokenBucket | None:
+    require(rate == (None if state is None else state.rate), "a bucket of another rate")
+    return None if state is None else TokenBucket.from_state(state)
 
 
 def _changed(bucket: TokenBucket | None, rate: int | None, now_ns: int) -> TokenBucket | None:

@@ -8,11 +8,13 @@ and the result depends on nothing but the calls.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from asyncvmm.base.errors import ConfigError, InternalError
 from asyncvmm.hypervisor import ledger as events
 from asyncvmm.hypervisor.admission import AdmissionError
+from asyncvmm.hypervisor.cpu_state import CpusState, GuestCpusState
 from asyncvmm.hypervisor.knobs import MILLI, CpuKnobs
 from asyncvmm.hypervisor.ledger import Ledger
 from asyncvmm.hypervisor.policy import Policy
@@ -56,7 +58,7 @@ class Cpus:
         guest = GuestCpus(name, self._next_order, knobs, self.spec)
         guest.vcpus = [Vcpu(guest, number) for number in range(vcpus)]
         try:
-            self._check(guest)
+            self._check(guest, self.guests.values())
             self.policy.admit(guest, now_ns)
         except ConfigError as error:
             self.ledger.record(now_ns, events.REFUSED, name, str(error))
@@ -90,7 +92,7 @@ class Cpus:
         old = guest.knobs
         guest.set_knobs(knobs, self.spec)
         try:
-            self._check(guest)
+            self._check(guest, self.guests.values())
             self.policy.change(guest, now_ns)
         except ConfigError as error:
             guest.set_knobs(old, self.spec)
@@ -205,6 +207,39 @@ class Cpus:
         """Whether no vCPU is runnable: time may jump to the next event."""
         return all(vcpu.state == ASLEEP for g in self.guests.values() for vcpu in g.vcpus)
 
+    # -- snapshots
+
+    def state(self) -> CpusState:
+        """All books, the policy's among them, as a value; ConfigError of a policy without state."""
+        return CpusState(
+            self.spec.cpus,
+            self.spec.mips,
+            self.spec.quantum_ns,
+            self._next_order,
+            tuple(GuestCpusState.of(guest) for guest in self.guests.values()),
+            tuple(guest.name for guest in self._capped),
+            self.policy.state().save(),
+        )
+
+    def restore(self, state: CpusState) -> dict[str, list[Vcpu]]:
+        """Go on where ``state`` was taken, on the same CPUs and policy: every guest's vCPUs.
+
+        Slices that ran then run still. ConfigError, with nothing changed, when anything is wrong.
+        """
+        state.check_spec(self.spec)
+        guests = state.make_guests(self.spec)
+        for guest in guests.values():
+            if not 1 <= len(guest.vcpus) <= MAX_VCPUS:
+                raise ConfigError(f"bad saved state: {guest.name} has {len(guest.vcpus)} vCPUs")
+            self._check(guest, guests.values())
+        self.policy.restore(state.policy, guests)
+        busy = {v.pcpu for g in guests.values() for v in g.vcpus if v.state == RUNNING}
+        self.guests = guests
+        self._capped = [guests[name] for name in state.capped]
+        self._free = [cpu for cpu in range(self.spec.cpus) if cpu not in busy]
+        self._next_order = state.next_order
+        return {name: guest.vcpus for name, guest in guests.items()}
+
     # -- inside
 
     def _start(self, vcpu: Vcpu, pcpu: int, steps: int, now_ns: int) -> Grant:
@@ -292,7 +327,7 @@ class Cpus:
         if guest not in self._capped:
             self._capped.append(guest)
 
-    def _check(self, guest: GuestCpus) -> None:
+    def _check(self, guest: GuestCpus, guests: Iterable[GuestCpus]) -> None:
         """ConfigError or AdmissionError when these knobs cannot be honoured on this host."""
         knobs = guest.knobs
         if knobs.cpuset_cpus is not None and not guest.allowed:
@@ -312,7 +347,7 @@ class Cpus:
                     guest.name, "cpu", knobs.reserve, capped, "mCPU",
                     "cpu.reserve must not exceed cpu.max",
                 )  # fmt: skip
-        others = [other for other in self.guests.values() if other is not guest]
+        others = [other for other in guests if other is not guest]
         for union in overlapping_unions({other.mask for other in (*others, guest)}):
             if guest.mask & ~union:
                 continue

@@ -17,9 +17,12 @@ Service is in parts (see ``vcpu.py``), lags in 1/ONE of a part: whole numbers wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import nsmallest
-from typing import Final
+from typing import Any, Final
 
+from asyncvmm.hypervisor.cpu_state import require
+from asyncvmm.hypervisor.eevdf_entity import EevdfState, Entity, EntityState
 from asyncvmm.hypervisor.placement import place
 from asyncvmm.hypervisor.policy import Policy
 from asyncvmm.hypervisor.rates import ONE, Claim, fluid_rates
@@ -30,39 +33,6 @@ _MAX_CACHED_RATES: Final = 512
 
 
 _Key = tuple[int, int, tuple[int, int]]
-
-
-class _Entity:
-    """A vCPU in the competition."""
-
-    __slots__ = (
-        "active",
-        "extra",
-        "home",
-        "lag",
-        "leaving",
-        "left",
-        "order",
-        "rate",
-        "running",
-        "since_ns",
-        "started",
-        "vcpu",
-    )
-
-    def __init__(self, vcpu: Vcpu, slice_parts: int) -> None:
-        self.vcpu = vcpu
-        self.order = vcpu.order
-        self.lag = 0  # in parts * ONE; while it is not active, what it may get back
-        self.rate = 0
-        self.home = 0  # the CPUs that the rate comes from
-        self.extra = False  # runs on a CPU that nobody else wants: its lag stands still
-        self.left = slice_parts  # parts of its request that have not run
-        self.started = False  # its request has begun, and so was eligible
-        self.running = False
-        self.since_ns = 0  # when it was started
-        self.active = False  # has a rate
-        self.leaving = False  # active, but sleeps: waits for its negative lag to become zero
 
 
 class EevdfPolicy(Policy):
@@ -78,8 +48,8 @@ class EevdfPolicy(Policy):
         self.slice_parts = self._longest
         self.quantum_lag: Final = spec.quantum_ns * spec.mips * ONE
         self._far_ahead: Final = -self.quantum_lag + self._longest * ONE
-        self._entities: dict[tuple[int, int], _Entity] = {}
-        self._active: list[_Entity] = []
+        self._entities: dict[tuple[int, int], Entity] = {}
+        self._active: list[Entity] = []
         self._time_ns = 0
         self._stale = False  # the rates are not those of the active ones
         self._leaving = 0
@@ -109,7 +79,7 @@ class EevdfPolicy(Policy):
         self._advance(now_ns)
         entity = self._entities.get(vcpu.order)
         if entity is None:
-            entity = self._entities[vcpu.order] = _Entity(vcpu, self.slice_parts)
+            entity = self._entities[vcpu.order] = Entity(vcpu, self.slice_parts)
         entity.started = False
         if entity.leaving:
             entity.leaving = False
@@ -209,7 +179,7 @@ class EevdfPolicy(Policy):
             self._settle(unserved)
         return [(pcpu, vcpu, self._slice_steps(vcpu)) for pcpu, vcpu in pairs]
 
-    def _first_eligible(self, waiting: list[_Entity], count: int) -> list[_Entity]:
+    def _first_eligible(self, waiting: list[Entity], count: int) -> list[Entity]:
         """The eligible ones with the earliest deadlines: all that matters when nobody is pinned and
         there are enough of them (then somebody waits for every home, so no lag is settled).
         """
@@ -224,7 +194,7 @@ class EevdfPolicy(Policy):
         return [entity for _, _, entity in first]
 
     def _place_extra(
-        self, unserved: list[tuple[_Key, _Entity]], free: list[int]
+        self, unserved: list[tuple[_Key, Entity]], free: list[int]
     ) -> list[tuple[int, Vcpu]]:
         """Whoever may use the CPUs that are left over, though they are not their homes."""
         pairs = place([(e.vcpu, e.vcpu.guest.mask) for _, e in unserved], free)
@@ -253,6 +223,37 @@ class EevdfPolicy(Policy):
                 if entity.running:
                     parts += (now_ns - entity.since_ns) * self.spec.mips
         return parts // PARTS_PER_STEP
+
+    # -- snapshots
+
+    def state(self) -> EevdfState:
+        """See Policy. Rates are kept: those of the moment hold until something happens."""
+        active = [entity.vcpu.order for entity in self._active]
+        return EevdfState(
+            self._time_ns,
+            self._stale,
+            self._homes,
+            self.slice_parts,
+            tuple(EntityState.of(entity) for entity in self._entities.values()),
+            tuple(active),
+        )
+
+    def restore(self, saved: Mapping[str, Any], guests: Mapping[str, GuestCpus]) -> None:
+        """See Policy."""
+        state = EevdfState.load(saved)
+        entities = state.make_entities(guests)
+        require(state.slice_parts in (self._longest, self._shortest), "a slice of other CPUs")
+        self._entities = entities
+        self._active = [entities[order] for order in state.active]
+        self._time_ns = state.time_ns
+        self._stale = state.stale
+        self._leaving = sum(1 for entity in self._active if entity.leaving)
+        self._homes = state.homes
+        self._pinned = any(len(e.vcpu.guest.allowed) < self.spec.cpus for e in self._active)
+        self.slice_parts = state.slice_parts
+        self._cache.clear()
+
+    # -- inside
 
     def _slice_steps(self, vcpu: Vcpu) -> int:
         entity = self._entities[vcpu.order]
@@ -289,7 +290,7 @@ class EevdfPolicy(Policy):
             if self._leaving:
                 self._drop_settled()
 
-    def _balance(self, waiting: list[_Entity]) -> None:
+    def _balance(self, waiting: list[Entity]) -> None:
         """Keep the sum of lags of each home at zero or below, and someone eligible.
 
         The sum is positive when service was lost (a CPU idled because of the caller, or a guest
@@ -305,7 +306,7 @@ class EevdfPolicy(Policy):
                 [entity for entity in waiting if entity.home == home],
             )
 
-    def _balance_home(self, members: list[_Entity], waiting: list[_Entity]) -> None:
+    def _balance_home(self, members: list[Entity], waiting: list[Entity]) -> None:
         total = sum([entity.lag for entity in members])
         if total > 0:
             behind = sum([entity.lag for entity in members if entity.lag > 0])
@@ -335,7 +336,7 @@ class EevdfPolicy(Policy):
             members = [entity for entity in members if entity.active]
             total = sum([entity.lag for entity in members])
 
-    def _settle(self, unserved: list[tuple[_Key, _Entity]]) -> None:
+    def _settle(self, unserved: list[tuple[_Key, Entity]]) -> None:
         """Clear the lags in the homes that nobody waits for.
 
         Where everyone who can run does, nobody has a claim on anybody. (Rates of more than there is
@@ -348,7 +349,7 @@ class EevdfPolicy(Policy):
                 if entity.leaving:
                     self._deactivate(entity)
 
-    def _drop(self, entity: _Entity) -> None:
+    def _drop(self, entity: Entity) -> None:
         entity.lag = 0
         self._deactivate(entity)
 
@@ -356,7 +357,7 @@ class EevdfPolicy(Policy):
         for entity in [e for e in self._active if e.leaving and e.lag >= 0]:
             self._drop(entity)
 
-    def _deactivate(self, entity: _Entity) -> None:
+    def _deactivate(self, entity: Entity) -> None:
         if entity.leaving:
             entity.leaving = False
             self._leaving -= 1

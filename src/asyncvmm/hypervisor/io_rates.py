@@ -10,9 +10,11 @@ import attrs
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import SECOND
 from asyncvmm.device import IoRate
+from asyncvmm.hypervisor.book_state import DiskRatesState, DiskRateState
 from asyncvmm.hypervisor.buckets import IoLimiter
+from asyncvmm.hypervisor.cpu_state import require
 from asyncvmm.hypervisor.knobs import IoMax
-from asyncvmm.hypervisor.ledger import DELAYED, Ledger
+from asyncvmm.hypervisor.ledger import DELAYED, Recorder
 
 MAX_DISKS: Final = 64
 
@@ -95,14 +97,31 @@ class DiskRate(IoRate):
             self._rates.note(self, now_ns, ready)
         return ready
 
+    def tokens(self) -> list[int]:
+        """See IoRate: the buckets' rates, credits and times."""
+        if self.limiter is None:
+            return []
+        state = self.limiter.state()
+        buckets = (state.read_bytes, state.read_ops, state.write_bytes, state.write_ops)
+        return [
+            number
+            for bucket in buckets
+            for number in ((0,) if bucket is None else attrs.astuple(bucket))
+        ]
+
+    def state(self) -> DiskRateState:
+        """Tokens and counters, as a value."""
+        limiter = None if self.limiter is None else self.limiter.state()
+        return DiskRateState(self.disk, self.delayed, self.delayed_ns, limiter)
+
 
 class DiskRates:
     """The disks of one guest, which came to its host at ``since_ns``."""
 
-    def __init__(self, guest: str, disks: Sequence[str], ledger: Ledger, since_ns: int) -> None:
+    def __init__(self, guest: str, disks: Sequence[str], record: Recorder, since_ns: int) -> None:
         self.disks: Final = [DiskRate(disk, self) for disk in disks]
         self._guest = guest
-        self._ledger = ledger
+        self._record = record
         self._since_ns = since_ns
         self._noted = -1  # the second of the last event
 
@@ -126,9 +145,33 @@ class DiskRates:
         if time_ns // SECOND != self._noted:
             self._noted = time_ns // SECOND
             wait_us = (ready_ns - now_ns) // 1000
-            self._ledger.record(
+            self._record(
                 time_ns, DELAYED, self._guest, f"io.max: {rate.disk} waits for {wait_us} us"
             )
+
+    def state(self) -> DiskRatesState:
+        """The tokens of all disks and what was told to the ledger, as a value."""
+        return DiskRatesState(
+            self._since_ns, self._noted, tuple(rate.state() for rate in self.disks)
+        )
+
+    def restore(self, state: DiskRatesState) -> None:
+        """Go on where ``state`` was taken, for the same disks, limits included.
+
+        ConfigError, with nothing changed, when anything about it is wrong.
+        """
+        names = [rate.disk for rate in self.disks]
+        require([saved.disk for saved in state.disks] == names, f"the disks are {names}")
+        limiters = [
+            None if saved.limiter is None else IoLimiter.from_state(saved.limiter)
+            for saved in state.disks
+        ]
+        for rate, saved, limiter in zip(self.disks, state.disks, limiters, strict=True):
+            rate.limiter = limiter
+            rate.delayed = saved.delayed
+            rate.delayed_ns = saved.delayed_ns
+        self._since_ns = state.since_ns
+        self._noted = state.noted_second
 
     def usage(self) -> tuple[DiskUsage, ...]:
         """Of each disk, so far."""

@@ -13,6 +13,8 @@ from typing import Final
 import attrs
 
 from asyncvmm.base.errors import InternalError
+from asyncvmm.hypervisor.book_state import LedgerEventState, LedgerState
+from asyncvmm.hypervisor.cpu_state import require
 
 # The kinds of event.
 ADMITTED: Final = "admitted"
@@ -57,6 +59,10 @@ class LedgerEvent:
     cause: str
 
 
+# ``Ledger.record``, or what passes on to it: time in ns, kind, guest, cause.
+Recorder = Callable[[int, str, str, str], object]
+
+
 def _nobody(event: LedgerEvent) -> None:
     return None
 
@@ -67,9 +73,8 @@ class Ledger:
     """
 
     def __init__(self, events_per_kind: int = 1024) -> None:
-        self._rings: dict[str, deque[LedgerEvent]] = {
-            kind: deque(maxlen=events_per_kind) for kind in KINDS
-        }
+        self._events_per_kind = events_per_kind
+        self._rings = self._empty_rings()
         self._counts: dict[str, dict[str, int]] = {}
         self._sequence = 0
         self.listener: Callable[[LedgerEvent], None] = _nobody
@@ -109,3 +114,45 @@ class Ledger:
     def forget(self, guest: str) -> None:
         """Drop the counters of a guest that is gone; its events stay until their ring turns."""
         self._counts.pop(guest, None)
+
+    def state(self) -> LedgerState:
+        """All events and counters, as a value."""
+        return LedgerState(
+            self._sequence,
+            self._events_per_kind,
+            tuple(LedgerEventState(**attrs.asdict(event)) for event in self.events()),
+            tuple(
+                (guest, kind, count)
+                for guest, counts in self._counts.items()
+                for kind, count in counts.items()
+                if count
+            ),
+        )
+
+    def restore(self, state: LedgerState) -> None:
+        """Go on after the last event of ``state``; the listener stays and hears of none of them.
+
+        ConfigError, with nothing changed, when anything about it is wrong.
+        """
+        require(state.events_per_kind == self._events_per_kind, "a ledger of another length")
+        rings = self._empty_rings()
+        last = -1
+        for event in state.events:
+            require(event.kind in rings, f"no kind of event {event.kind!r}")
+            require(last < event.sequence < state.sequence, "events are not in order")
+            require(len(event.cause) <= MAX_CAUSE_CHARS, "a cause is too long")
+            require(len(rings[event.kind]) < state.events_per_kind, "too many events of a kind")
+            last = event.sequence
+            rings[event.kind].append(
+                LedgerEvent(event.time_ns, event.sequence, event.kind, event.guest, event.cause)
+            )
+        counts: dict[str, dict[str, int]] = {}
+        for guest, kind, count in state.counts:
+            require(kind in rings and count > 0, f"{guest}: {count} events of kind {kind!r}")
+            counts.setdefault(guest, dict.fromkeys(KINDS, 0))[kind] = count
+        self._rings = rings
+        self._counts = counts
+        self._sequence = state.sequence
+
+    def _empty_rings(self) -> dict[str, deque[LedgerEvent]]:
+        return {kind: deque(maxlen=self._events_per_kind) for kind in KINDS}

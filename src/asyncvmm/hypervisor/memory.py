@@ -1,11 +1,14 @@
 """The host's memory: who has how much resident, what is promised, and who goes when it runs out.
 
-Counting is in pages that are really there. Pages that guests of one trust group share (the pages of
-an image, of a fork) are counted once for the host, and divided among those guests. A guest's
-*entitlement* is what it can count on when everyone uses all it may: ``memory.low`` plus a part of the
-rest of the host in proportion to how much more it may use. Entitlements never exceed the capacity
-together, so when the host is full someone is above its own, and that guest is stopped: never one
-that stayed within.
+Counting is in pages that are really there. A page that guests of one trust group share (of an image,
+of a fork) counts once for the host, and for each of these guests as if it were its own: what a guest is
+charged, and so whether it is stopped or asked for pages, depends on nothing that a neighbour does.
+What sharing saves is the host's gain: more guests fit.
+
+A guest's *entitlement* is what it can count on when everyone uses all it may: ``memory.low`` plus a
+part of the rest of the host in proportion to how much more it may use. Entitlements never exceed the
+capacity together, so when the host is full someone is above its own, and that guest is stopped: never
+one that stayed within.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from asyncvmm.base.errors import ConfigError, GuestError
 from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.hypervisor import ledger as events
 from asyncvmm.hypervisor.admission import AdmissionError
+from asyncvmm.hypervisor.book_state import GuestMemoryState, HostMemoryState, MemoryKnobsState
+from asyncvmm.hypervisor.cpu_state import require
 from asyncvmm.hypervisor.knobs import MemoryKnobs
 from asyncvmm.hypervisor.ledger import Ledger
 
@@ -42,10 +47,14 @@ class MemoryLimitError(GuestError):
 
 @attrs.frozen
 class MemoryUsage:
-    """Bytes of one guest: ``charged`` is its own pages and its part of the shared ones."""
+    """Bytes of one guest: resident pages of its own and those that it shares, together ``charged``;
+    ``saved`` is what it would cost more if it did not share: its shared pages less its part, in
+    proportion, of what its trust group keeps of them.
+    """
 
     private_bytes: int
     shared_bytes: int
+    saved_bytes: int
     charged_bytes: int
     entitled_bytes: int
     over_high_bytes: int
@@ -58,6 +67,7 @@ class _GuestMemory:
         self.ram_pages = ram_pages
         self.knobs = knobs
         self.private = 0
+        self.shared = 0
         self.group = ""
         self.above_high = False
 
@@ -136,12 +146,18 @@ class HostMemory:
             guest.private = pages
             self._changed.add(name)
 
-    def set_shared(self, group: str, pages: int) -> None:
-        """How many resident pages the members of a trust group share, each counted once."""
+    def set_shared(self, name: str, pages: int) -> None:
+        """How many resident pages this guest has that are its trust group's (``Ram.shared``)."""
+        guest = self._guest(name)
+        if pages != guest.shared:
+            guest.shared = pages
+            self._changed.add(name)
+
+    def set_group(self, group: str, pages: int) -> None:
+        """How many pages a trust group keeps, each counted once (``SharedPages.count``)."""
         if not group or not self._members(group):
             raise ConfigError(f"no guest is in the trust group {group!r}")
         self._shared[group] = pages
-        self._changed.update(member.name for member in self._members(group))
 
     @property
     def resident_pages(self) -> int:
@@ -154,9 +170,9 @@ class HostMemory:
         return sum(self._claim(guest) for guest in self._guests.values())
 
     def charged_pages(self, name: str) -> int:
-        """A guest's own pages and its part of its group's."""
+        """A guest's own pages and those that it shares."""
         guest = self._guest(name)
-        return guest.private + self._part(guest)
+        return guest.private + guest.shared
 
     def entitled_pages(self, name: str) -> int:
         """See above. The sum over all guests is at most the capacity."""
@@ -176,7 +192,8 @@ class HostMemory:
         over = 0 if high is None else max(charged * PAGE_SIZE - high, 0)
         return MemoryUsage(
             private_bytes=guest.private * PAGE_SIZE,
-            shared_bytes=self._shared.get(guest.group, 0) * PAGE_SIZE,
+            shared_bytes=guest.shared * PAGE_SIZE,
+            saved_bytes=(guest.shared - self._part(guest)) * PAGE_SIZE,
             charged_bytes=charged * PAGE_SIZE,
             entitled_bytes=self.entitled_pages(name) * PAGE_SIZE,
             over_high_bytes=over,
@@ -202,22 +219,59 @@ class HostMemory:
                     gone.add(name)
                     stopped.append(self._stop(name, OVER_MAX, charged, guest.limit, now_ns))
             self._changed = gone.copy()
-        resident = self.resident_pages - sum(self._guests[name].private for name in gone)
-        if resident <= self.capacity_pages:
+        if self._resident_without(gone) <= self.capacity_pages:
             return stopped
         charges = {name: self.charged_pages(name) for name in self._guests}
         entitled = {name: self.entitled_pages(name) for name in self._guests}
-        while resident > self.capacity_pages:
+        while self._resident_without(gone) > self.capacity_pages:
             rest = [guest for name, guest in self._guests.items() if name not in gone]
             over = [guest for guest in rest if charges[guest.name] > entitled[guest.name]]
             if not over:
                 break
             worst = max(over, key=lambda g: (charges[g.name] - entitled[g.name], g.order))
             gone.add(worst.name)
-            resident -= worst.private
             name = worst.name
             stopped.append(self._stop(name, HOST_FULL, charges[name], entitled[name], now_ns))
         return stopped
+
+    # -- snapshots
+
+    def state(self) -> HostMemoryState:
+        """The books, as a value."""
+        guests = tuple(
+            GuestMemoryState(
+                guest.name, guest.order, guest.ram_pages, MemoryKnobsState.of(guest.knobs),
+                guest.private, guest.shared, guest.group, guest.above_high,
+            )
+            for guest in self._guests.values()
+        )  # fmt: skip
+        groups = tuple(self._shared.items())
+        return HostMemoryState(
+            self.capacity_pages, self.overcommit, self._next_order, guests, groups
+        )
+
+    def restore(self, state: HostMemoryState) -> None:
+        """Go on where ``state`` was taken, on a host of the same capacity.
+
+        ConfigError, with nothing changed, when anything about it is wrong.
+        """
+        state.check()
+        here = (self.capacity_pages, self.overcommit)
+        require((state.capacity_pages, state.overcommit) == here, "it is of a host of another size")
+        guests: dict[str, _GuestMemory] = {}
+        for saved in state.guests:
+            guest = _GuestMemory(saved.name, saved.order, saved.ram_pages, saved.knobs.knobs())
+            guest.private, guest.shared = saved.private, saved.shared
+            guest.group, guest.above_high = saved.group, saved.above_high
+            require(guest.low <= guest.limit, f"{guest.name}: memory.low is above memory.max")
+            guests[guest.name] = guest
+        claimed = sum(self._claim(guest) for guest in guests.values())
+        require(claimed <= self.capacity_pages, "more memory is promised than there is")
+        self._guests = guests
+        self._shared = dict(state.groups)
+        self._next_order = state.next_order
+        self._private = sum(guest.private for guest in guests.values())
+        self._changed = set(guests)
 
     # -- inside
 
@@ -240,13 +294,22 @@ class HostMemory:
         return [g for g in self._guests.values() if group and g.group == group]
 
     def _part(self, guest: _GuestMemory) -> int:
-        """Its equal part of the group's pages; the oldest members take the odd ones."""
-        pages = self._shared.get(guest.group, 0)
-        if pages == 0:
-            return 0
-        members = self._members(guest.group)
-        each, odd = divmod(pages, len(members))
-        return each + (1 if members.index(guest) < odd else 0)
+        """How many of the pages that its group keeps are there for this guest, rounded up."""
+        references = sum(member.shared for member in self._members(guest.group))
+        kept = min(self._shared.get(guest.group, 0), references)
+        return -(-kept * guest.shared // references) if references else 0
+
+    def _resident_without(self, gone: set[str]) -> int:
+        """At most so many pages are resident when ``gone`` are: a group keeps what the rest uses."""
+        rest = [guest for guest in self._guests.values() if guest.name not in gone]
+        used = dict.fromkeys(self._shared, 0)
+        for guest in rest:
+            if guest.group in used:
+                used[guest.group] += guest.shared
+        if not gone:
+            return self.resident_pages
+        kept = sum(min(pages, used[group]) for group, pages in self._shared.items())
+        return sum(guest.private for guest in rest) + kept
 
     def _claim(self, guest: _GuestMemory) -> int:
         return min(guest.low, guest.limit) if self.overcommit else guest.limit

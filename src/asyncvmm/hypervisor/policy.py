@@ -9,9 +9,12 @@ taken from hashes. ``now_ns`` never falls from call to call.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.hypervisor.vcpu import CpuSpec, GuestCpus, Vcpu
+from asyncvmm.plugin import VersionedState
 from asyncvmm.timeline.events import FOREVER
 
 
@@ -77,6 +80,17 @@ class Policy(ABC):
     def entitled_steps(self, guest: GuestCpus, now_ns: int) -> int | None:
         """Steps that the guest was entitled to so far; None when that is not measured."""
         return None
+
+    def state(self) -> VersionedState:
+        """What a snapshot keeps of this policy; ConfigError of one that cannot be saved."""
+        raise ConfigError(f"the policy {type(self).__name__} cannot be saved")
+
+    def restore(self, saved: Mapping[str, Any], guests: Mapping[str, GuestCpus]) -> None:
+        """Go on where ``state().save()`` was taken. ``guests`` are those of then, made anew.
+
+        ConfigError, with nothing changed, when anything about it is wrong.
+        """
+        raise ConfigError(f"the policy {type(self).__name__} cannot be restored")
 
 
 PolicyFactory = Callable[[CpuSpec], Policy]

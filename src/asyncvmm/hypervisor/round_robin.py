@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+from attrs.validators import ge
+
 from asyncvmm.hypervisor.admission import AdmissionError
+from asyncvmm.hypervisor.cpu_state import require
 from asyncvmm.hypervisor.placement import place
 from asyncvmm.hypervisor.policy import Policy
-from asyncvmm.hypervisor.vcpu import CpuSpec, GuestCpus, Vcpu
+from asyncvmm.hypervisor.vcpu import WAITING, CpuSpec, GuestCpus, Vcpu
+from asyncvmm.plugin import VersionedState
+
+
+@attrs.frozen
+class RoundRobinState(VersionedState):
+    """``last_turns`` are (guest's order, vCPU's number, turn)."""
+
+    version: ClassVar[int] = 1
+
+    turn: int = attrs.field(validator=ge(0))
+    last_turns: tuple[tuple[int, int, int], ...]
 
 
 class RoundRobinPolicy(Policy):
@@ -67,3 +85,20 @@ class RoundRobinPolicy(Policy):
     def stopped(self, vcpu: Vcpu, now_ns: int, steps: int) -> None:
         """See Policy."""
         self._ready[vcpu.order] = vcpu
+
+    def state(self) -> RoundRobinState:
+        """See Policy."""
+        turns = tuple((*order, turn) for order, turn in sorted(self._last_turn.items()))
+        return RoundRobinState(self._turn, turns)
+
+    def restore(self, saved: Mapping[str, Any], guests: Mapping[str, GuestCpus]) -> None:
+        """See Policy."""
+        state = RoundRobinState.load(saved)
+        vcpus = {vcpu.order: vcpu for guest in guests.values() for vcpu in guest.vcpus}
+        last = {(order, number): turn for order, number, turn in state.last_turns}
+        require(last.keys() <= vcpus.keys(), "a turn of a vCPU that is not there")
+        require(all(0 < turn <= state.turn for turn in last.values()), "a turn that has not been")
+        require(all(guest.knobs.reserve == 0 for guest in guests.values()), "a reservation")
+        self._ready = {order: vcpu for order, vcpu in vcpus.items() if vcpu.state == WAITING}
+        self._last_turn = last
+        self._turn = state.turn

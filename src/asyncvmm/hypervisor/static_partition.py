@@ -8,12 +8,17 @@ CPU of its own (``cpuset.cpus``) gets the same slots whoever came before it.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+import attrs
 
 from asyncvmm.hypervisor.admission import AdmissionError
+from asyncvmm.hypervisor.cpu_state import require
 from asyncvmm.hypervisor.knobs import MILLI
 from asyncvmm.hypervisor.policy import Policy
-from asyncvmm.hypervisor.vcpu import CpuSpec, GuestCpus, Vcpu
+from asyncvmm.hypervisor.vcpu import WAITING, CpuSpec, GuestCpus, Vcpu
+from asyncvmm.plugin import VersionedState
 from asyncvmm.timeline.events import FOREVER
 
 FRAME_SLOTS: Final = 100  # slots per CPU and frame: each is 10 thousandths of the CPU
@@ -21,6 +26,15 @@ FRAME_SLOTS: Final = 100  # slots per CPU and frame: each is 10 thousandths of t
 # The order in which slots are given: neighbours in it lie far apart in time, at the golden section.
 _STRIDE: Final = 61
 _SCATTERED: Final = [number * _STRIDE % FRAME_SLOTS for number in range(FRAME_SLOTS)]
+
+
+@attrs.frozen
+class StaticPartitionState(VersionedState):
+    """``slots`` are (pcpu, slot, guest's order, vCPU's number)."""
+
+    version: ClassVar[int] = 1
+
+    slots: tuple[tuple[int, int, int, int], ...]
 
 
 class StaticPartitionPolicy(Policy):
@@ -112,6 +126,39 @@ class StaticPartitionPolicy(Policy):
             for slot, owner in enumerate(row)
             if owner is not None and owner.guest is guest
         ]
+
+    def state(self) -> StaticPartitionState:
+        """See Policy."""
+        return StaticPartitionState(
+            tuple(
+                (pcpu, slot, *owner.order)
+                for pcpu, row in enumerate(self._owners)
+                for slot, owner in enumerate(row)
+                if owner is not None
+            )
+        )
+
+    def restore(self, saved: Mapping[str, Any], guests: Mapping[str, GuestCpus]) -> None:
+        """See Policy."""
+        state = StaticPartitionState.load(saved)
+        vcpus = {vcpu.order: vcpu for guest in guests.values() for vcpu in guest.vcpus}
+        owners: list[list[Vcpu | None]] = [[None] * FRAME_SLOTS for _ in range(self.spec.cpus)]
+        counts = dict.fromkeys(vcpus, 0)
+        for pcpu, slot, order, number in state.slots:
+            owner = vcpus.get((order, number))
+            require(owner is not None, "a slot of a vCPU that is not there")
+            assert owner is not None
+            require(0 <= pcpu < self.spec.cpus and 0 <= slot < FRAME_SLOTS, "no such slot")
+            require(owners[pcpu][slot] is None, "a slot with two owners")
+            require(pcpu in owner.guest.allowed, "a slot outside the cpuset")
+            require(all(row[slot] is not owner for row in owners), "two slots at one moment")
+            owners[pcpu][slot] = owner
+            counts[owner.order] += 1
+        for guest in guests.values():
+            held = [counts[vcpu.order] for vcpu in guest.vcpus]
+            require(held == _slots_of(guest), f"{guest.name} has other slots than it reserved")
+        self._owners = owners
+        self._ready = {order for order, vcpu in vcpus.items() if vcpu.state == WAITING}
 
     def _allot(self, guest: GuestCpus) -> None:
         if guest.knobs.reserve <= 0:

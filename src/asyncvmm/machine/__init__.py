@@ -7,7 +7,7 @@ Reading order: ``config.py`` (what a user can ask for), ``board.py`` (where thin
 """
 
 from asyncvmm.machine.config import GuestConfig, parse_size
-from asyncvmm.machine.files import BootFile, BootFiles, read_boot_files
+from asyncvmm.machine.files import BootFile, BootFileReader, BootFiles, read_boot_files
 from asyncvmm.machine.machine import Machine, Stats
 from asyncvmm.machine.power import Ending
 from asyncvmm.machine.roster import ASLEEP, AWAKE, GRANTED, Roster, Seat
@@ -30,6 +30,7 @@ __all__ = [
     "RAN_TIME",
     "UNLIMITED",
     "BootFile",
+    "BootFileReader",
     "BootFiles",
     "Ending",
     "GuestConfig",

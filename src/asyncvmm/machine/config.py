@@ -74,6 +74,8 @@ class GuestConfig:
     are ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one
     when there are several; ``mips`` says how many million steps are a second of virtual time.
     ``epoch_ns`` is the date (Unix time) of its power-on, the same for every run unless it is given.
+    ``trust_group`` names the guests that it may share equal pages with, which costs none of them
+    anything that it can see; without one it shares with nobody.
     ``policy`` are the guest's knobs on its host, by the names of cgroup v2 (``{"cpu.weight": 200}``).
     """
 
@@ -98,6 +100,10 @@ class GuestConfig:
         default="auto", validator=_one_of("auto", "interpreter", "jit")
     )
     mmu: Literal["sv39", "sv48"] = attrs.field(default="sv39", validator=_one_of("sv39", "sv48"))
+    trust_group: str | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.matches_re(r"[\w.-]{1,64}")),
+    )
     policy: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     epoch_ns: int = attrs.field(default=DEFAULT_EPOCH_NS, validator=_between(0, 2**63 - 1))
 

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import platform
+from collections.abc import Callable
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.engine.interpreter import Engine, Interpreter
@@ -25,6 +26,13 @@ def why_not_jit() -> str:
     if reason:
         _log.warning("guests are interpreted, several times slower than translated: %s", reason)
     return reason
+
+
+def find_spin() -> Callable[[int, int, int, int], int]:
+    """What a thread may look for another one with; only where guests are translated."""
+    from asyncvmm.engine.jit.waiting import make_spin
+
+    return make_spin(default_cache_root() / "jit")
 
 
 def choose_engine(name: str) -> Engine:

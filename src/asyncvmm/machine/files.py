@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -48,10 +50,34 @@ def read_boot_file(path: Path) -> BootFile:
     return BootFile(str(path), data)
 
 
-def read_boot_files(config: GuestConfig) -> BootFiles:
-    """Read every boot file of ``config``."""
+class BootFileReader:
+    """Reads boot files; guests that boot from the same file hold one copy of it.
+
+    A file that changed (its inode, size or time) is another file. Threads may share a reader.
+    """
+
+    def __init__(self) -> None:
+        self._held: WeakValueDictionary[tuple[str, int, int, int, int], BootFile] = (
+            WeakValueDictionary()
+        )
+
+    def read(self, path: Path) -> BootFile:
+        """See read_boot_file."""
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return read_boot_file(path)  # says what is wrong
+        key = (str(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        held = self._held.get(key)
+        if held is None:
+            held = read_boot_file(path)
+            self._held[key] = held
+        return held
+
+
+def read_boot_files(config: GuestConfig, reader: BootFileReader | None = None) -> BootFiles:
+    """Read every boot file of ``config``, or take what ``reader`` has."""
+    read = read_boot_file if reader is None else reader.read
     names = [field.name for field in attrs.fields(BootFiles)]
     paths = {name: getattr(config, name) for name in names}
-    return BootFiles(
-        **{name: read_boot_file(path) for name, path in paths.items() if path is not None}
-    )
+    return BootFiles(**{name: read(path) for name, path in paths.items() if path is not None})

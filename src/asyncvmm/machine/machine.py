@@ -15,7 +15,7 @@ from asyncvmm.base.errors import InternalError
 from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.device import CharPort, RandomStream
-from asyncvmm.engine.interpreter import Engine
+from asyncvmm.engine.interpreter import Engine, Interpreter
 from asyncvmm.fdt import Tree
 from asyncvmm.firmware.environment import ClockedEnvironment
 from asyncvmm.firmware.htif import Htif, HtifCoherence
@@ -40,7 +40,8 @@ from asyncvmm.machine.files import BootFiles
 from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
 from asyncvmm.machine.registers import hart_values, reset_hart
 from asyncvmm.machine.scheduler import UNLIMITED, Scheduler, WakeListener
-from asyncvmm.memory.pages import PRESENT, Ram
+from asyncvmm.memory.merge import Merger
+from asyncvmm.memory.pages import ABSENT, Ram
 from asyncvmm.platform import aclint, plic
 from asyncvmm.platform.aclint import Aclint
 from asyncvmm.platform.plic import Plic
@@ -88,12 +89,16 @@ class Machine:
         engine: Engine | None = None,
         open_blob: OpenBlob = no_blobs,
         log_sink: LogSink | None = None,
+        merger: Merger | None = None,
     ) -> None:
+        """``merger`` is that of the guest's trust group: what is loaded is shared at once."""
         self.config = config
         self.files = files
         self.timeline = timeline if timeline is not None else Timeline()
         self.clock = Clock(self.timeline, config.mips)
-        self.ram = Ram(RAM_BASE, config.memory)
+        self.merger = merger
+        store = None if merger is None else merger.shared_pages
+        self.ram = Ram(RAM_BASE, config.memory, store)
         self.bus = Bus()
         self.code = CodeCache()
         self.coherence = Coherence(self.ram, self.code)
@@ -137,6 +142,11 @@ class Machine:
         reason = int(self.scheduler.run(until_ns, max_steps))
         self.bus.raise_failure()
         return reason
+
+    @property
+    def runs_unlocked(self) -> bool:
+        """Whether ``run`` spends its time outside Python's lock, so that a thread is worth its cost."""
+        return not isinstance(self.scheduler.engine, Interpreter)
 
     @property
     def ending(self) -> Ending | None:
@@ -194,6 +204,7 @@ class Machine:
                 device.io.path: [
                     "failed" if device.io.guard.broken else device.target.save(),
                     device.io.rng.position,
+                    *device.io.rate.tokens(),
                 ]
                 for device in self.devices
             },
@@ -201,7 +212,7 @@ class Machine:
         digest.update(json.dumps(state, sort_keys=True, separators=(",", ":")).encode())
         zero = bytes(PAGE_SIZE)
         for index in range(int(self.ram.page_count)):
-            if self.ram.kind[index] == PRESENT:
+            if self.ram.kind[index] != ABSENT:
                 page = bytes(memoryview(self.ram.pages[index]).cast("B"))
                 if page != zero:
                     digest.update(index.to_bytes(8, "little") + page)
@@ -243,6 +254,8 @@ class Machine:
 
     def _load(self) -> boot.Boot:
         loaded = boot.load(self.files, self.ram, self.sbi, self._make_tree, self.config.append)
+        if self.merger is not None:
+            self.merger.share_all(self.ram)
         self._watch_htif(loaded.symbols)
         loaded.start(self.harts)
         return loaded
@@ -284,9 +297,6 @@ class Machine:
             if ram.has_code[index]:
                 self.code.drop(int(ram.first_ppn) + index)
                 ram.has_code[index] = 0
-            if ram.kind[index] == PRESENT:
-                ram.pages[index] = ram.zero
-                ram.kind[index] = 0
-        ram.resident = 0
+        ram.clear()
         if len(self.code):
             raise InternalError("decoded code is left after a reset")

@@ -1,9 +1,10 @@
-"""Guest RAM as a table of 4 KiB pages, each absent until first written.
+"""Guest RAM as a table of 4 KiB pages, each absent until first written, some shared until then.
 
-A page is ``vec[i64]`` of 512 little-endian words. All absent pages are one shared zero page, which is
-never written: a store to an absent page first makes it present (``materialize``). Host code outside
-the engines (loaders, DMA) goes through ``read``/``write`` and the ``load*``/``store*`` methods, which
-also tell ``watcher`` about every page that changed identity or content behind the engines' back.
+A page is ``vec[i64]`` of 512 little-endian words. All absent pages are one zero page, and shared pages
+belong to a store (``shared.py``): both are read in place and never written. A store to such a page
+first gives the guest one of its own (``materialize``). Host code outside the engines (loaders, DMA)
+goes through ``read``/``write`` and the ``load*``/``store*`` methods, which also tell ``watcher`` about
+every page that changed identity or content behind the engines' back.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.base.errors import DmaError
 from asyncvmm.base.units import PAGE_SIZE, PAGE_WORDS
+from asyncvmm.memory.shared import SharedPages
 
-# What ``Ram.kind`` holds for a page.
+# What ``Ram.kind`` holds for a page. Only a PRESENT page may be written in place.
 ABSENT: Final = 0
 PRESENT: Final = 1
+SHARED: Final = (
+    2  # plus the page's number in the store; alone: of a store that is not ours any more
+)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -29,6 +34,9 @@ class PageWatcher:
     def page_replaced(self, ppn: i64) -> None:
         """Page ``ppn`` (physical page number) is another object now: forget cached references."""
 
+    def pages_frozen(self) -> None:
+        """No page may be written in place any more: forget all cached rights to store."""
+
     def code_created(self, ppn: i64) -> None:
         """Page ``ppn`` has decoded code from now on: stores to it must be seen."""
 
@@ -36,10 +44,47 @@ class PageWatcher:
         """Bytes of a page that holds decoded code were written: forget what was decoded there."""
 
 
-class Ram:
-    """``size`` bytes of RAM (a multiple of 4096) at guest-physical ``base`` (a multiple of 4096)."""
+class PageTable:
+    """All pages of a RAM at one instant, as a value: ``Ram.freeze`` makes it, ``Ram.thaw`` takes it.
 
-    def __init__(self, base: i64, size: i64) -> None:
+    It costs a table; the pages are the store's. ``release`` it when it is not wanted any more.
+    """
+
+    def __init__(self, store: SharedPages, pages: vec[vec[i64]], kind: vec[i64]) -> None:
+        self.shared_pages: SharedPages = store
+        self.pages: vec[vec[i64]] = pages
+        self.kind: vec[i64] = kind
+        self.page_count: i64 = len(kind)
+        self.released: bool = False
+
+    def is_absent(self, index: i64) -> bool:
+        """Whether page ``index`` was never written, or only with zeros."""
+        return self.kind[index] == ABSENT
+
+    def page_bytes(self, index: i64) -> bytes:
+        """The 4096 bytes of page ``index``."""
+        return bytes(memoryview(self.pages[index]).cast("B"))
+
+    def release(self) -> None:
+        """Give the pages back to the store; once is enough."""
+        if self.released:
+            return
+        self.released = True
+        i: i64 = 0
+        while i < self.page_count:
+            if self.kind[i] > SHARED:
+                self.shared_pages.release(self.kind[i] - SHARED)
+            i += 1
+
+
+class Ram:
+    """``size`` bytes of RAM (a multiple of 4096) at guest-physical ``base`` (a multiple of 4096).
+
+    ``shared_pages`` is the store of the guest's trust group; without one the guest is a group of its own.
+    ``resident`` counts all pages but the absent, ``shared`` those of them that are the store's.
+    """
+
+    def __init__(self, base: i64, size: i64, store: SharedPages | None = None) -> None:
         if base % PAGE_SIZE != 0 or size % PAGE_SIZE != 0 or size <= 0 or base < 0:
             raise ValueError("RAM base and size must be multiples of 4096 bytes and positive")
         self.base: i64 = base
@@ -52,6 +97,8 @@ class Ram:
         # 1 for a page with decoded code: stores to it must be reported to the watcher.
         self.has_code: vec[i64] = vec[i64]([0] * int(self.page_count))
         self.resident: i64 = 0
+        self.shared: i64 = 0
+        self.shared_pages: SharedPages = store if store is not None else SharedPages()
         self.watcher: PageWatcher = PageWatcher()
 
     def contains(self, address: i64, length: i64) -> bool:
@@ -64,15 +111,139 @@ class Ram:
         )
 
     def materialize(self, index: i64) -> vec[i64]:
-        """The page number ``index`` (from the start of RAM), made present for writing."""
-        if self.kind[index] == PRESENT:
+        """The page number ``index`` (from the start of RAM), made the guest's own for writing.
+
+        What it holds stays: zeros where it was absent, a copy where it was shared.
+        """
+        kind = self.kind[index]
+        if kind == PRESENT:
             return self.pages[index]
         page: vec[i64] = vec[i64]([0] * PAGE_WORDS)
-        self.pages[index] = page
-        self.kind[index] = PRESENT
-        self.resident += 1
-        self.watcher.page_replaced(self.first_ppn + index)
+        if kind == ABSENT:
+            self.resident += 1
+        else:
+            shared = self.pages[index]
+            i: i64 = 0
+            while i < PAGE_WORDS:
+                page[i] = shared[i]
+                i += 1
+            self.shared -= 1
+            if kind > SHARED:
+                self.shared_pages.release(kind - SHARED)
+        self._replace(index, page, PRESENT)
         return page
+
+    def share_page(self, index: i64, number: i64) -> None:
+        """Refer to a page of the store, which holds what page ``index`` holds, instead of to one's own.
+
+        The caller has compared them.
+        """
+        kind = self.kind[index]
+        self.shared_pages.use(number)
+        if kind > SHARED:
+            self.shared_pages.release(kind - SHARED)
+        elif kind != SHARED:
+            self.shared += 1
+            if kind == ABSENT:
+                self.resident += 1
+        self._replace(index, self.shared_pages.page(number), SHARED + number)
+
+    def drop_page(self, index: i64) -> None:
+        """Make page ``index``, which the caller found to hold zeros only, absent."""
+        kind = self.kind[index]
+        if kind == ABSENT:
+            return
+        if kind != PRESENT:
+            self.shared -= 1
+            if kind > SHARED:
+                self.shared_pages.release(kind - SHARED)
+        self.resident -= 1
+        self._replace(index, self.zero, ABSENT)
+
+    def _replace(self, index: i64, page: vec[i64], kind: i64) -> None:
+        self.pages[index] = page
+        self.kind[index] = kind
+        self.watcher.page_replaced(self.first_ppn + index)
+
+    def clear(self) -> None:
+        """Every page absent. The caller forgets decoded code and translations: nobody is told."""
+        i: i64 = 0
+        while i < self.page_count:
+            kind = self.kind[i]
+            if kind != ABSENT:
+                if kind > SHARED:
+                    self.shared_pages.release(kind - SHARED)
+                self.pages[i] = self.zero
+                self.kind[i] = ABSENT
+            i += 1
+        self.resident = 0
+        self.shared = 0
+
+    def leave_store(self) -> None:
+        """Go on without the store's books: for a guest that has ended and may still be looked at.
+
+        Its shared pages can be read, and are copied when written, but count for nobody.
+        """
+        i: i64 = 0
+        while i < self.page_count:
+            if self.kind[i] > SHARED:
+                self.shared_pages.release(self.kind[i] - SHARED)
+                self.kind[i] = SHARED
+            i += 1
+        self.shared_pages = SharedPages()
+
+    def freeze(self) -> PageTable:
+        """All pages as they are now, as a value. From now on every page is shared with it."""
+        i: i64 = 0
+        store = self.shared_pages
+        pages: vec[vec[i64]] = vec[vec[i64]]([self.zero] * int(self.page_count))
+        kinds: vec[i64] = vec[i64]([0] * int(self.page_count))
+        while i < self.page_count:
+            kind = self.kind[i]
+            if kind != ABSENT:
+                page = self.pages[i]
+                if kind <= SHARED:
+                    number = store.adopt(page)
+                    store.use(number)
+                    if kind == PRESENT:
+                        self.shared += 1
+                    kind = SHARED + number
+                    self.kind[i] = kind
+                store.use(kind - SHARED)
+                pages[i] = page
+                kinds[i] = kind
+            i += 1
+        self.watcher.pages_frozen()
+        return PageTable(store, pages, kinds)
+
+    def thaw(self, table: PageTable) -> None:
+        """Hold what ``table`` holds, which must be of this store and size and not released.
+
+        As ``clear``, it tells nobody: the caller forgets decoded code and translations.
+        """
+        if (
+            table.shared_pages is not self.shared_pages
+            or table.page_count != self.page_count
+            or table.released
+        ):
+            raise ValueError("the page table is of another store or size, or was released")
+        i: i64 = 0
+        while i < self.page_count:
+            if table.kind[i] > SHARED:
+                self.shared_pages.use(table.kind[i] - SHARED)
+            i += 1
+        self.clear()
+        i = 0
+        resident: i64 = 0
+        while i < self.page_count:
+            kind = table.kind[i]
+            if kind != ABSENT:
+                self.pages[i] = table.pages[i]
+                self.kind[i] = kind
+                resident += 1
+            i += 1
+        self.resident = resident
+        self.shared = resident
 
     def load64(self, address: i64) -> i64:
         """The aligned 64-bit word at a RAM address that the caller has checked."""
@@ -152,7 +323,7 @@ class Ram:
                 count = length - done
             index = offset >> 12
             chunk = data[int(done) : int(done + count)]
-            if self.kind[index] == PRESENT or chunk.count(0) != len(chunk):
+            if self.kind[index] != ABSENT or chunk.count(0) != len(chunk):
                 self._write_page(index, start, chunk)
             offset += count
             done += count

@@ -11,12 +11,13 @@ from asyncvmm.plugin.devices import BlobSpec, Compatible, DeviceType, FdtValue
 from asyncvmm.plugin.hookspecs import hookimpl, hookspec
 from asyncvmm.plugin.manager import PluginManager, PluginProblem, create_plugin_manager
 from asyncvmm.plugin.options import parse_options, split_options
-from asyncvmm.plugin.state import DeviceState
+from asyncvmm.plugin.state import DeviceState, VersionedState
 
 __all__ = [
     "BlobSpec",
     "Compatible",
     "DeviceState",
+    "VersionedState",
     "DeviceType",
     "FdtValue",
     "PluginManager",

@@ -1,9 +1,9 @@
-"""What a snapshot keeps of a device: an attrs class with a version, checked before it is
-believed.
-"""
+"""What a snapshot keeps: an attrs class with a version, checked before it is believed."""
 
 from __future__ import annotations
 
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -13,12 +13,12 @@ from asyncvmm.base.errors import ConfigError
 
 
 @attrs.frozen
-class DeviceState:
-    """The base class of device states.
+class VersionedState:
+    """The base class of saved states.
 
     A subclass is an attrs class with a ``version``; its fields have validators, because saved state
     is untrusted data. ``save`` gives JSON-ready data (bytes as hexadecimal text), ``load`` takes it
-    back, through ``upgrade`` when an older version wrote it.
+    back, through ``upgrade`` when an older version wrote it. Fields may be states and tuples.
     """
 
     version: ClassVar[int] = 1
@@ -38,6 +38,8 @@ class DeviceState:
     @classmethod
     def load(cls, saved: Mapping[str, Any]) -> Self:
         """The state that ``save`` wrote; ConfigError when anything about it is wrong."""
+        if not isinstance(saved, Mapping):
+            raise ConfigError(f"{cls.__name__}: a saved state is expected, not {saved!r}")
         fields = {str(key): value for key, value in saved.items()}
         version = fields.pop("version", None)
         if type(version) is not int:
@@ -58,7 +60,14 @@ class DeviceState:
             raise ConfigError(f"{cls.__name__}: bad saved state: {text}") from error
 
 
+@attrs.frozen
+class DeviceState(VersionedState):
+    """The base class of device states."""
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, VersionedState):
+        return value.save()
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).hex()
     if isinstance(value, (list, tuple)):
@@ -76,6 +85,22 @@ def _typed(annotation: Any, value: Any) -> Any:
         if type(value) is not annotation:
             raise TypeError(f"{annotation.__name__} is expected, not {value!r}")
         return value
+    if isinstance(annotation, type) and issubclass(annotation, VersionedState):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"a saved {annotation.__name__} is expected, not {value!r}")
+        return annotation.load(value)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return _typed(kinds[0], value) if value is not None and len(kinds) == 1 else value
     if isinstance(value, list):
+        kinds = list(typing.get_args(annotation))
+        if kinds[:1] == [Any]:
+            return tuple(value)
+        if typing.get_origin(annotation) is tuple and kinds[1:] == [...]:
+            return tuple(_typed(kinds[0], item) for item in value)
+        if typing.get_origin(annotation) is tuple:
+            return tuple(_typed(kind, item) for kind, item in zip(kinds, value, strict=True))
         return tuple(value)
+    if typing.get_origin(annotation) is tuple:
+        raise TypeError(f"a list is expected, not {value!r}")
     return value

@@ -1,14 +1,16 @@
 """The host's one loop: lets every guest live through the same stretch of virtual time, in turn.
 
 At each decision instant the policy grants physical CPUs to harts; then all guests run up to the next
-instant (the end of a grant, an event, a refill, the quantum), one after the other in a fixed order.
-Guests meet only through links whose latency is a quantum or more, so the order inside a stretch changes
-nothing, and neither does the order of trio's tasks: whoever waits for a guest's output has had its
-turn before the next stretch begins.
+instant (the end of a grant, an event, a refill, the quantum), those with translated code side by side
+in worker threads. Guests meet only through links whose latency is a quantum or more, and what they
+have to say waits in their outboxes for the end of the stretch, where the books are kept in a fixed
+order; so the order inside a stretch changes nothing, and neither does the order of trio's tasks:
+whoever waits for a guest's output has had its turn before the next stretch begins.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,12 +30,16 @@ from asyncvmm.machine import (
     GRANTED,
     RAN_STEPS,
     RAN_STOP,
+    RAN_TIME,
     UNLIMITED,
     Machine,
     Roster,
     Seat,
 )
+from asyncvmm.runtime.outbox import Outbox
+from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
+from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
 PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
@@ -83,6 +89,11 @@ class Resident(Protocol):
         """What runs."""
         ...
 
+    @property
+    def outbox(self) -> Outbox:
+        """What its devices have to tell."""
+        ...
+
     def machine_stopped(self) -> bool:
         """The machine stopped itself: False when it goes on after a reset."""
         ...
@@ -109,6 +120,8 @@ class _Place:
     since_ns: int
     budgets: dict[int, int]
     seat: Seat
+    why: int = RAN_TIME
+    error: Exception | None = None
 
 
 class Conductor:
@@ -119,6 +132,7 @@ class Conductor:
         cpus: Cpus,
         memory: HostMemory,
         ledger: Ledger,
+        workers: Workers,
         wall: WallClock,
         *,
         realtime: Callable[[], bool],
@@ -126,7 +140,9 @@ class Conductor:
         self.cpus: Final = cpus
         self.memory: Final = memory
         self.ledger: Final = ledger
+        self.workers: Final = workers
         self.watchdog: Final = Watchdog()
+        self.sharing: Final = Sharing()
         self.now_ns = 0
         self._wall = wall
         self._realtime = realtime
@@ -157,6 +173,7 @@ class Conductor:
         seat = self._roster.join(scheduler, self.now_ns)
         place = _Place(guest, vcpus, self.now_ns, {}, seat)
         self._places[guest.name] = self._seated[seat.number] = place
+        self.watchdog.enter(guest.name, guest.machine.bus)
         if self._offset_ns is None:
             self._offset_ns = self._wall.now_ns() - self.now_ns
         self.kick()
@@ -166,12 +183,14 @@ class Conductor:
         place = self._places.pop(guest.name, None)
         if place is None:
             return
+        self.watchdog.leave(guest.name)
         for number in list(place.budgets):
             self._release(place, number)
         self._roster.leave(place.seat)
         del self._seated[place.seat.number]
         self.cpus.remove(guest.name, self.now_ns, cause)
         self.memory.remove(guest.name)
+        self.sharing.leave(guest.name)
         self.kick()
 
     def kick(self) -> None:
@@ -390,8 +409,9 @@ class Conductor:
         awake = self._roster.pass_by(until_ns)
         places = list(self._places.values()) if self._touched else [self._seated[n] for n in awake]
         self._touched = False
+        self._live(places, until_ns)
         for place in places:
-            self._run_guest(place, until_ns)
+            self._lived(place, until_ns)
         self.now_ns = until_ns
         for place, number, _ in granted:
             if number in place.budgets:
@@ -399,29 +419,49 @@ class Conductor:
                 self._release(place, number, steps - before[place.guest.name, number])
         self._account(places)
 
+    def _live(self, places: list[_Place], until_ns: int) -> None:
+        """Run all guests up to ``until_ns``: in threads what gains from it, here the others."""
+        aside: list[_Place] = []
+        if self.workers.count > 1:
+            aside = [p for p in places if p.budgets and p.guest.machine.runs_unlocked]
+        if len(aside) > 1:
+            self.workers.run([functools.partial(self._run_guest, p, until_ns) for p in aside])
+            places = [place for place in places if place not in aside]
+        for place in places:
+            self._run_guest(place, until_ns)
+
     def _run_guest(self, place: _Place, until_ns: int) -> None:
+        """One guest's stretch, in whatever thread: touches nothing that another guest has."""
         guest = place.guest
         machine = guest.machine
         limit = UNLIMITED
         if guest.max_steps is not None:
             counted = machine.stats()
             limit = max(0, guest.max_steps - counted.instructions - counted.traps)
-        started = self._wall.now_ns()
-        self.watchdog.enter(guest.name, machine.bus)
+        started = time.perf_counter_ns()  # for statistics only
+        place.error = None
+        guest.outbox.close()
         try:
-            why = machine.run(until_ns - place.since_ns, limit)
+            place.why = machine.run(until_ns - place.since_ns, limit)
         except Exception as error:  # whatever it is: the neighbours go on
-            self._fail(guest, error)
-            return
+            place.error = error
         finally:
-            guest.busy_ns += self._wall.now_ns() - started
-            for device, text in self.watchdog.leave():
-                self.ledger.record(self.now_ns, BLOCKED, guest.name, f"{device} {text}")
-            for failure in machine.containment.take_news():
-                cause = f"{failure.device}: {failure.cause}"
-                self.ledger.record(self.now_ns, FAILED, guest.name, cause)
+            guest.busy_ns += time.perf_counter_ns() - started
+
+    def _lived(self, place: _Place, until_ns: int) -> None:
+        """A guest has had its stretch: what it said is told, and what became of it is seen to."""
+        guest = place.guest
+        guest.outbox.open()
+        for device, text in self.watchdog.reports(guest.name):
+            self.ledger.record(self.now_ns, BLOCKED, guest.name, f"{device} {text}")
+        for failure in guest.machine.containment.take_news():
+            cause = f"{failure.device}: {failure.cause}"
+            self.ledger.record(self.now_ns, FAILED, guest.name, cause)
+        if place.error is not None:
+            self._fail(guest, place.error)
+            return
         guest.raise_tap_error()
-        self._ran(place, why, until_ns)
+        self._ran(place, place.why, until_ns)
 
     def _fail(self, guest: Resident, error: Exception) -> None:
         known = error if isinstance(error, AsyncvmmError) else InternalError(repr(error))
@@ -463,7 +503,9 @@ class Conductor:
         """Resident pages of those who ran, against the limits."""
         for place in places:
             if place.seat.number in self._seated:
-                self.memory.set_private(place.guest.name, int(place.guest.machine.ram.resident))
+                ram = place.guest.machine.ram
+                self.memory.set_private(place.guest.name, int(ram.resident - ram.shared))
+        self.sharing.serve(self.now_ns, self.memory)
         for error in self.memory.enforce(self.now_ns):
             place_of = self._places.get(error.guest)
             if place_of is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from asyncvmm.device import CharPort
+from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
 
 KEPT_BYTES = 4 << 20
@@ -14,8 +15,8 @@ class Console(PortStream):
     """The console as a trio stream with ``expect``. Output that nobody reads never stops the guest.
 
     The last 4 MiB are kept for ``receive_some``; ``bytes_dropped`` counts what was older. ``taps`` are
-    called with every piece of output as it comes: they must not block. One that raises is taken off
-    the list, and its error ends the guest's task, and so the host's block.
+    called with the output of each stretch of virtual time: they must not block. One that raises is
+    taken off the list, and its error ends the guest's task, and so the host's block.
     """
 
     def __init__(
@@ -23,11 +24,14 @@ class Console(PortStream):
         port: CharPort,
         wake_guest: Callable[[], None],
         talked: Callable[[], None] = lambda: None,
+        outbox: Outbox | None = None,
     ) -> None:
-        super().__init__(port, wake_guest, talked)
+        super().__init__(port, wake_guest, talked, outbox)
         self.taps: list[Callable[[bytes], None]] = []
         self.bytes_dropped = 0
         self.tap_error: Exception | None = None
+        self._untold = bytearray()
+        self._signalled[self._tell] = False
         port.on_output = self._take
         self._take()
 
@@ -35,18 +39,25 @@ class Console(PortStream):
         data = self._port.take_output()
         if not data:
             return
-        for tap in list(self.taps):
-            # This runs inside a device's register write: an error raised here would be the device's.
-            try:
-                tap(data)
-            except Exception as error:
-                self.taps.remove(tap)
-                self.tap_error = self.tap_error or error
+        self._untold += data
         self._unread += data
         excess = len(self._unread) - KEPT_BYTES
         if excess > 0:
             del self._unread[:excess]
             self.bytes_dropped += excess
+        self._signal(self._tell)
+
+    def _tell(self) -> None:
+        self._signalled[self._tell] = False
+        data = bytes(self._untold)
+        self._untold.clear()
+        for tap in list(self.taps):
+            # Nobody above catches this for the guest: the conductor asks for it when it is due.
+            try:
+                tap(data)
+            except Exception as error:
+                self.taps.remove(tap)
+                self.tap_error = self.tap_error or error
         self._wake_readers()
 
     def raise_tap_error(self) -> None:

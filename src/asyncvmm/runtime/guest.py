@@ -15,6 +15,7 @@ from asyncvmm.machine import GuestConfig, Machine, Stats
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
+from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
 from asyncvmm.runtime.shares import GuestPolicy, GuestUsage
 
@@ -70,10 +71,12 @@ class Guest:
         on_end: Callable[[Guest], None],
         rates: DiskRates,
         log: GuestLog,
+        outbox: Outbox,
         max_instructions: int | None = None,
     ) -> None:
         self.machine: Final = machine
-        self.console: Final = Console(machine.console, conductor.kick, conductor.talked)
+        self.outbox: Final = outbox
+        self.console: Final = Console(machine.console, conductor.kick, conductor.talked, outbox)
         self.max_steps = max_instructions
         self.busy_ns = 0
         self._conductor = conductor
@@ -86,7 +89,7 @@ class Guest:
             (port for name, port in machine.ports.items() if name.endswith(f":{RUN_PORT}")), None
         )
         if run_port is not None:
-            self._run_stream = PortStream(run_port, conductor.kick, conductor.talked)
+            self._run_stream = PortStream(run_port, conductor.kick, conductor.talked, outbox)
             self._commands = CommandChannel(self._run_stream)
         self.policy: Final = GuestPolicy(machine, conductor, rates)
         self.log: Final = log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -14,18 +15,24 @@ from asyncvmm.hypervisor import (
     DEFAULT_POLICY,
     Cpus,
     CpuSpec,
+    DiskRates,
     HostMemory,
     Ledger,
     LedgerEvent,
+    Vcpu,
     make_policy,
 )
 from asyncvmm.hypervisor.ledger import GRAVE
-from asyncvmm.machine import GuestConfig, Machine, parse_size, read_boot_files
+from asyncvmm.machine import BootFileReader, GuestConfig, Machine, parse_size, read_boot_files
+from asyncvmm.machine.engines import find_spin
+from asyncvmm.memory.merge import Merger
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
-from asyncvmm.runtime.shares import limit_disks, split_knobs
+from asyncvmm.runtime.outbox import Outbox
+from asyncvmm.runtime.shares import Knobs, limit_disks, split_knobs
+from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
 DEFAULT_CPUS: Final = 8
@@ -43,6 +50,7 @@ class Host:
         self.seed: Final = seed
         self.paced: Final[set[str]] = set()  # the guests that keep step with the wall
         self._conductor = conductor
+        self._files = BootFileReader()
 
     @property
     def now_ns(self) -> int:
@@ -74,26 +82,43 @@ class Host:
             config = attrs.evolve(config, mips=conductor.cpus.spec.mips)
         if self.seed and not config.seed:
             config = attrs.evolve(config, seed=self.seed)
-        with conductor.held():
-            machine = await trio.to_thread.run_sync(self._build, config, log)
-        if config.name in self.guests:
-            raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
-        now = conductor.now_ns
-        rates = limit_disks(machine, knobs, conductor.ledger, now)
-        machine.containment.mode = knobs.device_failure
-        conductor.memory.add(config.name, config.memory, knobs.memory, now)
+        machine: Machine | None = None
+        outbox = Outbox()
+        merger = conductor.sharing.enter(config.trust_group)
         try:
-            vcpus = conductor.cpus.add(config.name, config.harts, knobs.cpu, now)
-        except ConfigError:
-            conductor.memory.remove(config.name)
+            with conductor.held():
+                machine = await trio.to_thread.run_sync(self._build, config, log, merger)
+            rates, vcpus = self._admit(machine, knobs, outbox)
+        except BaseException:
+            conductor.sharing.abandon(config.trust_group, machine)
             raise
-        guest = Guest(machine, conductor, self._ended, rates, log, max_instructions)
+        conductor.sharing.join(machine)
+        guest = Guest(machine, conductor, self._ended, rates, log, outbox, max_instructions)
         guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
         if config.clock == "realtime":
             self.paced.add(config.name)
         conductor.add(guest, vcpus)
         return guest
+
+    def _admit(
+        self, machine: Machine, knobs: Knobs, outbox: Outbox
+    ) -> tuple[DiskRates, list[Vcpu]]:
+        """Give a new machine its part of the host, or raise and give it nothing."""
+        config, conductor = machine.config, self._conductor
+        if config.name in self.guests:
+            raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
+        now = conductor.now_ns
+        record = functools.partial(outbox.call, conductor.ledger.record)
+        rates = limit_disks(machine, knobs, record, now)
+        machine.containment.mode = knobs.device_failure
+        group = config.trust_group or ""
+        conductor.memory.add(config.name, config.memory, knobs.memory, now, group)
+        try:
+            return rates, conductor.cpus.add(config.name, config.harts, knobs.cpu, now)
+        except ConfigError:
+            conductor.memory.remove(config.name)
+            raise
 
     async def run_until(self, until: int | Callable[[], bool]) -> None:
         """Let a paused host run to a virtual time in ns, or until a condition holds, and pause again.
@@ -126,13 +151,14 @@ class Host:
         for guest in list(self.guests.values()):
             guest.finish(GuestExit("closed"))
 
-    def _build(self, config: GuestConfig, log: GuestLog) -> Machine:
+    def _build(self, config: GuestConfig, log: GuestLog, merger: Merger | None) -> Machine:
         return Machine(
             config,
-            read_boot_files(config),
+            read_boot_files(config, self._files),
             self.plugins.device_types,
             open_blob=open_file_blob,
             log_sink=log.add,
+            merger=merger,
         )
 
     def note(self, event: LedgerEvent) -> None:
@@ -156,6 +182,7 @@ async def open_host(
     policy: str = DEFAULT_POLICY,
     seed: int = 0,
     paused: bool = False,
+    workers: int | None = None,
     plugins: PluginManager | None = None,
     wall: WallClock | None = None,
 ) -> AsyncIterator[Host]:
@@ -164,7 +191,8 @@ async def open_host(
     ``cpus`` physical CPUs of ``mips`` million steps per second of virtual time and ``memory`` bytes are
     simulated: every guest's share of them is exact, and steal time shows in Linux guests.
     ``paused`` begins with time standing still: ``run_until`` moves it. Guests that still run at the end
-    of the block stop.
+    of the block stop. ``workers`` threads (by default one for each core that this process may use)
+    run translated guests side by side; how many there are changes nothing that a guest can see.
     """
     manager = (
         plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
@@ -177,6 +205,7 @@ async def open_host(
         books,
         HostMemory(parse_size(memory), ledger, overcommit=overcommit),
         ledger,
+        Workers(workers, find_spin),
         wall if wall is not None else TrioWallClock(),
         realtime=lambda: bool(host.paced),
     )
@@ -185,11 +214,17 @@ async def open_host(
         conductor.set_goal(0)
     ledger.listener = host.note
     conductor.watchdog.start()
+    wrong: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(conductor.task)
         try:
             yield host
+        except Exception as error:  # carried past the nursery, which would wrap it in a group
+            wrong = error
         finally:
             host.close()
             conductor.watchdog.close()
+            conductor.workers.close()
             nursery.cancel_scope.cancel()
+    if wrong is not None:
+        raise wrong

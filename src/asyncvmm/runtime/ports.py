@@ -8,6 +8,7 @@ import trio
 
 from asyncvmm.base.errors import GuestError
 from asyncvmm.device import CharPort
+from asyncvmm.runtime.outbox import Outbox
 
 SCAN_LIMIT = 1 << 20
 
@@ -28,8 +29,10 @@ class PortStream(trio.abc.Stream):
         port: CharPort,
         wake_guest: Callable[[], None],
         talked: Callable[[], None] = lambda: None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._port = port
+        self._outbox = Outbox() if outbox is None else outbox
         self._talked = talked
         self._wake_guest = wake_guest
         self._readable = trio.lowlevel.ParkingLot()
@@ -39,14 +42,23 @@ class PortStream(trio.abc.Stream):
         self._closed = False
         self._ended = False
         self.bytes_received = 0
-        port.on_output = self._wake_readers
-        port.on_input_room = self._wake_writers
+        self._signalled = {self._wake_readers: False, self._wake_writers: False}
+        port.on_output = lambda: self._signal(self._wake_readers)
+        port.on_input_room = lambda: self._signal(self._wake_writers)
+
+    def _signal(self, wake: Callable[[], None]) -> None:
+        """Something is new at the guest's end: ``wake`` who waits for it, once its stretch is over."""
+        if not self._signalled[wake]:
+            self._signalled[wake] = True
+            self._outbox.call(wake)
 
     def _wake_readers(self) -> None:
+        self._signalled[self._wake_readers] = False
         if self._readable.unpark_all():
             self._talked()
 
     def _wake_writers(self) -> None:
+        self._signalled[self._wake_writers] = False
         self._writable.unpark_all()
 
     def guest_ended(self) -> None:

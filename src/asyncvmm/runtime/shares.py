@@ -13,9 +13,9 @@ from asyncvmm.hypervisor import (
     DiskRates,
     DiskUsage,
     IoKnobs,
-    Ledger,
     MemoryKnobs,
     MemoryUsage,
+    Recorder,
 )
 from asyncvmm.machine import Machine
 from asyncvmm.machine.containment import FailureMode
@@ -87,10 +87,10 @@ def split_knobs(knobs: dict[str, Any]) -> Knobs:
     )
 
 
-def limit_disks(machine: Machine, knobs: Knobs, ledger: Ledger, since_ns: int) -> DiskRates:
+def limit_disks(machine: Machine, knobs: Knobs, record: Recorder, since_ns: int) -> DiskRates:
     """Put ``io.max`` before the disks of a machine; ConfigError when it names one too many."""
     disks = [device for device in machine.devices if device.type.blob(device.config) is not None]
-    rates = DiskRates(machine.config.name, [disk.io.path for disk in disks], ledger, since_ns)
+    rates = DiskRates(machine.config.name, [disk.io.path for disk in disks], record, since_ns)
     rates.change(0, knobs.io)
     for disk, rate in zip(disks, rates.disks, strict=True):
         disk.io.rate = rate

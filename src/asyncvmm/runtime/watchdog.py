@@ -1,4 +1,4 @@
-"""Names the device that keeps the host's one thread to itself, while it does so."""
+"""Names the device that keeps a thread of the host to itself, while it does so."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ class Watchdog:
 
     def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._now_ns = now_ns
-        self._watched: tuple[str, Bus] | None = None
-        self._seen: tuple[str, int] = ("", 0)
-        self._seen_ns = 0
-        self._named = False
-        self._reports: deque[tuple[str, str]] = deque()
+        self._watched: dict[str, _Watched] = {}
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -45,32 +41,53 @@ class Watchdog:
             self._thread.join()
 
     def enter(self, guest: str, bus: Bus) -> None:
-        """From now on ``guest`` runs."""
-        self._watched = (guest, bus)
+        """From now on ``guest`` is watched: a call of a device at two looks is one and the same."""
+        self._watched[guest] = _Watched(guest, bus)
 
-    def leave(self) -> list[tuple[str, str]]:
-        """It does no more. The devices named meanwhile: (path, what was logged)."""
-        self._watched = None
-        reports = []
-        while self._reports:
-            reports.append(self._reports.popleft())
-        return reports
+    def leave(self, guest: str) -> None:
+        """It has ended."""
+        self._watched.pop(guest, None)
+
+    def reports(self, guest: str) -> list[tuple[str, str]]:
+        """The devices that were named since the last call: (path, what was logged)."""
+        watched = self._watched.get(guest)
+        if watched is None or not watched.reports:
+            return []
+        found = []
+        while watched.reports:
+            found.append(watched.reports.popleft())
+        return found
 
     def look(self) -> None:
-        """Is the call still going on that was at the last look?"""
-        watched = self._watched
+        """Is any call still going on that was at the last look?"""
         now = self._now_ns()
-        seen = ("", 0) if watched is None else (watched[1].busy, int(watched[1].calls))
-        if seen != self._seen:
-            self._seen, self._seen_ns, self._named = seen, now, False
-        elif seen[0] and watched is not None and not self._named:
-            blocked_ns = now - self._seen_ns
-            if blocked_ns >= BLOCKED_NS:
-                self._named = True
-                text = f"blocks the host's thread for more than {blocked_ns / 1e9:.1f} s"
-                self._reports.append((seen[0], text))
-                _log.warning("guest %s: device %s %s", watched[0], seen[0], text)
+        for watched in list(self._watched.values()):
+            watched.look(now)
 
     def _watch(self) -> None:
         while not self._end.wait(LOOK_S):
             self.look()
+
+
+class _Watched:
+    """One guest: which of its devices' calls went on at the last look, and since when."""
+
+    def __init__(self, guest: str, bus: Bus) -> None:
+        self.reports: Final[deque[tuple[str, str]]] = deque()
+        self._guest = guest
+        self._bus = bus
+        self._seen: tuple[str, int] = ("", 0)
+        self._seen_ns = 0
+        self._named = False
+
+    def look(self, now_ns: int) -> None:
+        seen = (self._bus.busy, int(self._bus.calls))
+        if seen != self._seen:
+            self._seen, self._seen_ns, self._named = seen, now_ns, False
+        elif seen[0] and not self._named:
+            blocked_ns = now_ns - self._seen_ns
+            if blocked_ns >= BLOCKED_NS:
+                self._named = True
+                text = f"blocks its thread of the host for more than {blocked_ns / 1e9:.1f} s"
+                self.reports.append((seen[0], text))
+                _log.warning("guest %s: device %s %s", self._guest, seen[0], text)
