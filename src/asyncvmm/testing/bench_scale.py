@@ -20,7 +20,7 @@ from asyncvmm.api.images import image_config
 from asyncvmm.arch.hart import EXIT_BUDGET, Hart
 from asyncvmm.base.errors import BackendError
 from asyncvmm.base.units import MS, PAGE_SIZE, SECOND
-from asyncvmm.engine.interpreter import Engine
+from asyncvmm.engine.interpreter import Interpreter
 from asyncvmm.machine import GuestConfig
 from asyncvmm.plugin import PluginManager
 from asyncvmm.plugin.images import ImageCache, ImageType
@@ -78,8 +78,8 @@ class IdleCost:
     wall_s: float
 
 
-class InstantEngine(Engine):
-    """Executes nothing and says it did: what is left is the host's own time."""
+class InstantEngine(Interpreter):
+    """Executes nothing and says it did: what is left is the host's own time, without threads."""
 
     def run(self, hart: Hart, budget: Any) -> Any:
         """See Engine.run."""
