@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hours", type=_hours, default=1.0, help="of virtual time for the idle guests (default 1)"
     )
+    group.add_argument("--workers", type=_cpus, help="threads for busy guests (default all cores)")
     group.add_argument("--cpus", type=_cpus, default=8, help="of the simulated host (default 8)")
 
 
@@ -74,6 +75,7 @@ def run(given: argparse.Namespace) -> int:
             runs=given.runs,
             engine=given.engine,
             plugins=plugins,
+            workers=given.workers,
         )
         print(format_busy(busy), flush=True)
         results["busy"] = attrs.asdict(busy)

@@ -20,7 +20,7 @@ from asyncvmm.api.images import image_config
 from asyncvmm.arch.hart import EXIT_BUDGET, Hart
 from asyncvmm.base.errors import BackendError
 from asyncvmm.base.units import MS, PAGE_SIZE, SECOND
-from asyncvmm.engine.interpreter import Interpreter
+from asyncvmm.engine.interpreter import Engine
 from asyncvmm.machine import GuestConfig
 from asyncvmm.plugin import PluginManager
 from asyncvmm.plugin.images import ImageCache, ImageType
@@ -78,8 +78,8 @@ class IdleCost:
     wall_s: float
 
 
-class InstantEngine(Interpreter):
-    """Executes nothing and says it did: what is left is the host's own time, without threads."""
+class InstantEngine(Engine):
+    """Executes nothing and says it did: what is left is the host's own time."""
 
     def run(self, hart: Hart, budget: Any) -> Any:
         """See Engine.run."""
@@ -88,16 +88,25 @@ class InstantEngine(Interpreter):
 
 
 def busy_cost(
-    elf: Path, *, guests: int, cpus: int, runs: int, engine: str, plugins: PluginManager
+    elf: Path,
+    *,
+    guests: int,
+    cpus: int,
+    runs: int,
+    engine: str,
+    plugins: PluginManager,
+    workers: int | None = None,
 ) -> BusyCost:
-    """One guest and many of an ELF that does not end, on hosts of ``cpus`` CPUs, in turn."""
+    """One guest and many of an ELF that does not end, on hosts of ``cpus`` CPUs, in turn; ``workers``
+    as in ``open_host``.
+    """
 
     async def main() -> BusyCost:
         async with AsyncExitStack() as stack:
             hosts = []
             for count in (1, guests):
                 host = await stack.enter_async_context(
-                    open_host(cpus=cpus, paused=True, plugins=plugins)
+                    open_host(cpus=cpus, paused=True, plugins=plugins, workers=workers)
                 )
                 hosts.append(host)
                 await _start_elves(host, elf, count, engine)
@@ -120,10 +129,12 @@ def busy_cost(
 
 
 def own_cost(elf: Path, *, guests: int, cpus: int, plugins: PluginManager) -> OwnCost:
-    """The host's own time per quantum with so many busy guests: the least of three runs."""
+    """The host's own time per quantum with so many busy guests, in one thread: the least of three
+    runs.
+    """
 
     async def main() -> OwnCost:
-        async with open_host(cpus=cpus, paused=True, plugins=plugins) as host:
+        async with open_host(cpus=cpus, paused=True, plugins=plugins, workers=1) as host:
             residents = await _start_elves(host, elf, guests, "interpreter")
             for guest in residents:
                 guest.machine.scheduler.engine = InstantEngine()
