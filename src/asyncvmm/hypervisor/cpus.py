@@ -212,9 +212,9 @@ class Cpus:
         return grants
 
     @property
-    def has_free(self) -> bool:
-        """Whether a physical CPU runs nobody."""
-        return bool(self._free)
+    def free(self) -> int:
+        """How many physical CPUs run nobody."""
+        return len(self._free)
 
     def next_ns(self, now_ns: int) -> int:
         """The next time (> ``now_ns``) to ``decide`` at when nothing else happens; or FOREVER."""

@@ -151,6 +151,20 @@ class Scheduler(EarlierEventListener):
         if not self._open and target > self.timeline.now_ns:
             self.timeline.now_ns = target
 
+    def pass_by(self, until_ns: i64) -> bool:
+        """What ``run`` does up to ``until_ns`` when no hart has a CPU and no event is due by then:
+        nothing but that time goes on. False when there is more to do.
+        """
+        if self._stop or self._open or self.timeline.next_time_ns() <= until_ns:
+            return False
+        i: i64 = 0
+        while i < len(self.harts):
+            self._slept[i] = 1
+            i += 1
+        if until_ns > self.timeline.now_ns:
+            self.timeline.now_ns = until_ns
+        return True
+
     def now_ns(self) -> i64:
         """The time up to which every hart that runs has come."""
         if not self._open:

@@ -26,12 +26,14 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from asyncvmm.arch.hart import STARTED
 from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS
 from asyncvmm.hypervisor import WAITING, Cpus, Grant, HostMemory, Ledger, Vcpu
 from asyncvmm.hypervisor.ledger import BLOCKED, FAILED
 from asyncvmm.machine import (
+    ASLEEP,
+    AWAKE,
+    GRANTED,
     RAN_ASLEEP,
     RAN_PAUSE,
     RAN_STEPS,
@@ -39,6 +41,8 @@ from asyncvmm.machine import (
     RAN_TIME,
     UNLIMITED,
     Machine,
+    Roster,
+    Seat,
 )
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
@@ -50,6 +54,7 @@ PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
 LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up catching up
 SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for longer
 IMPATIENT_S: Final = 0.001  # ... once that happened
+TURN_NS: Final = 5 * MS  # wall time after which the event loop has its turn whatever happens
 BREATH_NS: Final = 10 * MS  # wall time after which trio has its turn in the middle of a stretch
 
 
@@ -155,6 +160,7 @@ class _Place:
     vcpus: list[Vcpu]
     since_ns: int
     lived_ns: int
+    seat: Seat
     slices: dict[int, _Slice] = attrs.field(factory=dict)
     why: int = RAN_TIME
     error: Exception | None = None
@@ -189,6 +195,10 @@ class Conductor:
         self._wall = wall
         self._realtime = realtime
         self._places: dict[str, _Place] = {}
+        self._roster = Roster()
+        self._seated: dict[int, _Place] = {}  # the same, by the number of the seat
+        self._busy: dict[int, _Place] = {}  # those of them with a slice
+        self._touched = True  # something outside may have changed any guest
         self._kick = trio.Event()
         self._quiet = trio.Event()
         self._talked = False
@@ -206,6 +216,8 @@ class Conductor:
         self._later: dict[Callable[[], object], None] = {}
         self._turn = trio.lowlevel.ParkingLot()
         self._breath_ns = wall.now_ns()
+        self._alone = False  # every other task was blocked when this one went on
+        self._turn_ns = 0  # wall time of that
 
     # -- guests come and go, between two stretches
 
@@ -214,7 +226,9 @@ class Conductor:
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
         scheduler.engine.pauses = True
-        self._places[guest.name] = _Place(guest, vcpus, self.now_ns, self.now_ns)
+        seat = self._roster.join(scheduler, self.now_ns)
+        place = _Place(guest, vcpus, self.now_ns, self.now_ns, seat)
+        self._places[guest.name] = self._seated[seat.number] = place
         self.watchdog.enter(guest.name, guest.machine.bus)
         if self._offset_ns is None:
             self._offset_ns = self._wall.now_ns() - self.now_ns
@@ -228,6 +242,8 @@ class Conductor:
         self.watchdog.leave(guest.name)
         for number in list(place.slices):
             self._release(place, number, 0)
+        self._roster.leave(place.seat)
+        del self._seated[place.seat.number]
         self.cpus.remove(guest.name, self.now_ns, cause)
         self.memory.remove(guest.name)
         self.sharing.leave(guest.name)
@@ -238,6 +254,7 @@ class Conductor:
         if self._idle_wait and self._offset_ns is not None:
             self._idle_wait = False
             self._pass_idle(min(self._target_ns(), self._next_event_ns()))
+        self._touched = True
         if self._quiet.is_set():
             self._quiet = trio.Event()
         self._kick.set()
@@ -311,7 +328,7 @@ class Conductor:
             if runnable or self._talked:
                 self._wake_runnable()
                 self._decide()
-            busy = any(place.slices for place in self._places.values())
+            busy = bool(self._busy)
             until = self._horizon(busy, runnable)
             if realtime:
                 until = min(until, max(self._target_ns(), self.now_ns + 1))
@@ -326,13 +343,23 @@ class Conductor:
     async def _settle(self) -> None:
         """Every other task has had its turn: whatever a guest's output led to has been done.
 
-        A task that never blocks is not waited for long; such a program is not repeatable anyway.
+        Nothing is to be waited for when all were blocked at the last turn and nobody has been woken
+        since. A task that never blocks is not waited for long; such a program is not repeatable
+        anyway.
         """
         self._tell()
+        if (
+            self._alone
+            and time.monotonic_ns() - self._turn_ns < TURN_NS
+            and not trio.lowlevel.current_statistics().tasks_runnable
+        ):
+            return
         with trio.move_on_after(self._patience_s) as scope:
             await wait_all_tasks_blocked()
         if scope.cancelled_caught:
             self._patience_s = IMPATIENT_S
+        self._alone = not scope.cancelled_caught
+        self._turn_ns = time.monotonic_ns()
         self._breath_ns = self._wall.now_ns()
 
     def _tell(self) -> None:
@@ -348,11 +375,13 @@ class Conductor:
         """Let trio go on when that is due: the wall clock never stands still for long."""
         now = self._wall.now_ns()
         if now - self._breath_ns > BREATH_NS:
+            self._alone = False
             await trio.lowlevel.checkpoint()
             self._breath_ns = self._wall.now_ns()
 
     async def _wait_kick(self) -> None:
         self._tell()
+        self._alone = False
         await self._kick.wait()
         await self._settle()
 
@@ -401,11 +430,7 @@ class Conductor:
     # -- one stretch
 
     def _anyone_runnable(self) -> bool:
-        return any(
-            place.guest.machine.scheduler.runnable(number)
-            for place in self._places.values()
-            for number in range(len(place.vcpus))
-        )
+        return bool(self._roster.anyone_runnable())
 
     def _wake_runnable(self) -> None:
         """Enter in the books who has something to do.
@@ -415,13 +440,11 @@ class Conductor:
         """
         if self._isolates and self.now_ns % self._grid_ns:
             return
-        for place in self._places.values():
-            if place.lived_ns > self.now_ns:
-                continue
-            scheduler = place.guest.machine.scheduler
-            for number, vcpu in enumerate(place.vcpus):
-                if number not in place.slices and scheduler.runnable(number):
-                    self.cpus.wake(vcpu, self.now_ns)
+        for seat, number in self._roster.waking():
+            place = self._seated[seat]
+            if place.lived_ns <= self.now_ns:
+                self.cpus.wake(place.vcpus[number], self.now_ns)
+                place.seat.set_standing(number, AWAKE)
 
     def _decide(self) -> None:
         """Grant CPUs. Those left over stand by for harts that may wake up in the stretch; when there
@@ -430,20 +453,28 @@ class Conductor:
         self._grant(self.cpus.decide(self.now_ns))
         self._roomy = True
         self._contended = False
-        for place in self._places.values():
-            harts = place.guest.machine.harts
-            for number, vcpu in enumerate(place.vcpus):
-                if number in place.slices:
-                    continue
-                started = harts[number].state == STARTED
-                stands_by = self._isolates or (started and self._roomy)
-                if stands_by and self.cpus.has_free and place.lived_ns <= self.now_ns:
-                    self._grant(self.cpus.stand_by(vcpu, self.now_ns))
-                if number not in place.slices:
-                    self._roomy = self._roomy and not started
-                    self._contended = self._contended or vcpu.state == WAITING
         if self._isolates:
-            self._contended = False
+            for place in self._places.values():
+                for number in range(len(place.vcpus)):
+                    if number not in place.slices:
+                        self._stand_by(place, number)
+            return
+        for seat, number in self._roster.idle_started(self.cpus.free + 1):  # one too many is enough
+            place = self._seated[seat]
+            if number not in place.slices:
+                self._stand_by(place, number)
+            if number not in place.slices:
+                self._roomy = False
+                break
+        if not self._roomy:
+            self._contended = any(
+                self._seated[seat].vcpus[number].state == WAITING
+                for seat, number in self._roster.awake()
+            )
+
+    def _stand_by(self, place: _Place, number: int) -> None:
+        if self.cpus.free and place.lived_ns <= self.now_ns:
+            self._grant(self.cpus.stand_by(place.vcpus[number], self.now_ns))
 
     def _grant(self, grants: list[Grant]) -> None:
         for grant in grants:
@@ -452,16 +483,14 @@ class Conductor:
             machine = place.guest.machine
             steps = int(machine.harts[number].steps)
             place.slices[number] = _Slice(steps, grant.steps, self.now_ns + grant.slice_ns)
+            place.seat.set_standing(number, GRANTED)
+            self._busy[place.seat.number] = place
             if machine.sbi is not None and machine.sbi.reports_steal():
                 machine.sbi.set_steal(number, self.cpus.steal_ns(grant.vcpu, self.now_ns))
 
     def _next_event_ns(self) -> int:
         """The first event of any guest or between them, in host time."""
-        first = int(self.exchange.next_ns())
-        for place in self._places.values():
-            due = int(place.guest.machine.timeline.next_time_ns())
-            if due != FOREVER:
-                first = min(first, due + place.since_ns)
+        first = min(int(self.exchange.next_ns()), int(self._roster.next_event_ns()))
         return max(first, self.now_ns)
 
     def _horizon(self, busy: bool, runnable: bool) -> int:
@@ -473,7 +502,7 @@ class Conductor:
         until = min(self._goal_ns, int(self.cpus.next_ns(self.now_ns)))
         if busy or self._talked or (runnable and self._isolates):
             until = min(until, (self.now_ns // self._grid_ns + 1) * self._grid_ns)
-        for place in self._places.values():
+        for place in self._busy.values():
             for slice_ in place.slices.values():
                 until = min(until, slice_.end_ns)
             if place.lived_ns > self.now_ns:
@@ -485,30 +514,42 @@ class Conductor:
     async def _live(self, until_ns: int) -> None:
         """Every guest lives to ``until_ns``, or to where a CPU that somebody waits for falls free;
         then the books are closed.
+
+        Time just passes for those who have nothing to do. After something came from outside all
+        are looked at.
         """
         self._tasks_turn = False
-        places = list(self._places.values())
+        busy = [self._busy[number] for number in sorted(self._busy)]
+        ran = [place for place in busy if place.lived_ns <= until_ns]
         end_ns = until_ns
         try:
-            busy = [p for p in places if p.slices and p.lived_ns <= until_ns]
-            await self._run_guests(busy, until_ns)
-            end_ns = min([until_ns, *(p.lived_ns for p in busy if p.slices)])
-            await self._run_guests([p for p in places if not p.slices], end_ns)
+            await self._run_guests(ran, until_ns)
+            end_ns = min([until_ns, *(place.lived_ns for place in ran if place.slices)])
+            others = self._others(end_ns)
+            ran += others
+            await self._run_guests(others, end_ns)
         finally:
-            for place in places:
+            for place in ran:
                 place.guest.outbox.open()
-        for place in places:
+        for place in ran:
             self._lived(place)
         self.now_ns = end_ns
         self.exchange.advance(end_ns)
-        for place in list(self._places.values()):
+        for place in busy:
             if place.lived_ns > end_ns:
                 continue
             harts, scheduler = place.guest.machine.harts, place.guest.machine.scheduler
             for number, slice_ in list(place.slices.items()):
                 if end_ns == until_ns or not scheduler.runnable(number):
                     self._release(place, number, int(harts[number].steps) - slice_.steps_before)
-        self._account()
+        self._account(ran)
+
+    def _others(self, until_ns: int) -> list[_Place]:
+        """Those without a CPU that have something to do up to ``until_ns``; it passes for the rest."""
+        if self._touched:
+            self._touched = False
+            return [place for place in self._places.values() if not place.slices]
+        return [self._seated[number] for number in self._roster.pass_by(until_ns)]
 
     def _pass_idle(self, until_ns: int) -> None:
         """Time passes in which no hart has anything to do."""
@@ -520,7 +561,7 @@ class Conductor:
             self._lived(place)
         self.now_ns = until_ns
         self.exchange.advance(until_ns)
-        self._account()
+        self._account(places)
 
     async def _run_guests(self, places: list[_Place], until_ns: int) -> None:
         """Run guests up to ``until_ns``: in threads what gains from it, here the others."""
@@ -533,8 +574,12 @@ class Conductor:
             aside = []
         while aside:
             breath_ns = time.perf_counter_ns() + BREATH_NS
+            count = min(self.workers.count, len(aside))
             self.workers.run(
-                [functools.partial(self._run_in_time, p, until_ns, breath_ns) for p in aside]
+                [
+                    functools.partial(self._run_in_time, aside[i::count], until_ns, breath_ns)
+                    for i in range(count)
+                ]
             )
             await self._breathe()
             aside = [place for place in aside if place.unfinished and self._lives(place)]
@@ -545,12 +590,13 @@ class Conductor:
                 if not place.unfinished:
                     break
 
-    def _run_in_time(self, place: _Place, until_ns: int, breath_ns: int) -> None:
-        """Run it unless it is time for a breath: its turn then comes after that."""
-        if time.perf_counter_ns() > breath_ns:
-            place.why, place.error = RAN_PAUSE, None
-        else:
-            self._run_guest(place, until_ns)
+    def _run_in_time(self, places: list[_Place], until_ns: int, breath_ns: int) -> None:
+        """Run them until it is time for a breath: the turn of the rest then comes after that."""
+        for place in places:
+            if time.perf_counter_ns() > breath_ns:
+                place.why, place.error = RAN_PAUSE, None
+            else:
+                self._run_guest(place, until_ns)
 
     def _lives(self, place: _Place) -> bool:
         return self._places.get(place.guest.name) is place
@@ -561,8 +607,6 @@ class Conductor:
         machine = guest.machine
         scheduler = machine.scheduler
         scheduler.yields = self._contended and bool(place.slices)
-        for number in range(len(place.vcpus)):
-            scheduler.granted[number] = 1 if number in place.slices else 0
         limit = UNLIMITED
         if guest.max_steps is not None:
             counted = machine.stats()
@@ -631,14 +675,19 @@ class Conductor:
 
     def _release(self, place: _Place, number: int, steps: int) -> None:
         budget = place.slices.pop(number).budget
+        if not place.slices:
+            del self._busy[place.seat.number]
         runnable = place.guest.machine.scheduler.runnable(number)
+        place.seat.set_standing(number, AWAKE if runnable else ASLEEP)
         self.cpus.stop(place.vcpus[number], self.now_ns, min(steps, budget), asleep=not runnable)
 
-    def _account(self) -> None:
-        """Resident pages against the limits."""
-        for place in self._places.values():
-            self.memory.set_private(place.guest.name, int(place.guest.machine.ram.resident))
-        self.sharing.serve(self.now_ns, self.memory)
+    def _account(self, places: list[_Place]) -> None:
+        """Resident pages of those who ran, against the limits."""
+        names = [place.guest.name for place in places if self._lives(place)]
+        for name in names:
+            ram = self._places[name].guest.machine.ram
+            self.memory.set_private(name, int(ram.resident - ram.shared))
+        self.sharing.serve(self.now_ns, self.memory, names)
         for error in self.memory.enforce(self.now_ns):
             place_of = self._places.get(error.guest)
             if place_of is not None:

@@ -54,6 +54,7 @@ class Host:
         self.plugins: Final = plugins
         self.guests: dict[str, Guest] = {}
         self.seed: Final = seed
+        self.paced: Final[set[str]] = set()  # the guests that keep step with the wall
         self._conductor = conductor
         self._files = BootFileReader()
         self._networks = networks
@@ -110,6 +111,8 @@ class Host:
         guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
         self._networks.plug(machine, conductor.now_ns)
+        if config.clock == "realtime":
+            self.paced.add(config.name)
         conductor.add(guest, vcpus)
         return guest
 
@@ -213,6 +216,7 @@ class Host:
     def _ended(self, guest: Guest) -> None:
         self.guests.pop(guest.name, None)
         self._networks.unplug(guest.name)
+        self.paced.discard(guest.name)
 
 
 @asynccontextmanager
@@ -252,7 +256,7 @@ async def open_host(
         ledger,
         Workers(workers, find_spin),
         wall if wall is not None else TrioWallClock(),
-        realtime=lambda: any(guest.config.clock == "realtime" for guest in host.guests.values()),
+        realtime=lambda: bool(host.paced),
     )
     between = Networks(networks or {}, seed, conductor)
     conductor.exchange = between

@@ -287,7 +287,7 @@ def test_standing_by_leaves_no_trace_where_there_is_no_cpu() -> None:
     assert [grant.vcpu for grant in host.decide(0)] == [busy]
     assert host.stand_by(idle, 0) == [] and host.usage("idle", MS).steal_ns == 0
     (grant,) = host.stand_by(free, 0)
-    assert (grant.vcpu, grant.pcpu) == (free, 1) and not host.has_free
+    assert (grant.vcpu, grant.pcpu) == (free, 1) and host.free == 0
     host.stop(free, MS, 0, asleep=True)
     spent = 0
     while grants := host.stand_by(capped, MS):
