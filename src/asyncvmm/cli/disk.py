@@ -277,7 +277,7 @@ def _add_check(actions: Any) -> None:
         "web.qcow2",
         "web.qcow2 --repair all",
     )
-    parser.epilog += "\n\nexit status: 0 when it is clean, 2 with errors, 3 with leaks only."
+    parser.epilog += "\n\nexit status: 0 when it is clean, 1 with errors, 3 with leaks only, 2 for wrong input."
     _image(parser)
     parser.add_argument(
         "--repair", choices=("leaks", "all"), help="free what nobody uses, or repair errors too"
@@ -298,7 +298,7 @@ def check(options: argparse.Namespace) -> int:
             print(line)
         print(_verdict(report))
     if report.errors or report.corrupt or report.dirty:
-        return 2
+        return 1
     return 3 if report.leaks else 0
 
 
