@@ -277,7 +277,9 @@ def _add_check(actions: Any) -> None:
         "web.qcow2",
         "web.qcow2 --repair all",
     )
-    parser.epilog += "\n\nexit status: 0 when it is clean, 1 with errors, 3 with leaks only, 2 for wrong input."
+    parser.epilog += (
+        "\n\nexit status: 0 when it is clean, 1 with errors, 3 with leaks only, 2 for wrong input."
+    )
     _image(parser)
     parser.add_argument(
         "--repair", choices=("leaks", "all"), help="free what nobody uses, or repair errors too"

@@ -86,13 +86,16 @@ def open_image(
     read_only: bool = False,
     *,
     backing: bool = True,
+    above: Image | None = None,
 ) -> Image:
     """An image, with its backing files unless ``backing`` is False; only the first is written to.
 
+    ``above`` is an open image that is to have this one as its backing file, and so cannot be in it.
     ImageError names the file that is missing, locked, of another format or wrong, a chain of more than
     64 files, or one that leads back to itself.
     """
-    return _open(Path(path), format, read_only, backing, [])
+    seen = [] if above is None else [above.file.identity]
+    return _open(Path(path), format, read_only, backing, seen)
 
 
 @contextmanager
@@ -102,11 +105,12 @@ def opened(
     read_only: bool = False,
     *,
     backing: bool = True,
+    above: Image | None = None,
 ) -> Iterator[Image]:
     """``open_image`` for a block. When the block is interrupted rather than done or failed, tables
     that were being changed in memory are not written: the file is as its last flush left it.
     """
-    image = open_image(path, format, read_only, backing=backing)
+    image = open_image(path, format, read_only, backing=backing, above=above)
     try:
         yield image
     except Exception:

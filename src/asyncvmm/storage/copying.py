@@ -17,7 +17,6 @@ from asyncvmm.storage.chain import (
     Image,
     backing_format,
     backing_path,
-    chain,
     format_of,
     opened,
 )
@@ -191,9 +190,7 @@ def _copy_differences(
     with ExitStack() as stack:
         new: Image | None = None
         if where is not None:
-            new = stack.enter_context(opened(where, form, read_only=True))
-            if any(image.file.identity == top.file.identity for image in chain(new)):
-                raise ImageError(f"disk image {where}: would be its own backing file")
+            new = stack.enter_context(opened(where, form, read_only=True, above=top))
         total, cluster = top.size_bytes, top.geometry.cluster_bytes
         for hole in [each for each in top.extents(0, total) if each.kind == UNALLOCATED]:
             for start, count in _pieces(hole.start, hole.length):
