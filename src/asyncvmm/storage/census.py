@@ -19,8 +19,7 @@ from asyncvmm.storage.snapshots import Snapshot, read_snapshots
 from asyncvmm.storage.words import counts_from, words_from
 
 MAX_FINDINGS: Final = 100
-DENSE_CLUSTERS: Final = 1 << 24
-NO_ENTRY: Final = array("Q")
+DENSE_CLUSTERS: Final = 1 << 20
 
 
 @attrs.define
@@ -63,16 +62,21 @@ class CheckReport:
 
 
 class Counts:
-    """How often each cluster of the file is used: an array for usual files, else a table of few."""
+    """How often each cluster of the file is used.
 
-    def __init__(self, clusters: int) -> None:
-        self._dense = array("Q", bytes(8 * clusters)) if clusters <= DENSE_CLUSTERS else None
+    An array, or a table of those that are used when the file is mostly holes: what a count takes goes
+    by what is really in the file.
+    """
+
+    def __init__(self, clusters: int, allocated: int) -> None:
+        dense = clusters <= max(DENSE_CLUSTERS, 4 * allocated)
+        self._dense = array("Q", [0]) * clusters if dense else array("Q")
         self._sparse: defaultdict[int, int] = defaultdict(int)
         self.end = 0
 
     def add(self, index: int, weight: int) -> None:
         """Used ``weight`` times more."""
-        if self._dense is not None and index < len(self._dense):
+        if index < len(self._dense):
             self._dense[index] += weight
         else:
             self._sparse[index] += weight
@@ -81,13 +85,20 @@ class Counts:
 
     def get(self, index: int) -> int:
         """How often it is used."""
-        if self._dense is not None and index < len(self._dense):
-            return self._dense[index]
-        return self._sparse.get(index, 0)
+        return self._dense[index] if index < len(self._dense) else self._sparse.get(index, 0)
 
-    def beyond(self) -> list[int]:
-        """Used clusters that the array has no room for."""
-        return sorted(self._sparse)
+    def by_block(self, per_block: int) -> dict[int, dict[int, int]]:
+        """Refcount block -> entry in it -> count, of used clusters only."""
+        blocks: dict[int, dict[int, int]] = {}
+        for first in range(0, len(self._dense), per_block):
+            part = self._dense[first : first + per_block]
+            if part.count(0) != len(part):
+                used = {entry: count for entry, count in enumerate(part) if count}
+                blocks[first // per_block] = used
+        for index, count in self._sparse.items():
+            number, entry = divmod(index, per_block)
+            blocks.setdefault(number, {})[entry] = count
+        return blocks
 
 
 class Census:
@@ -105,7 +116,8 @@ class Census:
             file.path, "qcow2", self.header.size_bytes, self.geometry.cluster_bytes
         )
         self.file_clusters = self.geometry.clusters(file.size_bytes)
-        self.counts = Counts(self.file_clusters)
+        allocated = self.geometry.clusters(file.allocated_bytes)
+        self.counts = Counts(self.file_clusters, allocated)
         self.refcount_clusters: list[int] = []
         self.bad_l1: list[int] = []
         self.bad_l2: list[int] = []
@@ -245,26 +257,21 @@ class Census:
 
     def _compare_blocks(self, table: array[int]) -> None:
         per_block = self.geometry.block_entries
-        numbers = {index // per_block for index in self.counts.beyond()}
-        numbers.update(number for number, offset in enumerate(table) if offset)
-        numbers.update(range(-(-min(self.counts.end, self.file_clusters) // per_block)))
-        for number in sorted(numbers):
-            counted = self.block(table, number)
-            first = number * per_block
-            if first >= self.counts.end:
-                self._leaked(counted, first)
+        used = self.counts.by_block(per_block)
+        present = {number for number, offset in enumerate(table) if offset}
+        for number in sorted(present | used.keys()):
+            first, wanted = number * per_block, used.get(number, {})
+            if number not in present:
+                for entry, real in wanted.items():
+                    self._differs(first + entry, 0, real)
                 continue
-            for entry in range(per_block):
-                real = self.counts.get(first + entry)
-                if counted[entry] != real:
-                    self._differs(first + entry, counted[entry], real)
-
-    def _leaked(self, counted: array[int], first: int) -> None:
-        """A block of which no cluster is used."""
-        if counted.count(0) != len(counted):
+            counted = self.block(table, number)
+            if _same(counted, wanted):
+                continue
             for entry, count in enumerate(counted):
-                if count:
-                    self._differs(first + entry, count, 0)
+                real = wanted.get(entry, 0)
+                if count != real:
+                    self._differs(first + entry, count, real)
 
     def block(self, table: array[int], number: int) -> array[int]:
         """The counts of a block, all zeros for one that is not there."""
@@ -299,3 +306,10 @@ class Census:
         index = (word & layout.OFFSET_MASK) >> self.header.cluster_bits
         if word & layout.COPIED and self.counts.get(index) > 1:
             self.report.error(f"{place}: {word:#x} is marked as not shared, and is")
+
+
+def _same(counted: array[int], wanted: dict[int, int]) -> bool:
+    """Whether a block's counts are those of the used clusters, and 0 for all others."""
+    if any(counted[entry] != real for entry, real in wanted.items()):
+        return False
+    return len(counted) - counted.count(0) == len(wanted)

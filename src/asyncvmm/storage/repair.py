@@ -7,13 +7,16 @@ it: a repair that is killed leaves the image as it was.
 from __future__ import annotations
 
 from array import array
+from typing import Final
 
 from asyncvmm.base.errors import BackendError
 from asyncvmm.storage import layout
 from asyncvmm.storage.census import Census
 from asyncvmm.storage.hostfile import HostFile
-from asyncvmm.storage.progress import Progress, silent
+from asyncvmm.storage.progress import Progress, is_zero, silent
 from asyncvmm.storage.words import counts_bytes, counts_from, words_bytes, words_from
+
+PAGE_BYTES: Final = 4096
 
 
 def repair_image(file: HostFile, progress: Progress = silent) -> None:
@@ -44,36 +47,57 @@ def repair_image(file: HostFile, progress: Progress = silent) -> None:
 
 
 def _rewrite_refcounts(file: HostFile, census: Census) -> None:
-    """A new table and new blocks at the end of the file, for what ``census`` has counted."""
+    """A new table and new blocks at the end of the file, for what ``census`` has counted.
+
+    Blocks that would count nothing are left out. The old structure is kept until the header is
+    written, and free from then on.
+    """
     header, geometry, counts = census.header, census.geometry, census.counts
-    cluster = geometry.cluster_bytes
-    # The old structure is kept until the header is written, and free from then on.
+    cluster, per_block = geometry.cluster_bytes, geometry.block_entries
     start = max(counts.end, geometry.clusters(file.size_bytes))
-    table, blocks = geometry.refcount_sizes(start)
-    for index in range(start, start + table + blocks):
+    numbers = set(counts.by_block(per_block))
+    table = 1
+    while True:
+        end = start + table + len(numbers)
+        more = numbers | set(range(start // per_block, (end - 1) // per_block + 1))
+        need = geometry.clusters((max(more) + 1) * 8)
+        if more == numbers and need <= table:
+            break
+        numbers, table = more, max(table, need)
+        if table * cluster > layout.MAX_REFCOUNT_TABLE_BYTES:
+            raise BackendError(f"disk image {file.path}: is too long to be repaired")
+    for index in range(start, end):
         counts.add(index, 1)
-    most = (1 << (1 << header.refcount_order)) - 1
     words = array("Q", bytes(table * cluster))
-    per_block = geometry.block_entries
-    place = start + table
-    for number in range(blocks):
-        values = counts_from(bytes(cluster), header.refcount_order)
-        first = number * per_block
-        for entry in range(min(per_block, max(0, counts.end - first))):
-            count = counts.get(first + entry)
-            if count > most:
-                raise BackendError(
-                    f"disk image {file.path}: cluster {first + entry} is used {count} times, and "
-                    f"its refcount cannot be more than {most}"
-                )
-            values[entry] = count
-        words[number] = (place + number) * cluster
-        file.write((place + number) * cluster, counts_bytes(values, header.refcount_order))
+    used = counts.by_block(per_block)
+    file.truncate(end * cluster)  # zeros, of which most blocks consist, take no place
+    for place, number in enumerate(sorted(numbers), start + table):
+        words[number] = place * cluster
+        at, data = _block_bytes(file, header.refcount_order, used[number])
+        for piece in range(0, len(data), PAGE_BYTES):
+            if not is_zero(data[piece : piece + PAGE_BYTES]):
+                file.write(place * cluster + at + piece, data[piece : piece + PAGE_BYTES])
     file.write(start * cluster, words_bytes(words))
     file.sync()
     header.refcount_offset, header.refcount_clusters = start * cluster, table
     file.write(0, header.pack(file.path))
     file.sync()
+
+
+def _block_bytes(file: HostFile, order: int, used: dict[int, int]) -> tuple[int, bytes]:
+    """Where in a block what is not zero begins, and its bytes."""
+    per_byte, most = max(1, 8 >> order), (1 << (1 << order)) - 1
+    low = min(used) // per_byte * per_byte
+    length = -(-(max(used) + 1 - low) // per_byte) * per_byte
+    values = counts_from(bytes((length << order) // 8), order)
+    for entry, count in used.items():
+        if count > most:
+            raise BackendError(
+                f"disk image {file.path}: a cluster is used {count} times, and its refcount cannot "
+                f"be more than {most}"
+            )
+        values[entry - low] = count
+    return (low << order) // 8, counts_bytes(values, order)
 
 
 def _set_flags(file: HostFile, census: Census) -> None:

@@ -74,4 +74,7 @@ def read_snapshots(file: HostFile, header: Header) -> tuple[list[Snapshot], int]
             )
         )
         at = end + (-end % 8)
+    tables = {(each.l1_offset, each.l1_entries * 8) for each in found}
+    if sum(length for _, length in tables) > layout.MAX_SNAPSHOT_L1_BYTES:
+        raise ImageError(f"disk image {file.path}: its internal snapshots are too large")
     return found, min(at, len(data))
