@@ -11,10 +11,9 @@ import attrs
 
 from asyncvmm.storage import layout
 from asyncvmm.storage.errors import ImageError
-from asyncvmm.storage.header import Header
+from asyncvmm.storage.header import Header, read_header
 from asyncvmm.storage.hostfile import HostFile
 from asyncvmm.storage.progress import Progress, silent
-from asyncvmm.storage.qcow2 import read_header
 from asyncvmm.storage.snapshots import Snapshot, read_snapshots
 from asyncvmm.storage.words import counts_from, words_from
 

@@ -18,9 +18,9 @@ from typing import Final
 from asyncvmm.device import Blob
 from asyncvmm.storage import layout
 from asyncvmm.storage.errors import ImageError
-from asyncvmm.storage.header import Header
+from asyncvmm.storage.header import Header, read_header
 from asyncvmm.storage.hostfile import HostFile
-from asyncvmm.storage.qcow2 import Qcow2Image, read_header
+from asyncvmm.storage.qcow2 import Qcow2Image
 from asyncvmm.storage.raw import RawImage
 from asyncvmm.storage.repair import repair_image
 

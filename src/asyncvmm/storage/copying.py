@@ -22,10 +22,11 @@ from asyncvmm.storage.chain import (
 )
 from asyncvmm.storage.create import check_size, format_qcow2, new_file, new_header
 from asyncvmm.storage.errors import ImageError
+from asyncvmm.storage.extents import UNALLOCATED, ZERO
 from asyncvmm.storage.hostfile import HostFile
 from asyncvmm.storage.mapping import map_image
 from asyncvmm.storage.progress import PIECE_BYTES, Progress, is_zero, silent
-from asyncvmm.storage.qcow2 import UNALLOCATED, ZERO, Qcow2Image
+from asyncvmm.storage.qcow2 import Qcow2Image
 from asyncvmm.storage.resize import resize_image
 
 

@@ -12,6 +12,7 @@ import attrs
 
 from asyncvmm.storage import layout
 from asyncvmm.storage.errors import ImageError
+from asyncvmm.storage.hostfile import HostFile
 from asyncvmm.storage.layout import Geometry
 
 _V2: Final = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -176,6 +177,15 @@ def parse_header(data: bytes, path: Path, file_bytes: int) -> Header:
     _check_features(header, wrong)
     _check_places(header, file_bytes, wrong)
     return header
+
+
+def read_header(file: HostFile) -> Header:
+    """The header of an open file; ImageError when it is none."""
+    start = file.read_some(0, layout.HEADER_FULL_BYTES)
+    bits = int.from_bytes(start[20:24], "big")
+    if layout.MIN_CLUSTER_BITS <= bits <= layout.MAX_CLUSTER_BITS:
+        start = file.read_some(0, 1 << bits)
+    return parse_header(start, file.path, file.size_bytes)
 
 
 def _parse_extensions(area: bytes, base: int, path: Path) -> list[Extension]:

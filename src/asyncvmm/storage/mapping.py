@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import attrs
 
 from asyncvmm.device import Blob
-from asyncvmm.storage.qcow2 import COMPRESSED, DATA, UNALLOCATED, ZERO, Qcow2Image
+from asyncvmm.storage.extents import COMPRESSED, DATA, UNALLOCATED, ZERO
+from asyncvmm.storage.qcow2 import Qcow2Image
 from asyncvmm.storage.raw import RawImage
 
 

@@ -10,37 +10,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from asyncvmm.base.errors import BackendError
 from asyncvmm.device import Blob
 from asyncvmm.storage import layout
 from asyncvmm.storage.compressed import Decompressor
 from asyncvmm.storage.errors import DamagedImageError, ImageError
-from asyncvmm.storage.header import Header, feature_list, parse_header
+from asyncvmm.storage.extents import COMPRESSED, DATA, UNALLOCATED, ZERO, Extent, merged
+from asyncvmm.storage.header import feature_list, read_header
 from asyncvmm.storage.hostfile import HostFile
 from asyncvmm.storage.refcounts import Refcounts
 from asyncvmm.storage.snapshots import Snapshot, read_snapshots
 from asyncvmm.storage.tables import Tables
 
-UNALLOCATED: Final = "unallocated"
-ZERO: Final = "zero"
-DATA: Final = "data"
-COMPRESSED: Final = "compressed"
-
-PIECE_BYTES: Final = 4 << 20
 UNPACKED_CACHE_BYTES: Final = 4 << 20
-
-
-class Extent(NamedTuple):
-    """A range of the disk that is in one piece in the file. ``offset`` is of data's or zeros' place in
-    the file, 0 without one, and the L2 entry of a compressed cluster.
-    """
-
-    kind: str
-    start: int
-    length: int
-    offset: int
 
 
 class Qcow2Image(Blob):
@@ -98,19 +82,13 @@ class Qcow2Image(Blob):
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """What the range consists of in this image alone, in order, adjacent pieces merged."""
-        at, end = offset, min(offset + length, self.size_bytes)
-        last: Extent | None = None
+        return merged(self._pieces(offset, min(offset + length, self.size_bytes)))
+
+    def _pieces(self, at: int, end: int) -> Iterator[Extent]:
         while at < end:
             extent = self._extent_at(at, end)
-            if last is not None and _adjacent(last, extent):
-                last = last._replace(length=last.length + extent.length)
-            else:
-                if last is not None:
-                    yield last
-                last = extent
+            yield extent
             at += extent.length
-        if last is not None:
-            yield last
 
     def _extent_at(self, at: int, end: int) -> Extent:
         covered = self.geometry.l2_covers_bytes
@@ -420,23 +398,6 @@ class Qcow2Image(Blob):
             raise BackendError(
                 f"disk image {self.path}: bytes {offset}+{length} are beyond its end"
             )
-
-
-def read_header(file: HostFile) -> Header:
-    """The header of an open file; ImageError when it is none."""
-    start = file.read_some(0, layout.HEADER_FULL_BYTES)
-    bits = int.from_bytes(start[20:24], "big")
-    if layout.MIN_CLUSTER_BITS <= bits <= layout.MAX_CLUSTER_BITS:
-        start = file.read_some(0, 1 << bits)
-    return parse_header(start, file.path, file.size_bytes)
-
-
-def _adjacent(first: Extent, second: Extent) -> bool:
-    if first.kind != second.kind or first.kind == COMPRESSED:
-        return False
-    if first.offset == 0 or second.offset == 0:
-        return first.offset == second.offset
-    return first.offset + first.length == second.offset
 
 
 def _merge(before: bytes, inside: int, piece: memoryview, cluster_bytes: int) -> bytes:
