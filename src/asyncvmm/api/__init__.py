@@ -1,5 +1,6 @@
 """What a user imports: hosts, guests, their configuration, consoles, commands and errors."""
 
+from asyncvmm.api import disks
 from asyncvmm.api.images import find_image, image_config, image_types
 from asyncvmm.api.profile import Profile, Profiler, read_kernel_symbols
 from asyncvmm.api.scenarios import ScenarioObserver, ScenarioResult, run_scenario
@@ -54,6 +55,7 @@ __all__ = [
     "ScenarioResult",
     "SymbolTable",
     "Verdict",
+    "disks",
     "find_image",
     "image_config",
     "image_types",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.cli import bench, dtb, image, profile, run, terminal, up, verify
+from asyncvmm.cli import bench, disk, dtb, image, profile, run, terminal, up, verify
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
@@ -21,6 +21,7 @@ examples:
   asyncvmm run debian -- uname -a            one command in Debian's own kernel
   asyncvmm run linux                         a shell in a small Linux
   asyncvmm run --kernel Image --append "console=ttyS0" --disk root.img
+  asyncvmm disk create web.qcow2 4G          a disk that grows as it is written to
   asyncvmm image list                        what can be run by name
 """
 
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run.add_parser(commands)
     image.add_parser(commands)
+    disk.add_parser(commands)
     dtb.add_parser(commands)
     bench.add_parser(commands)
     up.add_parser(commands)

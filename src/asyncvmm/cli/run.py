@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import attrs
 import trio
 
 from asyncvmm.api import (
@@ -49,6 +50,7 @@ examples:
   asyncvmm run debian-root -p 8080:80 -- nginx -g 'daemon off;'
   asyncvmm run program.elf --stats             bare metal, M-mode
   asyncvmm run --kernel Image --initrd initrd.cpio --append console=ttyS0
+  asyncvmm run linux --disk web.qcow2 --snapshot   what is written is thrown away
   asyncvmm run --firmware fw_dynamic.bin --kernel u-boot.bin --until "=> "
 
 exit status: the command's; for a guest that powers itself off, the code it gave (0 without one);
@@ -85,7 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--memory", metavar="SIZE", help="RAM, such as 256M (default: 128M)")
     machine.add_argument("--harts", type=int, help="number of harts (default: 1)")
     machine.add_argument(
-        "--disk", action="append", default=[], metavar="PATH[,readonly]", help="a raw disk image"
+        "--disk",
+        action="append",
+        default=[],
+        metavar="PATH[,readonly][,snapshot][,format=raw|qcow2]",
+        help="a disk image, qcow2 when it is named so and raw otherwise (see `asyncvmm disk`)",
+    )
+    machine.add_argument(
+        "--snapshot", action="store_true", help="throw away what the guest writes to its disks"
     )
     machine.add_argument(
         "--device", action="append", default=[], metavar="TYPE[,OPTION=VALUE...]", help="a device"
@@ -169,6 +178,13 @@ def run_session(session: Session) -> int:
 
 def make_config(options: argparse.Namespace) -> GuestConfig:
     """The guest that the command line describes; images are pulled when they are not here."""
+    config = _config(options)
+    if options.snapshot:
+        config = attrs.evolve(config, disks=tuple(f"{disk},snapshot" for disk in config.disks))
+    return config
+
+
+def _config(options: argparse.Namespace) -> GuestConfig:
     interactive = options.guest_command is None and terminal.is_terminal(0)
     outside = bool(options.publish or options.allow)
     changes: dict[str, Any] = {

@@ -98,11 +98,12 @@ def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list
     ]
     disks = []
     for text in config.disks:
-        path, read_only = split_disk(text)
+        disk = split_disk(text)
         kind = _type_of("virtio-blk", types)
-        options: dict[str, str | None] = {"path": str(path)}
-        if read_only:
-            options["readonly"] = None
+        options: dict[str, str | None] = {"path": str(disk.path)}
+        options |= {name: None for name in ("readonly", "snapshot") if getattr(disk, name)}
+        if disk.format is not None:
+            options["format"] = disk.format
         disks.append(Wanted(kind, kind.parse(options)))
     cards = [_parse(f"virtio-net,network={text}", types) for text in config.nets]
     return standard + disks + cards + chosen

@@ -20,10 +20,16 @@ Compatible: TypeAlias = "tuple[str, ...]"
 
 @attrs.frozen
 class BlobSpec:
-    """Disk contents that a device needs: the machine opens them and puts them into ``io.blob``."""
+    """Disk contents that a device needs: the machine opens them and puts them into ``io.blob``.
+
+    ``format`` is "raw", "qcow2", or None for what goes by the file's name (never by its contents). With
+    ``snapshot`` the file is only read, and what is written is gone with the guest.
+    """
 
     path: Path
     read_only: bool = False
+    format: str | None = None
+    snapshot: bool = False
 
 
 @attrs.frozen
