@@ -212,6 +212,19 @@ class Cpus:
         return grants
 
     @property
+    def crowded(self) -> bool:
+        """Whether there are more vCPUs than physical CPUs, awake or not."""
+        return sum([len(guest.vcpus) for guest in self.guests.values()]) > self.spec.cpus
+
+    def extend(self, vcpu: Vcpu, steps: int) -> int:
+        """Let the slice of ``vcpu``, which has just been granted, be ``steps`` long where it is shorter
+        and has no ``cpu.max``; how long it is. Only for a CPU that nobody else may want meanwhile.
+        """
+        if vcpu.guest.pool is None and vcpu.budget_steps < steps:
+            vcpu.budget_steps = steps
+        return vcpu.budget_steps
+
+    @property
     def free(self) -> int:
         """How many physical CPUs run nobody."""
         return len(self._free)

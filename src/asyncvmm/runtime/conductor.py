@@ -477,12 +477,19 @@ class Conductor:
             self._grant(self.cpus.stand_by(place.vcpus[number], self.now_ns))
 
     def _grant(self, grants: list[Grant]) -> None:
+        cpus = self.cpus
+        grid_ns = self._grid_ns - self.now_ns % self._grid_ns
+        longer = 0 if self._isolates or cpus.crowded else cpus.spec.steps_for(grid_ns)
         for grant in grants:
             place = self._places[grant.vcpu.guest.name]
             number = grant.vcpu.number
             machine = place.guest.machine
             steps = int(machine.harts[number].steps)
-            place.slices[number] = _Slice(steps, grant.steps, self.now_ns + grant.slice_ns)
+            budget, slice_ns = grant.steps, grant.slice_ns
+            if longer > budget:
+                budget = cpus.extend(grant.vcpu, longer)
+                slice_ns = cpus.spec.ns_for(budget)
+            place.slices[number] = _Slice(steps, budget, self.now_ns + slice_ns)
             place.seat.set_standing(number, GRANTED)
             self._busy[place.seat.number] = place
             if machine.sbi is not None and machine.sbi.reports_steal():
@@ -609,8 +616,7 @@ class Conductor:
         scheduler.yields = self._contended and bool(place.slices)
         limit = UNLIMITED
         if guest.max_steps is not None:
-            counted = machine.stats()
-            limit = max(0, guest.max_steps - counted.instructions - counted.traps)
+            limit = max(0, guest.max_steps - sum([int(hart.steps) for hart in machine.harts]))
         started = time.perf_counter_ns()  # for statistics only
         place.error = None
         guest.outbox.close()
