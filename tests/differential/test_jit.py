@@ -12,7 +12,10 @@ pytest.importorskip("llvmlite")
 from asyncvmm.arch.coherence import Coherence
 from asyncvmm.arch.hart import EXIT_WFI, Hart
 from asyncvmm.engine.interpreter import Engine, Interpreter
-from asyncvmm.engine.jit.build import make_engine
+from asyncvmm.engine.jit.build import Native, make_engine
+from asyncvmm.engine.jit.engine import TranslatingEngine
+from asyncvmm.engine.jit.hot import HotPages, compile_request
+from asyncvmm.engine.jit.translator import Translator
 from tests.differential.test_budgets import snapshot, start
 from tools.differential.wild import RAM_BASE, RAM_SIZE, Sequence, WildSequences
 
@@ -22,7 +25,7 @@ STEPS = 120
 @pytest.fixture(scope="module")
 def jit() -> Iterator[Engine]:
     """One engine for all harts: their code shares its memory."""
-    yield make_engine()
+    yield make_engine(threshold=0)
 
 
 def run_in_parts(engine: Engine, hart: Hart, parts: list[int]) -> bool:
@@ -57,7 +60,47 @@ def test_wild_programs(jit: Engine, seed: int, system: bool) -> None:
             assert snapshot(hart) == snapshot(expected), f"seed {seed}, program {number}"
 
 
-LOOP = Random(5)
+def optimise(native: Native, translator: Translator) -> None:
+    """Do for all pages, here and now, what the background thread does for hot ones."""
+    hot = native.hot
+    assert hot is not None
+    for page in translator.pages.values():
+        request = hot.request(translator, page)
+        made = request and compile_request(request, native.parts.rounds)
+        if made:
+            hot.made.append(made)
+            native.pending = 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("system", [False, True], ids=["user", "system"])
+def test_wild_programs_in_optimised_regions(seed: int, system: bool) -> None:
+    """The same when every page is compiled again after a part of the run."""
+    hot = HotPages()
+    native = Native(hot=hot, watch=False, threshold=0)
+    engine = TranslatingEngine(native, native.enter)
+    supply = WildSequences(7100 + seed, system)
+    choice = Random(seed)
+    for number in range(12):
+        memory = supply.memory()
+        sequence = supply.sequence(STEPS)
+        modes = number + 1 if system else 0
+        expected = start(memory, sequence, modes)
+        goes_on = run_in_parts(Interpreter(), expected, [STEPS])
+        warm = start(memory, sequence, modes)
+        run_in_parts(engine, warm, [STEPS])
+        hart = start(memory, sequence, modes)
+        went_on, left = True, STEPS
+        while left and went_on:
+            part = choice.randrange(1, left + 1)
+            went_on = run_in_parts(engine, hart, [part])
+            left -= part
+            translator = hart.code.listener
+            assert isinstance(translator, Translator)
+            optimise(native, translator)
+        assert went_on == goes_on
+        assert snapshot(hart) == snapshot(expected), f"seed {seed}, program {number}"
+    assert hot.regions > 10
 
 
 def assemble(*words: int) -> bytes:

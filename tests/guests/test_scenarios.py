@@ -160,7 +160,7 @@ async def test_verify_finds_the_quantum_in_which_runs_part(monkeypatch: pytest.M
 async def test_verify_refuses_disks_that_the_first_run_would_change(tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(bytes(4096))
     text = '[guests.a]\nimage = "demo"\ndisks = ["disk.img"]\n' + step("a", PROMPT)
-    with pytest.raises(ConfigError, match="add ',readonly'"):
+    with pytest.raises(ConfigError, match="add ',snapshot' or ',readonly'"):
         await verify_scenario(parse_scenario(text, tmp_path / "s.toml"))
     text = text.replace("disk.img", "disk.img,readonly")
     assert (await verify_scenario(parse_scenario(text, tmp_path / "s.toml"))).equal

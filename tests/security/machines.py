@@ -21,6 +21,7 @@ DEVICES = (
     "virtio-blk,path=unused",
     "virtio-console,ports=one+two",
     "virtio-rng",
+    "virtio-net",
 )
 
 # Sorts its memory, takes timer interrupts, prints: what an honest guest does.

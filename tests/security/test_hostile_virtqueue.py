@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncvmm.base.errors import GuestError
-from asyncvmm.device import MemoryBlob
+from asyncvmm.device import MemoryBlob, Packet
 from asyncvmm.testing.device_bench import DeviceBench
 from asyncvmm.testing.virtio_driver import NEEDS_RESET, VirtioDriver
 from asyncvmm.virtio import Chain, VirtioDevice, VirtioMmio, VirtQueue
@@ -24,6 +24,8 @@ from asyncvmm_plugins.virtio_blk.config import VirtioBlkConfig
 from asyncvmm_plugins.virtio_blk.device import VirtioBlk
 from asyncvmm_plugins.virtio_console.config import VirtioConsoleConfig
 from asyncvmm_plugins.virtio_console.device import VirtioConsole
+from asyncvmm_plugins.virtio_net.config import VirtioNetConfig
+from asyncvmm_plugins.virtio_net.device import VirtioNet
 from asyncvmm_plugins.virtio_rng.config import VirtioRngConfig
 from asyncvmm_plugins.virtio_rng.device import VirtioRng
 
@@ -61,10 +63,19 @@ def make_rng(bench: DeviceBench) -> VirtioDevice:
     return VirtioRng(VirtioRngConfig(), bench.io)
 
 
+def make_net(bench: DeviceBench) -> VirtioDevice:
+    for size in (60, 1514, 20_000):
+        data = random.Random(size).randbytes(size)
+        bench.io.net.arrive(500, Packet(data, 34, 16, 1 if size > 1514 else 0, 1460))
+        bench.io.net.arrive(0, Packet(data))
+    return VirtioNet(VirtioNetConfig(queue_size=16), bench.io)
+
+
 DEVICES: dict[str, Callable[[DeviceBench], VirtioDevice]] = {
     "copier": Copier,
     "blk": make_blk,
     "console": make_console,
+    "net": make_net,
     "rng": make_rng,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,67 @@ async def test_a_storm_costs_its_own_share_only(programs: Programs, hostile: str
         await host.start(programs.config(hostile, "bad"))
         await host.run_until(SECOND // 4)
         assert ran(honest) == pytest.approx(SECOND // 8 * MIPS // 1000, rel=0.005)
+
+
+class HastyWall:
+    """A wall clock on which 20 ms pass whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self._now = 0
+
+    def now_ns(self) -> int:
+        self._now += 20 * MS
+        return self._now
+
+    async def sleep_ns(self, ns: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_slow_stretch_can_be_left_in_its_middle(programs: Programs) -> None:
+    """Other tasks go on between two pieces of work, see no time pass, and may end the host there."""
+    seen: list[tuple[int, int]] = []
+    async with (
+        open_host(cpus=4, wall=HastyWall(), workers=1) as host,
+        trio.open_nursery() as nursery,
+    ):
+        guests = [await host.start(programs.config("mmio", f"m{n}")) for n in range(4)]
+        before = [ran(guest) for guest in guests]
+
+        async def look() -> None:
+            while len(seen) < 20 or seen[-1][1] <= seen[0][1]:
+                await trio.lowlevel.checkpoint()
+                seen.append((host.now_ns, sum(ran(guest) for guest in guests)))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(look)
+    assert all(guest.exit is not None and guest.exit.reason == "closed" for guest in guests)
+    assert seen[-1][1] > seen[0][1] >= sum(before)
+    assert any(a[0] == b[0] and a[1] < b[1] for a, b in itertools.pairwise(seen))
+
+
+async def test_what_tasks_do_in_the_middle_of_a_stretch_waits_for_its_end(
+    programs: Programs,
+) -> None:
+    async with (
+        open_host(cpus=4, wall=HastyWall(), workers=1) as host,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(4):
+            await host.start(programs.config("mmio", f"m{number}"))
+        instants = []
+
+        async def join(name: str) -> None:
+            await host.start(programs.config("spin", name))
+            instants.append(host.now_ns)
+
+        for number in range(5):
+            for _ in range(7 * number):
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(join, f"late{number}")
+        while len(instants) < 5:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert all(instant % host.quantum_ns == 0 for instant in instants)
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 40])

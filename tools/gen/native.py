@@ -501,6 +501,7 @@ def emit(_spec: Spec) -> Files:
         imports="from typing import Final\n",
     ).replace("from specs/riscv", "from src/asyncvmm/engine/jit/native.py")
     body = Unit().text()
+    marks = "# fmt: off\n"
     return {
-        "src/asyncvmm/engine/jit/native_ir.py": f'{text}# fmt: off\nNATIVE_IR: Final = """\\\n{body}\n"""\n'
+        "src/asyncvmm/engine/jit/native_ir.py": f'{text}{marks}NATIVE_IR: Final = """\\\n{body}\n"""\n'
     }

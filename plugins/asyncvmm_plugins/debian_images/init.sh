@@ -51,6 +51,12 @@ fi
 
 echo asyncvmm > /proc/sys/kernel/hostname
 ip link set lo up
+for card in /sys/class/net/eth*; do
+	[ -e "$card" ] || break
+	card=${card##*/}
+	ip link set "$card" up
+	busybox udhcpc -i "$card" -f -n -q -t 3 -T 1 -A 1 -s /sbin/asyncvmm-network > /dev/null 2>&1
+done
 
 console=
 read -r consoles < /sys/class/tty/console/active

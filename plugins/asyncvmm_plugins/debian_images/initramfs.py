@@ -13,6 +13,7 @@ from asyncvmm_plugins.debian_images.modules import in_load_order
 from asyncvmm_plugins.debian_images.tree import Tree
 
 AGENT_PATH: Final = "sbin/asyncvmm-agent"
+NETWORK_PATH: Final = "sbin/asyncvmm-network"
 LIBRARY_DIRECTORY: Final = "lib"
 
 FSTAB: Final = """\
@@ -37,6 +38,7 @@ def base_entries() -> list[cpio.Entry]:
         cpio.char_device("dev/null", 1, 3, 0o666),
         cpio.file("init", init_script(), 0o755),
         cpio.file(AGENT_PATH, agent_program(), 0o755),
+        cpio.file(NETWORK_PATH, network_script(), 0o755),
         cpio.file("etc/fstab", FSTAB.encode()),
         cpio.file("etc/profile", PROFILE.encode()),
         cpio.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n"),
@@ -90,6 +92,11 @@ def module_entries(wanted: Sequence[str], available: Mapping[str, bytes]) -> lis
 def init_script() -> bytes:
     """The text of ``init.sh``."""
     return resources.files(__package__).joinpath("init.sh").read_bytes()
+
+
+def network_script() -> bytes:
+    """The text of ``network.sh``: what udhcpc does with a lease."""
+    return resources.files(__package__).joinpath("network.sh").read_bytes()
 
 
 def pack(entries: Sequence[cpio.Entry]) -> bytes:

@@ -29,7 +29,7 @@ from asyncvmm_plugins.debian_images.tree import Tree
 SUITE: Final = "trixie"
 ARCHITECTURE: Final = "amd64"
 PACKAGE: Final = "debian-installer-13-netboot-riscv64"
-RECIPE: Final = "debian 1"
+RECIPE: Final = "debian 2"
 APPEND: Final = "console=ttyS0 cryptomgr.notests initcall_blacklist=jent_mod_init"
 """Without the crypto self-tests and the jitter generator's (185 M instructions, a third of the boot);
 the kernel's own random numbers do not come from it."""

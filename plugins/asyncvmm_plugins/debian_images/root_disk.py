@@ -34,7 +34,7 @@ from asyncvmm_plugins.debian_images.kernel_package import DebianFullImage, verif
 from asyncvmm_plugins.debian_images.small_linux import SmallLinuxImage
 
 SUITES_STABLE_FIRST: Final = ("trixie", "forky", "sid")
-RECIPE: Final = "debian-root 1"
+RECIPE: Final = "debian-root 2"
 DISK: Final = "root.ext4"
 FIRST: Final = ("base-files", "base-passwd", "libc6", "libc-bin")
 PACKAGES: Final = (
@@ -174,6 +174,7 @@ def finish_root(root: Path) -> None:
             path.symlink_to(target)
     _write(root / "usr/sbin/init", initramfs.init_script(), 0o755)
     _write(root / "usr/sbin/asyncvmm-agent", agent_program(), 0o755)
+    _write(root / "usr/sbin/asyncvmm-network", initramfs.network_script(), 0o755)
 
 
 def make_disk(root: Path, disk: Path, tools: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ from asyncvmm.plugin.images import (
     ImageType,
     MissingToolError,
     Progress,
+    sha256_of,
 )
 from asyncvmm_plugins.debian_images import initramfs, lockfile
 from asyncvmm_plugins.debian_images.apt import AptDirectory, PackageFile
@@ -35,7 +36,10 @@ from asyncvmm_plugins.debian_images.installer import (
 )
 
 PACKAGE: Final = "linux-source-6.12"
-RECIPE: Final = "linux 1"
+RECIPE: Final = "linux 2"
+SAME_KERNEL: Final = ("linux 1", "linux 2")
+"""Recipes that give the same kernel: one of them that is here need not be compiled again."""
+
 CROSS_COMPILE: Final = "riscv64-linux-gnu-"
 TOOLS: Final = {
     "riscv64-linux-gnu-gcc": "gcc-riscv64-linux-gnu",
@@ -74,8 +78,10 @@ class SmallLinuxImage(ImageType):
 
     def pull(self, cache: ImageCache, progress: Progress) -> None:
         """Fetches the source and the installer's busybox, and builds."""
-        require_tools()
         with cache.lock(self.name):
+            here = cache.manifest(self.name)
+            if here is None or here.recipe not in SAME_KERNEL:
+                require_tools()
             cache.require_space(2600 * MIB, "building the image linux")
             lock = lockfile.load()
             apt = AptDirectory(cache, SUITE, ARCHITECTURE)
@@ -83,11 +89,13 @@ class SmallLinuxImage(ImageType):
             if source is None:
                 apt.update(progress)
                 source = apt.resolve(PACKAGE, lock, progress)
-            deb = apt.fetch(source, progress)
+            kernel = kept_kernel(cache, str(source))
+            if kernel is None:
+                require_tools()
+                kernel = build_kernel(cache, apt.fetch(source, progress), source, progress)
             installer, installer_package = read_installer(cache, progress)
             sources = [str(source), str(installer_package)]
             with cache.build(self.name, recipe=RECIPE, sources=sources) as directory:
-                kernel = build_kernel(cache, deb, source, progress)
                 (directory / "Image").write_bytes(kernel)
                 (directory / "initrd.cpio").write_bytes(build_initramfs(installer))
 
@@ -125,6 +133,16 @@ def build_initramfs(installer: Installer) -> bytes:
             *initramfs.base_entries(),
         ]
     )
+
+
+def kept_kernel(cache: ImageCache, source: str) -> bytes | None:
+    """The kernel of the image that is here, if ``source`` would become the same one, else None."""
+    manifest = cache.manifest(SmallLinuxImage.name)
+    if manifest is None or manifest.recipe not in SAME_KERNEL or source not in manifest.sources:
+        return None
+    path = cache.directory(SmallLinuxImage.name) / "Image"
+    known = next((file.sha256 for file in manifest.files if file.name == "Image"), "")
+    return path.read_bytes() if sha256_of(path) == known else None
 
 
 def build_kernel(cache: ImageCache, deb: Path, source: PackageFile, progress: Progress) -> bytes:

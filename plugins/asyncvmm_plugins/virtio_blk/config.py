@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from attrs.validators import in_
@@ -16,10 +16,15 @@ def _is_serial(config: Any, attribute: Any, value: str) -> None:
 
 @attrs.frozen
 class VirtioBlkConfig:
-    """A raw image at ``path``; ``serial`` is what the guest sees in /sys/block/*/serial."""
+    """An image at ``path``; ``serial`` is what the guest sees in /sys/block/*/serial.
+
+    ``format`` is qcow2 for files named so and else raw. With ``snapshot`` writes are thrown away.
+    """
 
     path: Path
     readonly: bool = False
     serial: str = attrs.field(default="", validator=_is_serial)
     block_size: int = attrs.field(default=512, validator=in_((512, 1024, 2048, 4096)))
     queue_size: int = attrs.field(default=256, validator=in_((16, 32, 64, 128, 256, 512, 1024)))
+    snapshot: bool = False
+    format: Literal["raw", "qcow2"] | None = None

@@ -8,7 +8,7 @@ from asyncvmm_plugins.virtio_blk.device import VirtioBlk
 
 
 def _blob(config: VirtioBlkConfig) -> BlobSpec:
-    return BlobSpec(config.path, config.readonly)
+    return BlobSpec(config.path, config.readonly, config.format, config.snapshot)
 
 
 @hookimpl
@@ -17,7 +17,7 @@ def asyncvmm_device_types() -> list[DeviceType]:
     return [
         DeviceType(
             name="virtio-blk",
-            summary="disk on a raw image",
+            summary="disk on a raw or qcow2 image",
             config=VirtioBlkConfig,
             factory=VirtioBlk,
             kind="virtio",

@@ -1,6 +1,8 @@
 """What a user imports: hosts, guests, their configuration, consoles, commands and errors."""
 
+from asyncvmm.api import disks
 from asyncvmm.api.images import find_image, image_config, image_types
+from asyncvmm.api.profile import Profile, Profiler, read_kernel_symbols
 from asyncvmm.api.scenarios import ScenarioObserver, ScenarioResult, run_scenario
 from asyncvmm.api.verify import Verdict, verify_scenario
 from asyncvmm.base.errors import (
@@ -11,9 +13,13 @@ from asyncvmm.base.errors import (
     GuestError,
     InternalError,
 )
-from asyncvmm.machine import GuestConfig
+from asyncvmm.firmware.symbols import SymbolTable, read_symbols
+from asyncvmm.machine import EngineStats, GuestConfig
+from asyncvmm.network import LinkShape, Network, NetworkConfig
 from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
+from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
 from asyncvmm.runtime.console import Console
+from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.ports import GuestEndedError
@@ -25,25 +31,38 @@ __all__ = [
     "CommandFailedError",
     "CompletedCommand",
     "ConfigError",
+    "ConnectFailedError",
     "Console",
     "DmaError",
+    "EngineStats",
+    "Forward",
     "Guest",
     "GuestConfig",
     "GuestEndedError",
     "GuestError",
     "GuestExit",
     "GuestStats",
+    "GuestStream",
     "Host",
     "InternalError",
+    "Profile",
+    "Profiler",
+    "LinkShape",
+    "Network",
+    "NetworkConfig",
     "Scenario",
     "ScenarioObserver",
     "ScenarioResult",
+    "SymbolTable",
     "Verdict",
+    "disks",
     "find_image",
     "image_config",
     "image_types",
     "load_scenario",
     "open_host",
+    "read_kernel_symbols",
+    "read_symbols",
     "run_scenario",
     "verify_scenario",
 ]

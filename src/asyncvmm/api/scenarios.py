@@ -157,7 +157,11 @@ async def run_scenario(
     opened = False
     try:
         async with open_host(
-            paused=True, plugins=manager, workers=probe.workers, **asked.host.settings
+            paused=True,
+            plugins=manager,
+            workers=probe.workers,
+            networks=asked.networks,
+            **asked.host.settings,
         ) as host:
             opened = True
             return await ScenarioRun(asked, configs, host, watcher, probe).play(timeout_s)
@@ -305,6 +309,8 @@ class ScenarioRun:
             if guest.exit is not None:
                 raise AsyncvmmError(f"the guest has ended ({guest.exit.reason})")
             guest.policy.update(**step.policy)
+        elif step.link is not None:
+            self.host.shape(step.network, step.guest, **step.link)
         elif step.run is not None:
             done = await guest.run(step.run)
             output = (done.stdout + done.stderr).decode(errors="replace")

@@ -1,4 +1,7 @@
-"""``asyncvmm bench``: guest instructions per CPU second, beside QEMU's when that is installed."""
+"""``asyncvmm bench``: guest instructions per CPU second, beside QEMU's when that is installed.
+
+``bench scale`` is in ``bench_scale.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncvmm.base.errors import GuestError
+from asyncvmm.cli import bench_scale
 from asyncvmm.plugin import create_plugin_manager
 from asyncvmm.testing.bare_metal import run_bare_metal
 from asyncvmm.testing.bench import (
@@ -24,6 +28,14 @@ from asyncvmm.testing.bench import (
 from asyncvmm.testing.bench_build import KERNELS, PAGINGS, kernel_named
 
 OURS = "asyncvmm"
+EPILOG = """\
+examples:
+  asyncvmm bench                             all kernels, with and without paging
+  asyncvmm bench mix nbody --runs 5 --no-qemu
+  asyncvmm bench scale                       64 busy guests, the host's own time, 200 idle Linux
+  asyncvmm bench scale --part busy --busy 16 --cpus 1
+  asyncvmm bench scale --part idle --idle 20 --hours 24 --json scale.json
+"""
 
 
 def add_parser(commands: Any) -> None:
@@ -33,9 +45,17 @@ def add_parser(commands: Any) -> None:
         help="measure instructions per second",
         description="Guest instructions per CPU second (MIPS) on benchmarks of our own, in turn "
         "with QEMU's when it is installed. Needs a RISC-V C compiler: the bench extra brings one.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    parser.set_defaults(function=lambda given: run(given, our_machine(given.engine)))
+    parser.set_defaults(function=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    if bench_scale.NAME in given.kernels:
+        return bench_scale.run(given)
+    return run(given, our_machine(given.engine))
 
 
 def our_machine(engine: str = "auto") -> RunElf:
@@ -57,7 +77,9 @@ def our_machine(engine: str = "auto") -> RunElf:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options on its parser."""
     known = ", ".join(kernel.name for kernel in KERNELS)
-    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"of {known}; default all")
+    parser.add_argument(
+        "kernels", nargs="*", metavar="KERNEL", help=f"of {known}; default all; or: scale"
+    )
     parser.add_argument("--runs", type=_positive, default=3, help="median of so many (default 3)")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="work per run; 1 is 140 million instructions"
@@ -67,7 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=["auto", "interpreter", "jit"], default="auto", help="of ours"
     )
     parser.add_argument("--no-qemu", action="store_true", help="measure ours alone")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows there as well")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there as well")
+    bench_scale.add_arguments(parser)
 
 
 def run(given: argparse.Namespace, run_elf: RunElf) -> int:

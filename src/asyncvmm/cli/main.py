@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.cli import bench, dtb, image, run, terminal, up, verify
+from asyncvmm.cli import bench, disk, dtb, image, profile, run, terminal, up, verify
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
@@ -21,6 +21,7 @@ examples:
   asyncvmm run debian -- uname -a            one command in Debian's own kernel
   asyncvmm run linux                         a shell in a small Linux
   asyncvmm run --kernel Image --append "console=ttyS0" --disk root.img
+  asyncvmm disk create web.qcow2 4G          a disk that grows as it is written to
   asyncvmm image list                        what can be run by name
 """
 
@@ -37,10 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run.add_parser(commands)
     image.add_parser(commands)
+    disk.add_parser(commands)
     dtb.add_parser(commands)
     bench.add_parser(commands)
     up.add_parser(commands)
     verify.add_parser(commands)
+    profile.add_parser(commands)
     return parser
 
 
@@ -72,7 +75,7 @@ def _run(words: list[str]) -> int:
     parser = build_parser()
     options = parser.parse_args(words)
     if guest_command is not None:
-        if options.command != "run":
+        if options.command not in ("run", "profile"):
             parser.error(f"{options.command} takes no guest command after --")
         if not guest_command:
             parser.error("after -- comes the command to run in the guest")

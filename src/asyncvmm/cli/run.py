@@ -10,16 +10,20 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import attrs
 import trio
 
 from asyncvmm.api import (
     BackendError,
     ConfigError,
+    EngineStats,
+    Forward,
     Guest,
     GuestConfig,
     GuestEndedError,
     GuestExit,
     Host,
+    NetworkConfig,
     find_image,
     image_config,
     open_host,
@@ -28,6 +32,7 @@ from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
 from asyncvmm.cli.groups import only_error
 from asyncvmm.firmware.elf import is_elf
+from asyncvmm.network import DEFAULT_NETWORK
 from asyncvmm.plugin.images import ImageCache
 
 ESCAPE = 0x1D  # Ctrl-]
@@ -42,8 +47,10 @@ examples:
   asyncvmm run debian -- uname -a
   asyncvmm run debian -- sh -c 'cat /proc/cpuinfo; exit 7'; echo $?
   asyncvmm run linux --harts 2                 interactive; {ESCAPE_NAME} leaves
+  asyncvmm run debian-root -p 8080:80 -- nginx -g 'daemon off;'
   asyncvmm run program.elf --stats             bare metal, M-mode
   asyncvmm run --kernel Image --initrd initrd.cpio --append console=ttyS0
+  asyncvmm run linux --disk web.qcow2 --snapshot   what is written is thrown away
   asyncvmm run --firmware fw_dynamic.bin --kernel u-boot.bin --until "=> "
 
 exit status: the command's; for a guest that powers itself off, the code it gave (0 without one);
@@ -62,6 +69,12 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_arguments(parser)
+    parser.set_defaults(function=run_command)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which guest runs, and until when."""
     parser.add_argument(
         "target", nargs="?", metavar="TARGET", help="an image's name or an ELF file"
     )
@@ -74,17 +87,50 @@ def add_parser(commands: Any) -> None:
     machine.add_argument("--memory", metavar="SIZE", help="RAM, such as 256M (default: 128M)")
     machine.add_argument("--harts", type=int, help="number of harts (default: 1)")
     machine.add_argument(
-        "--disk", action="append", default=[], metavar="PATH[,readonly]", help="a raw disk image"
+        "--disk",
+        action="append",
+        default=[],
+        metavar="PATH[,readonly][,snapshot][,format=raw|qcow2]",
+        help="a disk image, qcow2 when it is named so and raw otherwise (see `asyncvmm disk`)",
+    )
+    machine.add_argument(
+        "--snapshot", action="store_true", help="throw away what the guest writes to its disks"
     )
     machine.add_argument(
         "--device", action="append", default=[], metavar="TYPE[,OPTION=VALUE...]", help="a device"
+    )
+    network = parser.add_argument_group("the network")
+    network.add_argument(
+        "--net",
+        action="append",
+        default=[],
+        metavar="lan[,OPTION=VALUE...]",
+        help="a network card, with DHCP, DNS and echo from a gateway",
+    )
+    network.add_argument(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[ADDRESS:]PORT:GUESTPORT",
+        help="forward a port of this machine (loopback unless said) to the guest's",
+    )
+    network.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="let the guest reach this outside: a name, *.domain, an address, a network, * for all",
+    )
+    network.add_argument(
+        "--capture", type=Path, metavar="FILE", help="every frame, as pcapng with virtual time"
     )
     machine.add_argument("--seed", type=int, help="of all randomness in the guest (default: 0)")
     machine.add_argument(
         "--clock",
         choices=["virtual", "realtime"],
         help="virtual time as fast as it goes, or paced to the wall clock "
-        "(default: realtime at a terminal, else virtual)",
+        "(default: realtime at a terminal and with -p or --allow, else virtual)",
     )
     machine.add_argument(
         "--engine",
@@ -101,11 +147,16 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--stats", action="store_true", help="counters on standard error at the end"
     )
-    parser.set_defaults(function=run_command)
 
 
 def run_command(options: argparse.Namespace) -> int:
     """Build the configuration, then run the guest to its end."""
+    check_options(options)
+    return run_session(Session(options, make_config(options)))
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for what the parser of ``add_arguments`` lets through."""
     if options.max_instructions is not None and options.max_instructions < 1:
         raise ConfigError(f"--max-instructions must be positive, not {options.max_instructions}")
     if options.timeout is not None and not options.timeout > 0:
@@ -114,7 +165,11 @@ def run_command(options: argparse.Namespace) -> int:
         raise ConfigError("--until needs a text to wait for")
     if options.until is not None and options.guest_command is not None:
         raise ConfigError("--until is for a console: it does not go with a command after --")
-    session = Session(options, make_config(options))
+    options.publish = [Forward.parse(text) for text in options.publish]
+
+
+def run_session(session: Session) -> int:
+    """Run the guest; returns the exit status."""
     try:
         return trio.run(session.run)
     except BaseExceptionGroup as group:
@@ -123,15 +178,24 @@ def run_command(options: argparse.Namespace) -> int:
 
 def make_config(options: argparse.Namespace) -> GuestConfig:
     """The guest that the command line describes; images are pulled when they are not here."""
+    config = _config(options)
+    if options.snapshot:
+        config = attrs.evolve(config, disks=tuple(f"{disk},snapshot" for disk in config.disks))
+    return config
+
+
+def _config(options: argparse.Namespace) -> GuestConfig:
     interactive = options.guest_command is None and terminal.is_terminal(0)
+    outside = bool(options.publish or options.allow)
     changes: dict[str, Any] = {
         "memory": options.memory,
         "harts": options.harts,
         "append": options.append,
         "seed": options.seed,
         "engine": options.engine,
-        "clock": options.clock or ("realtime" if interactive else "virtual"),
+        "clock": options.clock or ("realtime" if interactive or outside else "virtual"),
         "disks": tuple(options.disk),
+        "nets": tuple(options.net) or (("lan",) if outside or options.capture else ()),
         "devices": tuple(options.device),
         "epoch_ns": time.time_ns() if interactive else None,
     }
@@ -176,28 +240,48 @@ def _first_bytes(path: Path) -> bytes:
 
 
 class Session:
-    """One run of the command."""
+    """One run of the command. ``output`` is the file descriptor for what the guest says."""
 
     def __init__(self, options: argparse.Namespace, config: GuestConfig) -> None:
         self.options = options
         self.config = config
+        self.networks = {DEFAULT_NETWORK: NetworkConfig.from_mapping({"allow": options.allow})}
         self.status = 0
         self.started = time.monotonic()
         self.interactive = (
             options.guest_command is None and terminal.is_terminal(0) and terminal.is_terminal(1)
         )
+        self.output = 1
+
+    def guest_started(self, guest: Guest) -> None:
+        """The guest is there; it has not run yet. For commands that watch it."""
+
+    async def command_begins(self, guest: Guest) -> None:
+        """The command is about to be run in the guest."""
+
+    async def command_ended(self, guest: Guest) -> None:
+        """The command has ended; the guest runs on."""
 
     async def run(self) -> int:
         """Start the guest, serve it, and say how it ended."""
         with ExitStack() as stack:
-            log = stack.enter_context(_open_log(self.options.log)) if self.options.log else None
+            path = self.options.log
+            log = stack.enter_context(_open_for("--log", path, buffering=0)) if path else None
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._end_on_signal, nursery.cancel_scope)
-                async with open_host() as host:
+                async with open_host(networks=self.networks) as host:
                     guest = await host.start(
                         self.config, max_instructions=self.options.max_instructions
                     )
+                    self.guest_started(guest)
                     self._tap(guest, log)
+                    if self.options.capture:
+                        out = _open_for("--capture", self.options.capture)
+                        host.networks[DEFAULT_NETWORK].capture(out)
+                    for forward in self.options.publish:
+                        port = await host.forward(guest.name, forward)
+                        if not forward.host_port:
+                            _say(f"{forward.host}:{port} is the guest's port {forward.port}")
                     try:
                         await self._serve_in_time(host, guest)
                     finally:
@@ -230,10 +314,11 @@ class Session:
     async def _run_command(self, guest: Guest) -> None:
         terminal.flush_standard()
         try:
+            await self.command_begins(guest)
             done = await guest.run(
                 self.options.guest_command,
                 stdin=b"" if terminal.is_terminal(0) else terminal.read_fd(0),
-                stdout=lambda data: terminal.write_all(1, data),
+                stdout=lambda data: terminal.write_all(self.output, data),
                 stderr=lambda data: terminal.write_all(2, data),
             )
         except GuestEndedError:
@@ -242,6 +327,8 @@ class Session:
             _say("the guest ended before the command did; --verbose shows its console")
             return
         self.status = done.status
+        with suppress(GuestEndedError):
+            await self.command_ended(guest)
         if self.config.disks:
             with trio.move_on_after(POWEROFF_PATIENCE_S):
                 with suppress(GuestEndedError):
@@ -255,12 +342,12 @@ class Session:
                 stack.callback(terminal.write_all, 1, b"\n")
                 stack.enter_context(terminal.raw_mode(0))
             terminal.flush_standard()
-            guest.console.taps.append(lambda data: terminal.write_all(1, data))
+            guest.console.taps.append(lambda data: terminal.write_all(self.output, data))
             async with trio.open_nursery() as nursery:
                 if self.interactive:
                     nursery.start_soon(_follow_window, guest)
                 else:
-                    nursery.start_soon(terminal.watch_reader, 1)
+                    nursery.start_soon(terminal.watch_reader, self.output)
                 nursery.start_soon(self._type_input, host, guest, nursery.cancel_scope)
                 if self.options.until is not None:
                     nursery.start_soon(self._await_text, guest, nursery.cancel_scope)
@@ -304,13 +391,15 @@ class Session:
         guest.console.taps.append(look)
         await found.wait()
         if not self.interactive:
-            terminal.write_all(1, b"\n")
+            terminal.write_all(self.output, b"\n")
         scope.cancel()
 
     def _tap(self, guest: Guest, log: BinaryIO | None) -> None:
         if log is not None:
             guest.console.taps.append(lambda data: _write_log(log, data))
-        shown = self.options.guest_command is None and terminal.is_same_file(1, 2)
+        shown = self.options.guest_command is None and (
+            self.output == 2 or terminal.is_same_file(1, 2)
+        )
         if self.options.verbose and not shown:
             guest.console.taps.append(lambda data: terminal.write_all(2, data))
 
@@ -332,11 +421,11 @@ async def _follow_window(guest: Guest) -> None:
             guest.console.resize(*terminal.window_size(0))
 
 
-def _open_log(path: Path) -> BinaryIO:
+def _open_for(option: str, path: Path, buffering: int = -1) -> BinaryIO:
     try:
-        return path.open("wb", buffering=0)
+        return path.open("wb", buffering=buffering)
     except OSError as error:
-        raise ConfigError(f"--log {path}: {error.strerror}") from error
+        raise ConfigError(f"{option} {path}: {error.strerror}") from error
 
 
 def _write_log(log: BinaryIO, data: bytes) -> None:
@@ -350,6 +439,23 @@ def _say(text: str) -> None:
     print(f"asyncvmm: {text}", file=sys.stderr, flush=True)
 
 
+def _engine_lines(engine: EngineStats) -> list[str]:
+    lines = [f"{'engine':<16}{engine.name:>16}"]
+    if engine.name == "interpreter":
+        return lines
+    share = 100 * engine.interpreted / max(engine.steps, 1)
+    return [
+        *lines,
+        f"{'  interpreted':<16}{engine.interpreted:>16,} ({share:.2f} %)",
+        f"{'  blocks':<16}{engine.blocks:>16,} in {engine.translation_ns / 1e9:.3f} s",
+        f"{'  regions':<16}{engine.regions:>16,} in {engine.optimising_ns / 1e9:.3f} s aside",
+        f"{'  cache':<16}{engine.cache_hits:>16,} hits, {engine.cache_misses:,} misses",
+        f"{'  void pages':<16}{engine.changed:>16,} written, {engine.evictions:,} evicted",
+        f"{'  code':<16}{engine.code_bytes / (1 << 20):>16.1f} MiB"
+        f" (most {engine.code_bytes_most / (1 << 20):.1f} MiB)",
+    ]
+
+
 def _print_stats(guest: Guest, wall_s: float) -> None:
     stats = guest.stats
     lines = [
@@ -361,5 +467,6 @@ def _print_stats(guest: Guest, wall_s: float) -> None:
         f"{'device accesses':<16}{stats.device_accesses:>16,}",
         f"{'TLB misses':<16}{stats.tlb_misses:>16,}",
         f"{'resident memory':<16}{stats.resident_bytes / (1 << 20):>16.1f} MiB",
+        *_engine_lines(stats.engine),
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -41,7 +41,7 @@ examples:
 a scenario:
   [host]                      cpus, mips, memory, policy, seed, overcommit
   [guests.a]                  image, or kernel, initrd, firmware, elf; append, memory, harts,
-                              disks, devices, seed, quantum, engine
+                              disks, devices, seed, quantum, engine, trust_group
   policy = {"cpu.weight" = 200, "cpu.max" = "50000 100000", "memory.max" = "64M"}
   [[steps]]                   in order; at = "1.5s" waits for that virtual time
   guest = "a"                 and one of: run = ["cmd", ...] (status, contains); send and expect;

@@ -22,6 +22,7 @@ from asyncvmm.device.charport import CharPort
 from asyncvmm.device.guard import BusGuard, DeviceGuard
 from asyncvmm.device.io import DeviceClock, DeviceIo, Dma, Power
 from asyncvmm.device.mmio import MmioDevice
+from asyncvmm.device.net import NetPort, Packet
 from asyncvmm.device.rate import IoRate
 from asyncvmm.device.registers import (
     RO,
@@ -54,6 +55,8 @@ __all__ = [
     "IoRate",
     "MemoryBlob",
     "MmioDevice",
+    "NetPort",
+    "Packet",
     "Power",
     "RandomStream",
     "Register",

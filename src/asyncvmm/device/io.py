@@ -11,6 +11,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.device.blob import Blob
 from asyncvmm.device.charport import CharPort
 from asyncvmm.device.guard import DeviceGuard
+from asyncvmm.device.net import NetPort
 from asyncvmm.device.rate import IoRate
 from asyncvmm.device.rng import RandomStream
 from asyncvmm.interrupts.lines import InterruptLine
@@ -134,6 +135,18 @@ class DeviceIo:
         self.log_sink: Callable[[str, str], None] | None = None
         self._lines: int = 0
         self._console: CharPort = CharPort("console")
+        self._net: NetPort = NetPort(path, b"\x02\0\0\0\0\1", self._time)
+
+    def _time(self) -> int:
+        return self.clock.now_ns
+
+    @property
+    def net(self) -> NetPort:
+        """The device's socket in a network; a cable that leads nowhere unless the host plugs it in."""
+        if self._net.schedule is None:
+            self._net.guard = self.guard
+            self._net.schedule = self.clock.after
+        return self._net
 
     @property
     def console(self) -> CharPort:

@@ -13,6 +13,10 @@ class IoRate:
         """Count one request of ``size_bytes``, made at ``now_ns``: when it may be done (>= now)."""
         return now_ns
 
+    def ready_at(self, now_ns: int, size_bytes: int, write: bool) -> int:
+        """What ``take`` would say now; nothing is counted."""
+        return now_ns
+
     def tokens(self) -> list[int]:
         """What it remembers of earlier requests, for digests: two that agree delay alike."""
         return []

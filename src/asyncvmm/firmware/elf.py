@@ -1,4 +1,4 @@
-"""Static ELF64 files for RISC-V: what to load where, the entry, and the symbols that HTIF needs."""
+"""Static ELF64 files for RISC-V: what to load where, the entry, and the symbols."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ class Elf:
     symbols: dict[str, int]
 
 
+@attrs.frozen
+class ElfSymbol:
+    """A defined, named symbol. ``size_bytes`` is 0 where the file does not say; ``kind`` is STT_*."""
+
+    name: str
+    value: int
+    size_bytes: int
+    kind: int
+
+
 def is_elf(blob: bytes) -> bool:
     """Whether ``blob`` begins like an ELF file."""
     return blob[:4] == MAGIC
@@ -49,6 +59,13 @@ def is_elf(blob: bytes) -> bool:
 def parse_elf(blob: bytes, name: str) -> Elf:
     """Check and take apart ``blob``; a ConfigError names the file ``name`` and what is wrong."""
     return _Parser(blob, name).parse()
+
+
+def parse_symbols(blob: bytes, name: str) -> list[ElfSymbol]:
+    """Every symbol of the file's symbol tables, in their order; ConfigError as ``parse_elf``."""
+    parser = _Parser(blob, name)
+    _, _, (at_sections, section_size, sections) = parser.header()
+    return list(parser.symbols(at_sections, section_size, sections)) if sections else []
 
 
 class _Parser:
@@ -67,7 +84,8 @@ class _Parser:
             )
         return self.blob[offset : offset + size]
 
-    def parse(self) -> Elf:
+    def header(self) -> tuple[int, tuple[int, int, int], tuple[int, int, int]]:
+        """The entry, and (offset, size of one, number) of program and of section headers."""
         header = self.part(0, HEADER_SIZE, "the header")
         if header[:4] != MAGIC:
             raise self.error("not an ELF file")
@@ -80,10 +98,17 @@ class _Parser:
             raise self.error(f"ELF type {kind} is not an executable: link it first")
         entry, at_programs, at_sections = struct.unpack_from("<QQQ", header, 24)
         program_size, programs, section_size, sections = struct.unpack_from("<HHHH", header, 54)
-        segments = tuple(self.segments(at_programs, program_size, programs))
+        return entry, (at_programs, program_size, programs), (at_sections, section_size, sections)
+
+    def parse(self) -> Elf:
+        entry, programs, (at_sections, section_size, sections) = self.header()
+        segments = tuple(self.segments(*programs))
         if not segments:
             raise self.error("the ELF file has no segment to load")
-        symbols = self.symbols(at_sections, section_size, sections) if sections else {}
+        symbols = {}
+        if sections:
+            found = self.symbols(at_sections, section_size, sections)
+            symbols = {symbol.name: symbol.value for symbol in found}
         return Elf(entry, segments, symbols)
 
     def segments(self, offset: int, size: int, count: int) -> Iterator[Segment]:
@@ -106,12 +131,11 @@ class _Parser:
                 raise self.error(f"damaged ELF file: segment {i} wraps around the address space")
             yield Segment(physical, self.part(at, in_file, f"segment {i}"), in_memory)
 
-    def symbols(self, offset: int, size: int, count: int) -> dict[str, int]:
+    def symbols(self, offset: int, size: int, count: int) -> Iterator[ElfSymbol]:
         if size < SECTION_HEADER_SIZE:
             raise self.error(f"damaged ELF file: section headers of {size} bytes")
         table = self.part(offset, size * count, "the section header table")
         headers = [struct.unpack_from("<IIQQQQIIQQ", table, i * size) for i in range(count)]
-        found: dict[str, int] = {}
         for header in headers:
             if header[1] != SHT_SYMTAB:
                 continue
@@ -119,15 +143,14 @@ class _Parser:
             if link >= count:
                 raise self.error("damaged ELF file: the symbol table has no string table")
             names = self.part(headers[link][4], headers[link][5], "the string table")
-            self.read_symbols(self.part(header[4], header[5], "the symbol table"), names, found)
-        return found
+            yield from self.read_symbols(self.part(header[4], header[5], "the symbol table"), names)
 
-    def read_symbols(self, table: bytes, names: bytes, found: dict[str, int]) -> None:
+    def read_symbols(self, table: bytes, names: bytes) -> Iterator[ElfSymbol]:
         count = len(table) // SYMBOL_SIZE
         if count > MAX_SYMBOLS:
             raise self.error(f"the ELF file has {count} symbols, more than {MAX_SYMBOLS}: strip it")
         for i in range(count):
-            at_name, _info, _other, section, value, _size = struct.unpack_from(
+            at_name, info, _other, section, value, size = struct.unpack_from(
                 "<IBBHQQ", table, i * SYMBOL_SIZE
             )
             if at_name == 0 or section == 0:
@@ -135,4 +158,5 @@ class _Parser:
             end = names.find(b"\0", at_name)
             if end < 0:
                 raise self.error(f"damaged ELF file: the name of symbol {i} has no end")
-            found[names[at_name:end].decode(errors="replace")] = value
+            name = names[at_name:end].decode(errors="replace")
+            yield ElfSymbol(name, value, size, info & 0xF)

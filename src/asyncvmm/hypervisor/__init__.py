@@ -18,7 +18,7 @@ from asyncvmm.hypervisor.ledger import Ledger, LedgerEvent, Recorder
 from asyncvmm.hypervisor.memory import HostMemory, MemoryLimitError, MemoryUsage
 from asyncvmm.hypervisor.policies import DEFAULT_POLICY, find_policies, make_policy
 from asyncvmm.hypervisor.policy import Policy, PolicyFactory
-from asyncvmm.hypervisor.vcpu import CpuSpec, CpuUsage, Grant, GuestCpus, Vcpu
+from asyncvmm.hypervisor.vcpu import WAITING, CpuSpec, CpuUsage, Grant, GuestCpus, Vcpu
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -45,6 +45,7 @@ __all__ = [
     "PolicyFactory",
     "Recorder",
     "TokenBucket",
+    "WAITING",
     "Vcpu",
     "find_policies",
     "make_policy",

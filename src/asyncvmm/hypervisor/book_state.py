@@ -56,7 +56,9 @@ class MemoryKnobsState(VersionedState):
 
     def knobs(self) -> MemoryKnobs:
         """The knobs; ConfigError when there are no such."""
-        return MemoryKnobs(self.max, self.high, self.low)
+        knobs = MemoryKnobs(self.max, self.high, self.low)
+        require(MemoryKnobsState.of(knobs) == self, "memory knobs are whole pages")
+        return knobs
 
 
 @attrs.frozen
@@ -133,7 +135,9 @@ class IoMaxState(VersionedState):
 
     def limits(self) -> IoMax:
         """The limits; ConfigError when there are no such."""
-        return IoMax(**{field.name: getattr(self, field.name) for field in attrs.fields(IoMax)})
+        limits = IoMax(**{field.name: getattr(self, field.name) for field in attrs.fields(IoMax)})
+        require(IoMaxState.of(limits) == self, "io.max is whole numbers")
+        return limits
 
 
 @attrs.frozen

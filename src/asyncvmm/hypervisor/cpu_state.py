@@ -52,7 +52,9 @@ class CpuKnobsState(VersionedState):
         """The knobs; ConfigError when there are no such."""
         require(len(self.max) in (0, 2), "cpu.max is quota and period")
         cap = CpuMax(*self.max) if self.max else None
-        return CpuKnobs(self.weight, cap, self.reserve, self.cpuset_cpus)
+        knobs = CpuKnobs(self.weight, cap, self.reserve, self.cpuset_cpus)
+        require(CpuKnobsState.of(knobs) == self, "cpu knobs are whole numbers")
+        return knobs
 
 
 @attrs.frozen

@@ -193,6 +193,42 @@ class Cpus:
                 break
         return grants
 
+    def stand_by(self, vcpu: Vcpu, now_ns: int) -> list[Grant]:
+        """Grant a CPU that is left over to a ``vcpu`` that sleeps, in case it wakes up meanwhile.
+
+        Nothing, with no trace in the books, when there is none that it may use: after ``decide``.
+        """
+        if vcpu.state != ASLEEP or not any(pcpu in vcpu.guest.allowed for pcpu in self._free):
+            return []
+        pool = vcpu.guest.pool
+        if pool is not None:
+            self._refill_one(vcpu.guest, now_ns)
+            if self._spendable(pool, now_ns) <= 0:
+                return []
+        self.wake(vcpu, now_ns)
+        grants = self.decide(now_ns)
+        if vcpu.state != RUNNING:
+            self.sleep(vcpu, now_ns)
+        return grants
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are more vCPUs than physical CPUs, awake or not."""
+        return sum([len(guest.vcpus) for guest in self.guests.values()]) > self.spec.cpus
+
+    def extend(self, vcpu: Vcpu, steps: int) -> int:
+        """Let the slice of ``vcpu``, which has just been granted, be ``steps`` long where it is shorter
+        and has no ``cpu.max``; how long it is. Only for a CPU that nobody else may want meanwhile.
+        """
+        if vcpu.guest.pool is None and vcpu.budget_steps < steps:
+            vcpu.budget_steps = steps
+        return vcpu.budget_steps
+
+    @property
+    def free(self) -> int:
+        """How many physical CPUs run nobody."""
+        return len(self._free)
+
     def next_ns(self, now_ns: int) -> int:
         """The next time (> ``now_ns``) to ``decide`` at when nothing else happens; or FOREVER."""
         first = self.policy.next_ns(now_ns)

@@ -18,6 +18,7 @@ Service is in parts (see ``vcpu.py``), lags in 1/ONE of a part: whole numbers wi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import nsmallest
 from typing import Any, Final
 
 from asyncvmm.hypervisor.cpu_state import require
@@ -53,6 +54,7 @@ class EevdfPolicy(Policy):
         self._stale = False  # the rates are not those of the active ones
         self._leaving = 0
         self._homes = 1  # how many homes the active ones have
+        self._pinned = False  # whether any of them may not use all CPUs
         self._cache: dict[tuple[tuple[GuestCpus, int], ...], list[tuple[int, int]]] = {}
 
     # -- what happens
@@ -146,14 +148,21 @@ class EevdfPolicy(Policy):
         self._balance(waiting)
         if self._stale:
             self._set_rates()
+        if not self._pinned and len(waiting) > len(free):
+            first = self._first_eligible(waiting, len(free))
+            if len(first) == len(free):
+                everywhere = [(e.vcpu, e.vcpu.guest.mask) for e in first]
+                return [
+                    (cpu, vcpu, self._slice_steps(vcpu)) for cpu, vcpu in place(everywhere, free)
+                ]
         ranked = []
         for entity in waiting:
             entity.extra = False
             lag = entity.lag
             if lag >= 0 or entity.started:
-                key = (0, (entity.left * ONE - lag) // entity.rate, entity.vcpu.order)
+                key = (0, (entity.left * ONE - lag) // entity.rate, entity.order)
             else:
-                key = (1, -lag // entity.rate, entity.vcpu.order)
+                key = (1, -lag // entity.rate, entity.order)
             ranked.append((key, entity))
         ranked.sort()
         pairs = place([(e.vcpu, e.home & e.vcpu.guest.mask) for _, e in ranked], free)
@@ -169,6 +178,20 @@ class EevdfPolicy(Policy):
         if self.spec.cpus > 1:
             self._settle(unserved)
         return [(pcpu, vcpu, self._slice_steps(vcpu)) for pcpu, vcpu in pairs]
+
+    def _first_eligible(self, waiting: list[Entity], count: int) -> list[Entity]:
+        """The eligible ones with the earliest deadlines: all that matters when nobody is pinned and
+        there are enough of them (then somebody waits for every home, so no lag is settled).
+        """
+        found = [
+            ((e.left * ONE - e.lag) // e.rate, e.order, e)
+            for e in waiting
+            if e.lag >= 0 or e.started
+        ]
+        first = [min(found)] if count == 1 and found else nsmallest(count, found)
+        for _, _, entity in first:
+            entity.extra = False
+        return [entity for _, _, entity in first]
 
     def _place_extra(
         self, unserved: list[tuple[_Key, Entity]], free: list[int]
@@ -226,6 +249,7 @@ class EevdfPolicy(Policy):
         self._stale = state.stale
         self._leaving = sum(1 for entity in self._active if entity.leaving)
         self._homes = state.homes
+        self._pinned = any(len(e.vcpu.guest.allowed) < self.spec.cpus for e in self._active)
         self.slice_parts = state.slice_parts
         self._cache.clear()
 
@@ -351,8 +375,8 @@ class EevdfPolicy(Policy):
             guest = entity.vcpu.guest
             counts[guest] = counts.get(guest, 0) + 1
         key = tuple(sorted(counts.items(), key=lambda item: item[0].order))
-        pinned = any(len(guest.allowed) < self.spec.cpus for guest in counts)
-        self.slice_parts = self._shortest if pinned else self._longest
+        self._pinned = any(len(guest.allowed) < self.spec.cpus for guest in counts)
+        self.slice_parts = self._shortest if self._pinned else self._longest
         rates = self._cache.get(key)
         if rates is None:
             claims = [

@@ -24,6 +24,7 @@ class Entity:
         "lag",
         "leaving",
         "left",
+        "order",
         "rate",
         "running",
         "since_ns",
@@ -33,6 +34,7 @@ class Entity:
 
     def __init__(self, vcpu: Vcpu, slice_parts: int) -> None:
         self.vcpu = vcpu
+        self.order = vcpu.order
         self.lag = 0  # in parts * ONE; while it is not active, what it may get back
         self.rate = 0
         self.home = 0  # the CPUs that the rate comes from

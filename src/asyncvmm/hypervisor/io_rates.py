@@ -17,6 +17,7 @@ from asyncvmm.hypervisor.knobs import IoMax
 from asyncvmm.hypervisor.ledger import DELAYED, Recorder
 
 MAX_DISKS: Final = 64
+NOUNS: Final = {"io": "disk", "net": "card"}
 
 
 @attrs.frozen
@@ -27,21 +28,25 @@ class IoKnobs:
     disks: Mapping[int, IoMax] = attrs.field(factory=dict)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> IoKnobs:
+    def from_mapping(cls, values: Mapping[str, Any], family: str = "io") -> IoKnobs:
         """From ``{"io.max": "rbps=10M", "io.max.1": "wiops=500"}``; ConfigError names mistakes."""
+        noun = NOUNS[family]
         every: IoMax | None = None
         disks: dict[int, IoMax] = {}
         for key, value in values.items():
-            name, _, number = key.removeprefix("io.").partition(".")
+            name, _, number = key.removeprefix(f"{family}.").partition(".")
             if name != "max":
-                raise ConfigError(f"io: no knob {key!r}: there are io.max and io.max.N for disk N")
+                raise ConfigError(
+                    f"{family}: no knob {key!r}: there are {family}.max and "
+                    f"{family}.max.N for {noun} N"
+                )
             limits = _io_max(value)
             if not number:
                 every = limits
             elif number.isdecimal() and int(number) < MAX_DISKS:
                 disks[int(number)] = limits
             else:
-                raise ConfigError(f"{key}: disks are numbered 0 to {MAX_DISKS - 1}")
+                raise ConfigError(f"{key}: {noun}s are numbered 0 to {MAX_DISKS - 1}")
         return cls(every, disks)
 
     def of(self, disk: int) -> IoMax | None:
@@ -97,6 +102,12 @@ class DiskRate(IoRate):
             self._rates.note(self, now_ns, ready)
         return ready
 
+    def ready_at(self, now_ns: int, size_bytes: int, write: bool) -> int:
+        """See IoRate."""
+        if self.limiter is None:
+            return now_ns
+        return self.limiter.ready_at(now_ns, size_bytes, write=write)
+
     def tokens(self) -> list[int]:
         """See IoRate: the buckets' rates, credits and times."""
         if self.limiter is None:
@@ -116,10 +127,20 @@ class DiskRate(IoRate):
 
 
 class DiskRates:
-    """The disks of one guest, which came to its host at ``since_ns``."""
+    """The disks of one guest (or, for the family "net", its cards), which came to its host at
+    ``since_ns``.
+    """
 
-    def __init__(self, guest: str, disks: Sequence[str], record: Recorder, since_ns: int) -> None:
+    def __init__(
+        self,
+        guest: str,
+        disks: Sequence[str],
+        record: Recorder,
+        since_ns: int,
+        family: str = "io",
+    ) -> None:
         self.disks: Final = [DiskRate(disk, self) for disk in disks]
+        self._family = family
         self._guest = guest
         self._record = record
         self._since_ns = since_ns
@@ -130,7 +151,8 @@ class DiskRates:
         for number in knobs.disks:
             if number >= len(self.disks):
                 raise ConfigError(
-                    f"io.max.{number}: guest {self._guest} has {len(self.disks)} disks"
+                    f"{self._family}.max.{number}: guest {self._guest} has "
+                    f"{len(self.disks)} {NOUNS[self._family]}s"
                 )
 
     def change(self, now_ns: int, knobs: IoKnobs) -> None:
@@ -146,7 +168,10 @@ class DiskRates:
             self._noted = time_ns // SECOND
             wait_us = (ready_ns - now_ns) // 1000
             self._record(
-                time_ns, DELAYED, self._guest, f"io.max: {rate.disk} waits for {wait_us} us"
+                time_ns,
+                DELAYED,
+                self._guest,
+                f"{self._family}.max: {rate.disk} waits for {wait_us} us",
             )
 
     def state(self) -> DiskRatesState:

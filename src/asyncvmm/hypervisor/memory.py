@@ -95,6 +95,8 @@ class HostMemory:
         self._guests: dict[str, _GuestMemory] = {}
         self._shared: dict[str, int] = {}
         self._next_order = 0
+        self._private = 0  # of all guests
+        self._changed: set[str] = set()  # whose charge may be another than at the last ``enforce``
 
     # -- guests
 
@@ -109,12 +111,18 @@ class HostMemory:
         self._next_order += 1
         guest.group = group
         self._guests[name] = guest
+        self._changed.update(self._guests)
 
     def remove(self, name: str) -> None:
         """A guest and its pages are gone; a trust group's with its last member."""
         guest = self._guests.pop(name, None)
-        if guest is not None and not self._members(guest.group):
+        if guest is None:
+            return
+        self._private -= guest.private
+        if not self._members(guest.group):
             self._shared.pop(guest.group, None)
+        self._changed.discard(name)
+        self._changed.update(self._guests)
 
     def update(self, name: str, knobs: MemoryKnobs, now_ns: int) -> None:
         """Change a guest's knobs; AdmissionError leaves them as they were."""
@@ -126,16 +134,24 @@ class HostMemory:
         except ConfigError:
             guest.knobs = old
             raise
+        self._changed.add(name)
 
     # -- counting
 
     def set_private(self, name: str, pages: int) -> None:
         """How many resident pages only this guest has (``Ram.resident`` less those it shares)."""
-        self._guest(name).private = pages
+        guest = self._guest(name)
+        if pages != guest.private:
+            self._private += pages - guest.private
+            guest.private = pages
+            self._changed.add(name)
 
     def set_shared(self, name: str, pages: int) -> None:
         """How many resident pages this guest has that are its trust group's (``Ram.shared``)."""
-        self._guest(name).shared = pages
+        guest = self._guest(name)
+        if pages != guest.shared:
+            guest.shared = pages
+            self._changed.add(name)
 
     def set_group(self, group: str, pages: int) -> None:
         """How many pages a trust group keeps, each counted once (``SharedPages.count``)."""
@@ -146,7 +162,7 @@ class HostMemory:
     @property
     def resident_pages(self) -> int:
         """What is really used of the host."""
-        return sum(g.private for g in self._guests.values()) + sum(self._shared.values())
+        return self._private + sum(self._shared.values())
 
     @property
     def promised_pages(self) -> int:
@@ -194,12 +210,18 @@ class HostMemory:
         """
         stopped: list[MemoryLimitError] = []
         gone: set[str] = set()
+        if self._changed:
+            for name in [name for name in self._guests if name in self._changed]:
+                guest = self._guests[name]
+                charged = self.charged_pages(name)
+                self._watch_high(guest, charged, now_ns)
+                if charged > guest.limit:
+                    gone.add(name)
+                    stopped.append(self._stop(name, OVER_MAX, charged, guest.limit, now_ns))
+            self._changed = gone.copy()
+        if self._resident_without(gone) <= self.capacity_pages:
+            return stopped
         charges = {name: self.charged_pages(name) for name in self._guests}
-        for name, guest in self._guests.items():
-            self._watch_high(guest, charges[name], now_ns)
-            if charges[name] > guest.limit:
-                gone.add(name)
-                stopped.append(self._stop(name, OVER_MAX, charges[name], guest.limit, now_ns))
         entitled = {name: self.entitled_pages(name) for name in self._guests}
         while self._resident_without(gone) > self.capacity_pages:
             rest = [guest for name, guest in self._guests.items() if name not in gone]
@@ -248,6 +270,8 @@ class HostMemory:
         self._guests = guests
         self._shared = dict(state.groups)
         self._next_order = state.next_order
+        self._private = sum(guest.private for guest in guests.values())
+        self._changed = set(guests)
 
     # -- inside
 

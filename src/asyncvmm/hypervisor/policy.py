@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.hypervisor.vcpu import CpuSpec, GuestCpus, Vcpu
@@ -22,7 +22,11 @@ class Policy(ABC):
     """Decides which vCPU runs on which free physical CPU, and for how long at most.
 
     A vCPU is *ready* when it is runnable, not running, and its guest's pool is not empty.
+    ``isolates`` promises that when a vCPU runs depends on nothing that other guests do, and that all
+    slices begin and end at multiples of the quantum.
     """
+
+    isolates: ClassVar[bool] = False
 
     def __init__(self, spec: CpuSpec) -> None:
         self.spec = spec

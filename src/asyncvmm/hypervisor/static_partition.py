@@ -43,6 +43,8 @@ class StaticPartitionPolicy(Policy):
     A slot is a quantum long and aligned to time 0.
     """
 
+    isolates: ClassVar[bool] = True
+
     def __init__(self, spec: CpuSpec) -> None:
         super().__init__(spec)
         self._owners: list[list[Vcpu | None]] = [[None] * FRAME_SLOTS for _ in range(spec.cpus)]

@@ -70,9 +70,11 @@ class GuestConfig:
 
     Boot: ``elf`` is a bare-metal program entered in M-mode; ``firmware`` a binary or ELF entered in
     M-mode, with ``kernel`` (an Image or a raw binary such as U-Boot) for it to start; ``kernel``
-    alone is a Linux Image under the built-in SBI. ``disks`` are ``path[,readonly]``, ``devices``
-    are ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one
-    when there are several; ``mips`` says how many million steps are a second of virtual time.
+    alone is a Linux Image under the built-in SBI. ``disks`` are ``path`` with any of ``,readonly``,
+    ``,snapshot`` (what is written is thrown away) and ``,format=raw|qcow2``, ``nets`` are
+    ``network[,option=value...]`` (a card each), ``devices`` are ``type,option=value,...``. ``quantum``
+    (steps) is how long one hart runs before the next one when there are several; ``mips`` says how
+    many million steps are a second of virtual time.
     ``epoch_ns`` is the date (Unix time) of its power-on, the same for every run unless it is given.
     ``trust_group`` names the guests that it may share equal pages with, which costs none of them
     anything that it can see; without one it shares with nobody.
@@ -89,6 +91,7 @@ class GuestConfig:
     elf: Path | None = attrs.field(default=None, converter=_path)
     dtb: Path | None = attrs.field(default=None, converter=_path)
     disks: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    nets: tuple[str, ...] = attrs.field(default=(), converter=_words)
     devices: tuple[str, ...] = attrs.field(default=(), converter=_words)
     seed: int = attrs.field(default=0, validator=_between(0, 2**64 - 1))
     clock: Literal["virtual", "realtime"] = attrs.field(
@@ -137,11 +140,36 @@ class GuestConfig:
         return config
 
 
-def split_disk(text: str) -> tuple[Path, bool]:
-    """``path[,readonly]`` as (path, read_only)."""
-    for flag in (",readonly", ",ro"):
-        if text.endswith(flag):
-            return Path(text.removesuffix(flag)), True
+@attrs.frozen
+class DiskOptions:
+    """One entry of ``disks``. ``format`` is None for what goes by the file's name."""
+
+    path: Path
+    readonly: bool = False
+    snapshot: bool = False
+    format: str | None = None
+
+    @property
+    def keeps_writes(self) -> bool:
+        """Whether the file is another one after the guest has run."""
+        return not (self.readonly or self.snapshot)
+
+
+def split_disk(text: str) -> DiskOptions:
+    """``path[,readonly][,snapshot][,format=raw|qcow2]``: options at its end; a path may have commas."""
+    found: dict[str, Any] = {}
+    while True:
+        path, comma, word = text.rpartition(",")
+        key, _, value = word.partition("=")
+        if comma and word in ("readonly", "ro", "snapshot"):
+            found["readonly" if word == "ro" else word] = True
+        elif comma and key == "format":
+            if value not in ("raw", "qcow2"):
+                raise ConfigError(f"disk {text}: {nearest(value, ('raw', 'qcow2'))}")
+            found["format"] = value
+        else:
+            break
+        text = path
     if not text:
-        raise ConfigError("a disk needs a path: path[,readonly]")
-    return Path(text), False
+        raise ConfigError("a disk needs a path: path[,readonly][,snapshot][,format=raw|qcow2]")
+    return DiskOptions(Path(text), **found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -85,7 +86,7 @@ def no_blobs(spec: BlobSpec) -> Blob:
 
 
 def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list[Wanted]:
-    """The standard devices that ``types`` has, then disks, then the config's other devices.
+    """The standard devices that ``types`` has, then disks, network cards, and the other devices.
 
     A device of the config replaces the standard one of its type.
     """
@@ -98,13 +99,15 @@ def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list
     ]
     disks = []
     for text in config.disks:
-        path, read_only = split_disk(text)
+        disk = split_disk(text)
         kind = _type_of("virtio-blk", types)
-        options: dict[str, str | None] = {"path": str(path)}
-        if read_only:
-            options["readonly"] = None
+        options: dict[str, str | None] = {"path": str(disk.path)}
+        options |= {name: None for name in ("readonly", "snapshot") if getattr(disk, name)}
+        if disk.format is not None:
+            options["format"] = disk.format
         disks.append(Wanted(kind, kind.parse(options)))
-    return standard + disks + chosen
+    cards = [_parse(f"virtio-net,network={text}", types) for text in config.nets]
+    return standard + disks + cards + chosen
 
 
 def _type_of(name: str, types: Mapping[str, DeviceType]) -> DeviceType:
@@ -117,6 +120,12 @@ def _parse(text: str, types: Mapping[str, DeviceType]) -> Wanted:
     name, options = split_options(text)
     kind = _type_of(name, types)
     return Wanted(kind, kind.parse(options))
+
+
+def card_address(seed: int, guest: str, number: int) -> bytes:
+    """The MAC address of a guest's card: locally administered, the same in every run of a seed."""
+    digest = hashlib.sha256(f"asyncvmm mac\0{seed}\0{guest}\0{number}".encode()).digest()
+    return bytes([digest[0] & 0xFC | 2]) + digest[1:6]
 
 
 class DeviceFactory:
@@ -172,6 +181,12 @@ class DeviceFactory:
             io.blob = self._open_blob(spec)
         for name in kind.ports(wanted.config):
             io.port(name)
+        net = kind.net(wanted.config)
+        if net is not None:
+            card = self._counts.get("net", 0)
+            self._counts["net"] = card + 1
+            io.net.network = net.network
+            io.net.mac = net.mac or card_address(self._config.seed, self._config.name, card)
         try:
             device = kind.factory(wanted.config, io)
             target: MmioDevice = VirtioMmio(io, device) if kind.kind == "virtio" else device

@@ -35,6 +35,7 @@ from asyncvmm.machine.devices import (
     no_blobs,
     wanted_devices,
 )
+from asyncvmm.machine.engine_stats import EngineStats
 from asyncvmm.machine.engines import choose_engine
 from asyncvmm.machine.files import BootFiles
 from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
@@ -61,6 +62,15 @@ class Stats:
     tlb_misses: int
     resident_bytes: int
     virtual_ns: int
+    engine: EngineStats
+
+
+def _card_values(device: Attached) -> list[object]:
+    """What a network card's socket holds: packets that have come or are about to."""
+    if device.type.net(device.config) is None:
+        return []
+    net = device.io.net
+    return [net.save(), net.rate.tokens()]
 
 
 class _SbiWakes(WakeListener):
@@ -92,7 +102,7 @@ class Machine:
         merger: Merger | None = None,
         powered: bool = True,
     ) -> None:
-        """``merger`` is that of the guest's trust group: what is loaded is shared at once.
+        """``merger`` is that of the guest's trust group: see ``share_image``.
 
         Without ``powered`` nothing is loaded: ``snapshot.restore`` makes it what another one was.
         """
@@ -194,6 +204,16 @@ class Machine:
         self.switch.ending = None
         self.scheduler.restart()
         self._load()
+        self.share_image()
+
+    def share_image(self) -> None:
+        """Share what has just been loaded with the trust group; nothing for a guest without one.
+
+        Not while a machine is built, which may be in a thread: a group's store is used by one
+        thread at a time, but for the release of pages.
+        """
+        if self.merger is not None:
+            self.merger.share_all(self.ram)
 
     def digest(self) -> str:
         """SHA-256 of everything that the guest is: equal digests, equal guests.
@@ -215,6 +235,7 @@ class Machine:
                     "failed" if device.io.guard.broken else device.target.save(),
                     device.io.rng.position,
                     *device.io.rate.tokens(),
+                    *_card_values(device),
                 ]
                 for device in self.devices
             },
@@ -239,6 +260,7 @@ class Machine:
             tlb_misses=sum(int(hart.tlb_misses) for hart in self.harts),
             resident_bytes=int(self.ram.resident) * PAGE_SIZE,
             virtual_ns=int(self.scheduler.now_ns()),
+            engine=EngineStats.of(self.scheduler.engine),
         )
 
     def _make_devices(
@@ -267,8 +289,6 @@ class Machine:
 
     def _load(self) -> None:
         self._boot = self._place(self.ram)
-        if self.merger is not None:
-            self.merger.share_all(self.ram)
         symbols = self._boot.symbols
         if "tohost" in symbols:
             self.watch_htif(symbols["tohost"], symbols.get("fromhost", 0))

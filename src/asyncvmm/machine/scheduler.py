@@ -26,6 +26,8 @@ RAN_TIME: Final = 0  # ``until_ns`` is reached
 RAN_STEPS: Final = 1  # ``max_steps`` are done
 RAN_IDLE: Final = 2  # every hart waits and nothing is scheduled: only outside input can go on
 RAN_STOP: Final = 3  # ``request_stop`` was called: power off, reboot, exit
+RAN_ASLEEP: Final = 4  # with ``yields``: a hart that was granted a CPU has no use for it
+RAN_PAUSE: Final = 5  # with ``pauses``: that took a while, call again
 
 UNLIMITED: Final = FOREVER
 
@@ -46,6 +48,8 @@ class Scheduler(EarlierEventListener):
         self.timeline: Timeline = clock.timeline
         self.harts: list[Hart] = harts
         self.engine: Engine = engine
+        # What harts are run by: the engine, or what watches it.
+        self.runner: Engine = engine
         self.quantum_ns: i64 = clock.ns_for(quantum_steps)
         if self.quantum_ns < 1:
             self.quantum_ns = 1
@@ -58,6 +62,9 @@ class Scheduler(EarlierEventListener):
         # Under a simulated host: which harts have a physical CPU, and ``until_ns`` is exact.
         self.hosted: bool = False
         self.granted: vec[i64] = vec[i64]([1] * len(harts))
+        # ... and somebody else wants the CPU of a hart that falls asleep.
+        self.yields: bool = False
+        self._paused: bool = False
         self._open: bool = False
         self._end_ns: i64 = 0
         self._slot: i64 = 0
@@ -113,6 +120,8 @@ class Scheduler(EarlierEventListener):
                 if not self._open_quantum(until_ns):
                     if not self.hosted and self.timeline.next_time_ns() == FOREVER:
                         return RAN_IDLE
+                    if self.yields:
+                        return RAN_ASLEEP
                     self._sleep_until(until_ns)
                     continue
             while self._slot < len(self.harts):
@@ -121,8 +130,13 @@ class Scheduler(EarlierEventListener):
                 left -= self._run_slot(left)
                 if self._stop:
                     break
+                if self._paused:
+                    self._paused = False
+                    return RAN_PAUSE
             if not self._stop:
                 self._close_quantum()
+                if self.yields and self._anyone_slept():
+                    return RAN_ASLEEP
 
     def runnable(self, number: i64) -> bool:
         """Whether a hart has something to do: it is started and does not wait for an interrupt."""
@@ -137,6 +151,20 @@ class Scheduler(EarlierEventListener):
         target = time_ns if time_ns < first else first
         if not self._open and target > self.timeline.now_ns:
             self.timeline.now_ns = target
+
+    def pass_by(self, until_ns: i64) -> bool:
+        """What ``run`` does up to ``until_ns`` when no hart has a CPU and no event is due by then:
+        nothing but that time goes on. False when there is more to do.
+        """
+        if self._stop or self._open or self.timeline.next_time_ns() <= until_ns:
+            return False
+        i: i64 = 0
+        while i < len(self.harts):
+            self._slept[i] = 1
+            i += 1
+        if until_ns > self.timeline.now_ns:
+            self.timeline.now_ns = until_ns
+        return True
 
     def now_ns(self) -> i64:
         """The time up to which every hart that runs has come."""
@@ -260,6 +288,15 @@ class Scheduler(EarlierEventListener):
         hart.slice_start_ns = now if now > was else was
         hart.slice_start_steps = hart.steps
 
+    def _anyone_slept(self) -> bool:
+        """Whether a hart that was granted a CPU does not need it."""
+        i: i64 = 0
+        while i < len(self.harts):
+            if self.granted[i] != 0 and not self.runnable(i):
+                return True
+            i += 1
+        return False
+
     def _run_slot(self, max_steps: i64) -> i64:
         """Run the hart whose turn it is for what is left of the quantum; returns its steps."""
         number = self._slot
@@ -275,7 +312,9 @@ class Scheduler(EarlierEventListener):
         before = hart.steps
         self._running = number
         self.clock.running = self._times[number]
-        self.engine.run(hart, max_steps if max_steps < budget else budget)
+        if max_steps < budget:
+            budget = max_steps
+        self.runner.run(hart, budget)
         self.clock.running = None
         self._running = -1
         done = hart.steps - before
@@ -290,6 +329,8 @@ class Scheduler(EarlierEventListener):
             self._next_slot(hart)
         elif hart.steps >= wanted:
             self._next_slot(hart)
+        else:
+            self._paused = self.engine.pauses and done < budget
         return done
 
     def _next_slot(self, hart: Hart) -> None:

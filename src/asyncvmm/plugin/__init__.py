@@ -7,7 +7,7 @@ is), ``options.py`` (``virtio-blk,path=disk.img,readonly`` to a config), ``state
 snapshot keeps), ``manager.py`` (how plugins are found and what happens when one is broken).
 """
 
-from asyncvmm.plugin.devices import BlobSpec, Compatible, DeviceType, FdtValue
+from asyncvmm.plugin.devices import BlobSpec, Compatible, DeviceType, FdtValue, NetSpec
 from asyncvmm.plugin.hookspecs import hookimpl, hookspec
 from asyncvmm.plugin.manager import PluginManager, PluginProblem, create_plugin_manager
 from asyncvmm.plugin.options import parse_options, split_options
@@ -20,6 +20,7 @@ __all__ = [
     "VersionedState",
     "DeviceType",
     "FdtValue",
+    "NetSpec",
     "PluginManager",
     "PluginProblem",
     "create_plugin_manager",

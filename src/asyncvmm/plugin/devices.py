@@ -20,10 +20,28 @@ Compatible: TypeAlias = "tuple[str, ...]"
 
 @attrs.frozen
 class BlobSpec:
-    """Disk contents that a device needs: the machine opens them and puts them into ``io.blob``."""
+    """Disk contents that a device needs: the machine opens them and puts them into ``io.blob``.
+
+    ``format`` is "raw", "qcow2", or None for what goes by the file's name (never by its contents). With
+    ``snapshot`` the file is only read, and what is written is gone with the guest.
+    """
 
     path: Path
     read_only: bool = False
+    format: str | None = None
+    snapshot: bool = False
+
+
+@attrs.frozen
+class NetSpec:
+    """A network that a device needs: the host plugs ``io.net`` in. ``mac`` None leaves the choice."""
+
+    network: str
+    mac: bytes | None = None
+
+
+def _no_net(config: Any) -> NetSpec | None:
+    return None
 
 
 def _no_blob(config: Any) -> BlobSpec | None:
@@ -46,7 +64,8 @@ class DeviceType:
     "virtio"); it touches nothing outside ``io``. ``config`` is an attrs class whose fields are the
     options. ``size_bytes`` is the address range of an mmio device. ``blob`` and ``ports`` say from
     a config what the machine must bring: disk contents, and the names of the ``io.port(name)`` used
-    besides ``io.console``. ``fdt_properties`` adds to a device tree node that the board writes;
+    besides ``io.console``; ``net`` which network the host plugs ``io.net`` into.
+    ``fdt_properties`` adds to a device tree node that the board writes;
     ``compatible`` is empty for virtio devices, whose node is the transport's. ``live`` marks a
     device that uses wall time or the network, which marks the run. ``snapshot`` is False when it
     cannot be saved and restored.
@@ -65,6 +84,7 @@ class DeviceType:
     fdt_properties: Callable[[Any], Mapping[str, FdtValue]] = _no_properties
     blob: Callable[[Any], BlobSpec | None] = _no_blob
     ports: Callable[[Any], tuple[str, ...]] = _no_ports
+    net: Callable[[Any], NetSpec | None] = _no_net
     live: bool = False
     snapshot: bool = True
 

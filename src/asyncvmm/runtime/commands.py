@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from contextlib import aclosing
 
 import attrs
 import trio
@@ -127,10 +128,12 @@ class CommandChannel:
             async def feed() -> None:
                 nonlocal failure
                 try:
-                    async for piece in _pieces(stdin):
-                        feeding.acknowledged = trio.Event()
-                        await self._stream.send_all(protocol.encode(protocol.INPUT, number, piece))
-                        await feeding.acknowledged.wait()
+                    async with aclosing(_pieces(stdin)) as pieces:
+                        async for piece in pieces:
+                            feeding.acknowledged = trio.Event()
+                            frame = protocol.encode(protocol.INPUT, number, piece)
+                            await self._stream.send_all(frame)
+                            await feeding.acknowledged.wait()
                 except trio.BrokenResourceError:
                     pass  # the guest has ended: the listening side says so
                 except Exception as error:  # the caller's own
@@ -203,7 +206,7 @@ def _why(program: bytes, frame: Frame) -> bytes:
     return b"asyncvmm: " + program + f": {reason}\n".encode()
 
 
-async def _pieces(stdin: bytes | AsyncIterable[bytes]) -> AsyncIterable[bytes]:
+async def _pieces(stdin: bytes | AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
     """Standard input in frames' sizes, with the empty piece that closes it at the end."""
     if isinstance(stdin, bytes):
         for start in range(0, len(stdin), protocol.MAX_PAYLOAD):

@@ -5,7 +5,13 @@ instant (the end of a grant, an event, a refill, the quantum), those with transl
 in worker threads. Guests meet only through links whose latency is a quantum or more, and what they
 have to say waits in their outboxes for the end of the stretch, where the books are kept in a fixed
 order; so the order inside a stretch changes nothing, and neither does the order of trio's tasks:
-whoever waits for a guest's output has had its turn before the next stretch begins.
+whoever waits for a guest's output has had its turn before the next quantum begins.
+
+Where somebody waits for a CPU, a stretch is cut where a hart that has one falls asleep. Guests that
+ran beyond the cut already keep their CPUs until the others have caught up.
+
+A stretch that takes long in wall time (a slow guest) lets trio go on in between, for cancellations
+and deadlines. What tasks do to guests, and what guests tell tasks, waits until the stretch is over.
 """
 
 from __future__ import annotations
@@ -20,12 +26,24 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from asyncvmm.arch.hart import STARTED
 from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS
-from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
+from asyncvmm.hypervisor import WAITING, Cpus, Grant, HostMemory, Ledger, Vcpu
 from asyncvmm.hypervisor.ledger import BLOCKED, FAILED
-from asyncvmm.machine import RAN_STEPS, RAN_STOP, RAN_TIME, UNLIMITED, Machine
+from asyncvmm.machine import (
+    ASLEEP,
+    AWAKE,
+    GRANTED,
+    RAN_ASLEEP,
+    RAN_PAUSE,
+    RAN_STEPS,
+    RAN_STOP,
+    RAN_TIME,
+    UNLIMITED,
+    Machine,
+    Roster,
+    Seat,
+)
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
@@ -36,6 +54,8 @@ PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
 LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up catching up
 SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for longer
 IMPATIENT_S: Final = 0.001  # ... once that happened
+TURN_NS: Final = 5 * MS  # wall time after which the event loop has its turn whatever happens
+BREATH_NS: Final = 10 * MS  # wall time after which trio has its turn in the middle of a stretch
 
 
 class WallClock(Protocol):
@@ -100,16 +120,55 @@ class Resident(Protocol):
         ...
 
 
+class Exchange(Protocol):
+    """What guests have between them: called between two stretches, when nobody runs."""
+
+    def next_ns(self) -> int:
+        """The first instant at which it has something to do, in host time; FOREVER when none."""
+        ...
+
+    def advance(self, now_ns: int) -> None:
+        """Every guest has lived to ``now_ns``."""
+        ...
+
+
+class NoExchange:
+    """Guests that have nothing between them."""
+
+    def next_ns(self) -> int:
+        """See Exchange."""
+        return FOREVER
+
+    def advance(self, now_ns: int) -> None:
+        """See Exchange."""
+
+
+@attrs.frozen
+class _Slice:
+    """A grant under way: how many steps the hart had done before, may do, and until when."""
+
+    steps_before: int
+    budget: int
+    end_ns: int
+
+
 @attrs.define(eq=False)
 class _Place:
-    """A guest on the host: its vCPUs, when it came, and what its harts may do in this stretch."""
+    """A guest on the host: its vCPUs, when it came, to when it has lived, what its harts may do."""
 
     guest: Resident
     vcpus: list[Vcpu]
     since_ns: int
-    budgets: dict[int, int]
+    lived_ns: int
+    seat: Seat
+    slices: dict[int, _Slice] = attrs.field(factory=dict)
     why: int = RAN_TIME
     error: Exception | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """It came back early from its stretch, to be called again."""
+        return self.why == RAN_PAUSE and self.error is None
 
 
 class Conductor:
@@ -131,10 +190,15 @@ class Conductor:
         self.workers: Final = workers
         self.watchdog: Final = Watchdog()
         self.sharing: Final = Sharing()
+        self.exchange: Exchange = NoExchange()
         self.now_ns = 0
         self._wall = wall
         self._realtime = realtime
         self._places: dict[str, _Place] = {}
+        self._roster = Roster()
+        self._seated: dict[int, _Place] = {}  # the same, by the number of the seat
+        self._busy: dict[int, _Place] = {}  # those of them with a slice
+        self._touched = True  # something outside may have changed any guest
         self._kick = trio.Event()
         self._quiet = trio.Event()
         self._talked = False
@@ -145,7 +209,15 @@ class Conductor:
         self._held = 0
         self._patience_s = SETTLE_S
         self._grid_ns = cpus.spec.quantum_ns
-        self._roomy = True
+        self._isolates = cpus.policy.isolates
+        self._roomy = True  # every hart has a CPU
+        self._contended = False  # somebody waits for one
+        self._tasks_turn = True  # not in a stretch, nor between two in the same quantum
+        self._later: dict[Callable[[], object], None] = {}
+        self._turn = trio.lowlevel.ParkingLot()
+        self._breath_ns = wall.now_ns()
+        self._alone = False  # every other task was blocked when this one went on
+        self._turn_ns = 0  # wall time of that
 
     # -- guests come and go, between two stretches
 
@@ -153,7 +225,10 @@ class Conductor:
         """Let ``guest`` live from now on; its own time begins at 0."""
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
-        self._places[guest.name] = _Place(guest, vcpus, self.now_ns, {})
+        scheduler.engine.pauses = True
+        seat = self._roster.join(scheduler, self.now_ns)
+        place = _Place(guest, vcpus, self.now_ns, self.now_ns, seat)
+        self._places[guest.name] = self._seated[seat.number] = place
         self.watchdog.enter(guest.name, guest.machine.bus)
         if self._offset_ns is None:
             self._offset_ns = self._wall.now_ns() - self.now_ns
@@ -165,8 +240,10 @@ class Conductor:
         if place is None:
             return
         self.watchdog.leave(guest.name)
-        for number in list(place.budgets):
-            self._release(place, number)
+        for number in list(place.slices):
+            self._release(place, number, 0)
+        self._roster.leave(place.seat)
+        del self._seated[place.seat.number]
         self.cpus.remove(guest.name, self.now_ns, cause)
         self.memory.remove(guest.name)
         self.sharing.leave(guest.name)
@@ -176,14 +253,28 @@ class Conductor:
         """Something came from outside: look at it now, at the time that the wall shows."""
         if self._idle_wait and self._offset_ns is not None:
             self._idle_wait = False
-            self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+            self._pass_idle(min(self._target_ns(), self._next_event_ns()))
+        self._touched = True
         if self._quiet.is_set():
             self._quiet = trio.Event()
         self._kick.set()
 
-    def talked(self) -> None:
-        """A guest said something that a task waits for: that task has its turn before time goes on."""
+    def later(self, call: Callable[[], object]) -> None:
+        """A guest did something that tasks wait for: ``call`` wakes them, once, when tasks have their
+        turn, which is before time goes on.
+        """
         self._talked = True
+        if self._tasks_turn:
+            call()
+        else:
+            self._later[call] = None
+
+    async def turn(self) -> None:
+        """Return when tasks have their turn: not in the middle of a quantum."""
+        await trio.lowlevel.checkpoint()
+        while not self._tasks_turn:
+            self._talked = True
+            await self._turn.park()
 
     # -- time
 
@@ -212,47 +303,85 @@ class Conductor:
         while not self._quiet.is_set():
             await self._quiet.wait()
 
+    @trio.lowlevel.enable_ki_protection  # it goes to a task that is not in the middle of the books
     async def task(self) -> None:
         """The loop."""
+        try:
+            await self._loop()
+        finally:
+            self._tell()
+
+    async def _loop(self) -> None:
         while True:
             self._kick = trio.Event()
             if self.now_ns >= self._goal_ns:
                 self._reached.set()
                 await self._wait_kick()
                 continue
-            if self._held or not self._places:
+            if self._held:
                 await self._wait_kick()
                 continue
             realtime = self._realtime()
             if realtime and await self._paced():
                 continue
-            granted: list[tuple[_Place, int, int]] = []
-            if self._anyone_runnable() or self._talked:
+            runnable = self._anyone_runnable()
+            if runnable or self._talked:
                 self._wake_runnable()
-                granted = self._decide()
-            until = self._horizon(granted)
+                self._decide()
+            busy = bool(self._busy)
+            until = self._horizon(busy, runnable)
             if realtime:
                 until = min(until, max(self._target_ns(), self.now_ns + 1))
             if until == FOREVER:
                 self._quiet.set()
                 await self._wait_kick()
                 continue
-            self._run_stretch(until, granted)
-            if until % self._grid_ns == 0 or not (granted or self._talked):
+            await self._live(until)
+            if self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
                 await self._settle()
 
     async def _settle(self) -> None:
         """Every other task has had its turn: whatever a guest's output led to has been done.
 
-        A task that never blocks is not waited for long; such a program is not repeatable anyway.
+        Nothing is to be waited for when all were blocked at the last turn and nobody has been woken
+        since. A task that never blocks is not waited for long; such a program is not repeatable
+        anyway.
         """
-        self._talked = False
+        self._tell()
+        if (
+            self._alone
+            and time.monotonic_ns() - self._turn_ns < TURN_NS
+            and not trio.lowlevel.current_statistics().tasks_runnable
+        ):
+            return
         with trio.move_on_after(self._patience_s) as scope:
             await wait_all_tasks_blocked()
         if scope.cancelled_caught:
             self._patience_s = IMPATIENT_S
+        self._alone = not scope.cancelled_caught
+        self._turn_ns = time.monotonic_ns()
+        self._breath_ns = self._wall.now_ns()
+
+    def _tell(self) -> None:
+        """Wake whoever waits for something that a guest did, or for a turn."""
+        self._talked = False
+        self._tasks_turn = True
+        calls, self._later = self._later, {}
+        for call in calls:
+            call()
+        self._turn.unpark_all()
+
+    async def _breathe(self) -> None:
+        """Let trio go on when that is due: the wall clock never stands still for long."""
+        now = self._wall.now_ns()
+        if now - self._breath_ns > BREATH_NS:
+            self._alone = False
+            await trio.lowlevel.checkpoint()
+            self._breath_ns = self._wall.now_ns()
 
     async def _wait_kick(self) -> None:
+        self._tell()
+        self._alone = False
         await self._kick.wait()
         await self._settle()
 
@@ -273,16 +402,18 @@ class Conductor:
         if self._anyone_runnable():
             if ahead < 0:
                 return False
+            self._tell()
             await self._sleep(PACE_NS)
             return True
         due = min(self._next_event_ns() - self._target_ns(), 1000 * MS)
         if due <= 0:
             return False
+        self._tell()
         self._idle_wait = True
         await self._sleep(due)
         if self._idle_wait:
             self._idle_wait = False
-            self._run_stretch(min(self._target_ns(), self._next_event_ns()), [])
+            self._pass_idle(min(self._target_ns(), self._next_event_ns()))
         return True
 
     async def _sleep(self, ns: int) -> None:
@@ -299,130 +430,229 @@ class Conductor:
     # -- one stretch
 
     def _anyone_runnable(self) -> bool:
-        return any(
-            place.guest.machine.scheduler.runnable(number)
-            for place in self._places.values()
-            for number in range(len(place.vcpus))
-        )
+        return bool(self._roster.anyone_runnable())
 
     def _wake_runnable(self) -> None:
-        for place in self._places.values():
-            scheduler = place.guest.machine.scheduler
-            for number, vcpu in enumerate(place.vcpus):
-                if number not in place.budgets and scheduler.runnable(number):
-                    self.cpus.wake(vcpu, self.now_ns)
+        """Enter in the books who has something to do.
 
-    def _decide(self) -> list[tuple[_Place, int, int]]:
-        """Grant CPUs: (place, hart, longest slice). CPUs left over stand by for harts that may wake
-        up in the stretch; when there is one for everybody, no guest can notice another.
+        Under a policy that isolates this is at the beginning of slots only: those that neighbours
+        end a stretch at must change nothing.
         """
-        granted = self._grants()
-        self._roomy = True
-        for place in self._places.values():
-            for number, vcpu in enumerate(place.vcpus):
-                if number in place.budgets or place.guest.machine.harts[number].state != STARTED:
-                    continue
-                if self._roomy and len(granted) < self.cpus.spec.cpus:
-                    self.cpus.wake(vcpu, self.now_ns)
-                    granted += self._grants()
-                self._roomy = self._roomy and number in place.budgets
-        return granted
+        if self._isolates and self.now_ns % self._grid_ns:
+            return
+        for seat, number in self._roster.waking():
+            place = self._seated[seat]
+            if place.lived_ns <= self.now_ns:
+                self.cpus.wake(place.vcpus[number], self.now_ns)
+                place.seat.set_standing(number, AWAKE)
 
-    def _grants(self) -> list[tuple[_Place, int, int]]:
-        out = []
-        for grant in self.cpus.decide(self.now_ns):
+    def _decide(self) -> None:
+        """Grant CPUs. Those left over stand by for harts that may wake up in the stretch; when there
+        is one for everybody, or the policy isolates, no guest can notice another.
+        """
+        self._grant(self.cpus.decide(self.now_ns))
+        self._roomy = True
+        self._contended = False
+        if self._isolates:
+            for place in self._places.values():
+                for number in range(len(place.vcpus)):
+                    if number not in place.slices:
+                        self._stand_by(place, number)
+            return
+        for seat, number in self._roster.idle_started(self.cpus.free + 1):  # one too many is enough
+            place = self._seated[seat]
+            if number not in place.slices:
+                self._stand_by(place, number)
+            if number not in place.slices:
+                self._roomy = False
+                break
+        if not self._roomy:
+            self._contended = any(
+                self._seated[seat].vcpus[number].state == WAITING
+                for seat, number in self._roster.awake()
+            )
+
+    def _stand_by(self, place: _Place, number: int) -> None:
+        if self.cpus.free and place.lived_ns <= self.now_ns:
+            self._grant(self.cpus.stand_by(place.vcpus[number], self.now_ns))
+
+    def _grant(self, grants: list[Grant]) -> None:
+        cpus = self.cpus
+        grid_ns = self._grid_ns - self.now_ns % self._grid_ns
+        longer = 0 if self._isolates or cpus.crowded else cpus.spec.steps_for(grid_ns)
+        for grant in grants:
             place = self._places[grant.vcpu.guest.name]
-            place.budgets[grant.vcpu.number] = grant.steps
-            out.append((place, grant.vcpu.number, grant.slice_ns))
-        return out
+            number = grant.vcpu.number
+            machine = place.guest.machine
+            steps = int(machine.harts[number].steps)
+            budget, slice_ns = grant.steps, grant.slice_ns
+            if longer > budget:
+                budget = cpus.extend(grant.vcpu, longer)
+                slice_ns = cpus.spec.ns_for(budget)
+            place.slices[number] = _Slice(steps, budget, self.now_ns + slice_ns)
+            place.seat.set_standing(number, GRANTED)
+            self._busy[place.seat.number] = place
+            if machine.sbi is not None and machine.sbi.reports_steal():
+                machine.sbi.set_steal(number, self.cpus.steal_ns(grant.vcpu, self.now_ns))
 
     def _next_event_ns(self) -> int:
-        """The first event of any guest, in host time."""
-        first: int = FOREVER
-        for place in self._places.values():
-            due = int(place.guest.machine.timeline.next_time_ns())
-            if due != FOREVER:
-                first = min(first, due + place.since_ns)
+        """The first event of any guest or between them, in host time."""
+        first = min(int(self.exchange.next_ns()), int(self._roster.next_event_ns()))
         return max(first, self.now_ns)
 
-    def _horizon(self, granted: list[tuple[_Place, int, int]]) -> int:
+    def _horizon(self, busy: bool, runnable: bool) -> int:
         """Where the stretch ends: the first instant at which anything may be decided anew.
 
         Tasks have their turn at multiples of the quantum only. A guest sees to its own events, so
         those of others end a stretch only where somebody may want a CPU that another one has.
         """
         until = min(self._goal_ns, int(self.cpus.next_ns(self.now_ns)))
-        if granted or self._talked:
+        if busy or self._talked or (runnable and self._isolates):
             until = min(until, (self.now_ns // self._grid_ns + 1) * self._grid_ns)
-        for _, _, slice_ns in granted:
-            until = min(until, self.now_ns + slice_ns)
-        if not granted or not self._roomy:
+        for place in self._busy.values():
+            for slice_ in place.slices.values():
+                until = min(until, slice_.end_ns)
+            if place.lived_ns > self.now_ns:
+                until = min(until, place.lived_ns)
+        if not busy or not (self._roomy or self._isolates):
             until = min(until, self._next_event_ns())
-        return max(until, self.now_ns + 1) if granted else until
+        return max(until, self.now_ns + 1) if busy else until
 
-    def _run_stretch(self, until_ns: int, granted: list[tuple[_Place, int, int]]) -> None:
-        """Every guest lives to ``until_ns``; then the books are closed."""
-        before = {
-            (place.guest.name, number): int(place.guest.machine.harts[number].steps)
-            for place, number, _ in granted
-        }
+    async def _live(self, until_ns: int) -> None:
+        """Every guest lives to ``until_ns``, or to where a CPU that somebody waits for falls free;
+        then the books are closed.
+
+        Time just passes for those who have nothing to do. After something came from outside all
+        are looked at.
+        """
+        self._tasks_turn = False
+        busy = [self._busy[number] for number in sorted(self._busy)]
+        ran = [place for place in busy if place.lived_ns <= until_ns]
+        end_ns = until_ns
+        try:
+            await self._run_guests(ran, until_ns)
+            end_ns = min([until_ns, *(place.lived_ns for place in ran if place.slices)])
+            others = self._others(end_ns)
+            ran += others
+            await self._run_guests(others, end_ns)
+        finally:
+            for place in ran:
+                place.guest.outbox.open()
+        for place in ran:
+            self._lived(place)
+        self.now_ns = end_ns
+        self.exchange.advance(end_ns)
+        for place in busy:
+            if place.lived_ns > end_ns:
+                continue
+            harts, scheduler = place.guest.machine.harts, place.guest.machine.scheduler
+            for number, slice_ in list(place.slices.items()):
+                if end_ns == until_ns or not scheduler.runnable(number):
+                    self._release(place, number, int(harts[number].steps) - slice_.steps_before)
+        self._account(ran)
+
+    def _others(self, until_ns: int) -> list[_Place]:
+        """Those without a CPU that have something to do up to ``until_ns``; it passes for the rest."""
+        if self._touched:
+            self._touched = False
+            return [place for place in self._places.values() if not place.slices]
+        return [self._seated[number] for number in self._roster.pass_by(until_ns)]
+
+    def _pass_idle(self, until_ns: int) -> None:
+        """Time passes in which no hart has anything to do."""
         places = list(self._places.values())
-        self._live(places, until_ns)
-        for place in places:
-            self._lived(place, until_ns)
-        self.now_ns = until_ns
-        for place, number, _ in granted:
-            if number in place.budgets:
-                steps = int(place.guest.machine.harts[number].steps)
-                self._release(place, number, steps - before[place.guest.name, number])
-        self._account()
-
-    def _live(self, places: list[_Place], until_ns: int) -> None:
-        """Run all guests up to ``until_ns``: in threads what gains from it, here the others."""
-        aside: list[_Place] = []
-        if self.workers.count > 1:
-            aside = [p for p in places if p.budgets and p.guest.machine.runs_unlocked]
-        if len(aside) > 1:
-            self.workers.run([functools.partial(self._run_guest, p, until_ns) for p in aside])
-            places = [place for place in places if place not in aside]
         for place in places:
             self._run_guest(place, until_ns)
+            place.guest.outbox.open()
+        for place in places:
+            self._lived(place)
+        self.now_ns = until_ns
+        self.exchange.advance(until_ns)
+        self._account(places)
+
+    async def _run_guests(self, places: list[_Place], until_ns: int) -> None:
+        """Run guests up to ``until_ns``: in threads what gains from it, here the others."""
+        aside: list[_Place] = []
+        if self.workers.count > 1:
+            aside = [p for p in places if p.slices and p.guest.machine.runs_unlocked]
+        if len(aside) > 1:
+            places = [place for place in places if place not in aside]
+        else:
+            aside = []
+        while aside:
+            breath_ns = time.perf_counter_ns() + BREATH_NS
+            count = min(self.workers.count, len(aside))
+            self.workers.run(
+                [
+                    functools.partial(self._run_in_time, aside[i::count], until_ns, breath_ns)
+                    for i in range(count)
+                ]
+            )
+            await self._breathe()
+            aside = [place for place in aside if place.unfinished and self._lives(place)]
+        for place in places:
+            while self._lives(place):
+                self._run_guest(place, until_ns)
+                await self._breathe()
+                if not place.unfinished:
+                    break
+
+    def _run_in_time(self, places: list[_Place], until_ns: int, breath_ns: int) -> None:
+        """Run them until it is time for a breath: the turn of the rest then comes after that."""
+        for place in places:
+            if time.perf_counter_ns() > breath_ns:
+                place.why, place.error = RAN_PAUSE, None
+            else:
+                self._run_guest(place, until_ns)
+
+    def _lives(self, place: _Place) -> bool:
+        return self._places.get(place.guest.name) is place
 
     def _run_guest(self, place: _Place, until_ns: int) -> None:
         """One guest's stretch, in whatever thread: touches nothing that another guest has."""
         guest = place.guest
         machine = guest.machine
         scheduler = machine.scheduler
-        for number in range(len(place.vcpus)):
-            scheduler.granted[number] = 1 if number in place.budgets else 0
+        scheduler.yields = self._contended and bool(place.slices)
         limit = UNLIMITED
         if guest.max_steps is not None:
-            counted = machine.stats()
-            limit = max(0, guest.max_steps - counted.instructions - counted.traps)
+            limit = max(0, guest.max_steps - sum([int(hart.steps) for hart in machine.harts]))
         started = time.perf_counter_ns()  # for statistics only
         place.error = None
         guest.outbox.close()
         try:
             place.why = machine.run(until_ns - place.since_ns, limit)
+            while place.why == RAN_PAUSE and limit == UNLIMITED:
+                if time.perf_counter_ns() - started > BREATH_NS:
+                    break
+                place.why = machine.run(until_ns - place.since_ns, limit)
         except Exception as error:  # whatever it is: the neighbours go on
             place.error = error
         finally:
             guest.busy_ns += time.perf_counter_ns() - started
+        if not place.unfinished:
+            lived_ns = until_ns
+            if place.why == RAN_ASLEEP:
+                lived_ns = min(until_ns, place.since_ns + int(machine.timeline.now_ns))
+            place.lived_ns = max(place.lived_ns, lived_ns)
 
-    def _lived(self, place: _Place, until_ns: int) -> None:
-        """A guest has had its stretch: what it said is told, and what became of it is seen to."""
+    def _lived(self, place: _Place) -> None:
+        """A guest has had its stretch: what became of it is seen to."""
         guest = place.guest
-        guest.outbox.open()
+        if not self._lives(place):
+            return
         for device, text in self.watchdog.reports(guest.name):
             self.ledger.record(self.now_ns, BLOCKED, guest.name, f"{device} {text}")
         for failure in guest.machine.containment.take_news():
             cause = f"{failure.device}: {failure.cause}"
             self.ledger.record(self.now_ns, FAILED, guest.name, cause)
-        if place.error is not None:
-            self._fail(guest, place.error)
+        error, place.error = place.error, None
+        if error is not None:
+            self._fail(guest, error)
             return
         guest.raise_tap_error()
-        self._ran(place, place.why, until_ns)
+        why, place.why = place.why, RAN_TIME
+        self._ran(place, why)
 
     def _fail(self, guest: Resident, error: Exception) -> None:
         known = error if isinstance(error, AsyncvmmError) else InternalError(repr(error))
@@ -430,7 +660,7 @@ class Conductor:
             self.ledger.record(self.now_ns, FAILED, guest.name, str(known))
         guest.machine_failed(known)
 
-    def _ran(self, place: _Place, why: int, until_ns: int) -> None:
+    def _ran(self, place: _Place, why: int) -> None:
         """The guest has come back: is it over, or does it begin again?"""
         guest, machine = place.guest, place.guest.machine
         if why == RAN_STEPS:
@@ -445,22 +675,25 @@ class Conductor:
             return
         if not over:
             # It was reset: what is left of the stretch passes before it begins again.
-            machine.timeline.now_ns = max(int(machine.timeline.now_ns), until_ns - place.since_ns)
+            machine.timeline.now_ns = max(
+                int(machine.timeline.now_ns), place.lived_ns - place.since_ns
+            )
 
-    def _release(self, place: _Place, number: int, steps: int = 0) -> None:
-        budget = place.budgets.pop(number)
+    def _release(self, place: _Place, number: int, steps: int) -> None:
+        budget = place.slices.pop(number).budget
+        if not place.slices:
+            del self._busy[place.seat.number]
         runnable = place.guest.machine.scheduler.runnable(number)
+        place.seat.set_standing(number, AWAKE if runnable else ASLEEP)
         self.cpus.stop(place.vcpus[number], self.now_ns, min(steps, budget), asleep=not runnable)
 
-    def _account(self) -> None:
-        """Steal time to the guests that asked for it, and resident pages against the limits."""
-        for place in self._places.values():
-            machine = place.guest.machine
-            self.memory.set_private(place.guest.name, int(machine.ram.resident))
-            if machine.sbi is not None and machine.sbi.reports_steal():
-                for number, vcpu in enumerate(place.vcpus):
-                    machine.sbi.set_steal(number, self.cpus.steal_ns(vcpu, self.now_ns))
-        self.sharing.serve(self.now_ns, self.memory)
+    def _account(self, places: list[_Place]) -> None:
+        """Resident pages of those who ran, against the limits."""
+        names = [place.guest.name for place in places if self._lives(place)]
+        for name in names:
+            ram = self._places[name].guest.machine.ram
+            self.memory.set_private(name, int(ram.resident - ram.shared))
+        self.sharing.serve(self.now_ns, self.memory, names)
         for error in self.memory.enforce(self.now_ns):
             place_of = self._places.get(error.guest)
             if place_of is not None:

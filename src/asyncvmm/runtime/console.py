@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+import trio
 
 from asyncvmm.device import CharPort
 from asyncvmm.runtime.outbox import Outbox
-from asyncvmm.runtime.ports import PortStream
+from asyncvmm.runtime.ports import PortStream, at_once
 
 KEPT_BYTES = 4 << 20
 
@@ -23,10 +25,11 @@ class Console(PortStream):
         self,
         port: CharPort,
         wake_guest: Callable[[], None],
-        talked: Callable[[], None] = lambda: None,
+        later: Callable[[Callable[[], object]], None] = at_once,
+        turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         outbox: Outbox | None = None,
     ) -> None:
-        super().__init__(port, wake_guest, talked, outbox)
+        super().__init__(port, wake_guest, later, turn, outbox)
         self.taps: list[Callable[[bytes], None]] = []
         self.bytes_dropped = 0
         self.tap_error: Exception | None = None

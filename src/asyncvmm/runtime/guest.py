@@ -10,14 +10,14 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.hypervisor import DiskRates, MemoryLimitError
-from asyncvmm.machine import GuestConfig, Machine, Stats
+from asyncvmm.hypervisor import MemoryLimitError
+from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
-from asyncvmm.runtime.shares import GuestPolicy, GuestUsage
+from asyncvmm.runtime.shares import GuestPolicy, GuestUsage, Rates
 
 RUN_PORT: Final = "asyncvmm.run"
 LOG_LINES: Final = 1000
@@ -43,6 +43,7 @@ class GuestStats:
     virtual_ns: int
     wall_ns: int
     resident_bytes: int
+    engine: EngineStats
 
     @property
     def mips(self) -> float:
@@ -69,14 +70,16 @@ class Guest:
         machine: Machine,
         conductor: Conductor,
         on_end: Callable[[Guest], None],
-        rates: DiskRates,
+        rates: Rates,
         log: GuestLog,
         outbox: Outbox,
         max_instructions: int | None = None,
     ) -> None:
         self.machine: Final = machine
         self.outbox: Final = outbox
-        self.console: Final = Console(machine.console, conductor.kick, conductor.talked, outbox)
+        self.console: Final = Console(
+            machine.console, conductor.kick, conductor.later, conductor.turn, outbox
+        )
         self.max_steps = max_instructions
         self.busy_ns = 0
         self._conductor = conductor
@@ -89,7 +92,9 @@ class Guest:
             (port for name, port in machine.ports.items() if name.endswith(f":{RUN_PORT}")), None
         )
         if run_port is not None:
-            self._run_stream = PortStream(run_port, conductor.kick, conductor.talked, outbox)
+            self._run_stream = PortStream(
+                run_port, conductor.kick, conductor.later, conductor.turn, outbox
+            )
             self._commands = CommandChannel(self._run_stream)
         self.policy: Final = GuestPolicy(machine, conductor, rates)
         self.log: Final = log
@@ -126,6 +131,7 @@ class Guest:
             virtual_ns=counted.virtual_ns,
             wall_ns=self.busy_ns,
             resident_bytes=counted.resident_bytes,
+            engine=counted.engine,
         )
 
     def usage(self) -> GuestUsage:
@@ -224,10 +230,13 @@ class Guest:
         self._exit = ended
         self.policy.freeze()
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
+        for device in self.machine.devices:
+            device.io.blob.close()
+        self._on_end(self)
+        self._conductor.later(self._tell_end)
+
+    def _tell_end(self) -> None:
         self.console.guest_ended()
         if self._run_stream is not None:
             self._run_stream.guest_ended()
-        for device in self.machine.devices:
-            device.io.blob.close()
         self._ended.set()
-        self._on_end(self)

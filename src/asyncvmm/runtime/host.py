@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -15,7 +15,6 @@ from asyncvmm.hypervisor import (
     DEFAULT_POLICY,
     Cpus,
     CpuSpec,
-    DiskRates,
     HostMemory,
     Ledger,
     LedgerEvent,
@@ -26,12 +25,17 @@ from asyncvmm.hypervisor.ledger import GRAVE
 from asyncvmm.machine import BootFileReader, GuestConfig, Machine, parse_size, read_boot_files
 from asyncvmm.machine.engines import find_spin
 from asyncvmm.memory.merge import Merger
+from asyncvmm.network import Network, NetworkConfig
 from asyncvmm.plugin import PluginManager, create_plugin_manager
+from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
+from asyncvmm.runtime.connections import GuestStream
+from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
+from asyncvmm.runtime.networks import Networks
 from asyncvmm.runtime.outbox import Outbox
-from asyncvmm.runtime.shares import Knobs, limit_disks, split_knobs
+from asyncvmm.runtime.shares import Knobs, Rates, limit_cards, limit_disks, split_knobs
 from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
@@ -44,12 +48,16 @@ STEPS_PER_STRETCH: Final = 1_000_000  # of one CPU: about 5 ms of wall time
 class Host:
     """Runs guests side by side. Made by ``open_host``; ends them all when its block ends."""
 
-    def __init__(self, plugins: PluginManager, conductor: Conductor, seed: int) -> None:
+    def __init__(
+        self, plugins: PluginManager, conductor: Conductor, seed: int, networks: Networks
+    ) -> None:
         self.plugins: Final = plugins
         self.guests: dict[str, Guest] = {}
         self.seed: Final = seed
+        self.paced: Final[set[str]] = set()  # the guests that keep step with the wall
         self._conductor = conductor
         self._files = BootFileReader()
+        self._networks = networks
 
     @property
     def now_ns(self) -> int:
@@ -65,6 +73,11 @@ class Host:
     def events(self) -> list[LedgerEvent]:
         """What the host did to its guests and why, in order: admissions, refusals, throttling, ends."""
         return self._conductor.ledger.events()
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The networks by name: their cables, captures and switches."""
+        return self._networks.by_name
 
     async def start(self, config: GuestConfig, *, max_instructions: int | None = None) -> Guest:
         """Build a guest, admit it and let it run; its own clock begins at 0.
@@ -87,6 +100,8 @@ class Host:
         try:
             with conductor.held():
                 machine = await trio.to_thread.run_sync(self._build, config, log, merger)
+                machine.share_image()
+                await conductor.turn()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)
@@ -95,19 +110,23 @@ class Host:
         guest = Guest(machine, conductor, self._ended, rates, log, outbox, max_instructions)
         guest.policy.remember(dict(config.policy))
         self.guests[config.name] = guest
+        self._networks.plug(machine, conductor.now_ns)
+        if config.clock == "realtime":
+            self.paced.add(config.name)
         conductor.add(guest, vcpus)
         return guest
 
-    def _admit(
-        self, machine: Machine, knobs: Knobs, outbox: Outbox
-    ) -> tuple[DiskRates, list[Vcpu]]:
+    def _admit(self, machine: Machine, knobs: Knobs, outbox: Outbox) -> tuple[Rates, list[Vcpu]]:
         """Give a new machine its part of the host, or raise and give it nothing."""
         config, conductor = machine.config, self._conductor
         if config.name in self.guests:
             raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
+        self._networks.check(machine)
         now = conductor.now_ns
         record = functools.partial(outbox.call, conductor.ledger.record)
-        rates = limit_disks(machine, knobs, record, now)
+        rates = Rates(
+            limit_disks(machine, knobs, record, now), limit_cards(machine, knobs, record, now)
+        )
         machine.containment.mode = knobs.device_failure
         group = config.trust_group or ""
         conductor.memory.add(config.name, config.memory, knobs.memory, now, group)
@@ -124,6 +143,7 @@ class Host:
         at least once every quantum of virtual time.
         """
         conductor = self._conductor
+        await conductor.turn()
         if callable(until):
             while not until():
                 conductor.set_goal(conductor.now_ns + conductor.cpus.spec.quantum_ns)
@@ -138,6 +158,35 @@ class Host:
         Never with ``clock="realtime"``, nor for systems that keep a timer running, as Linux does.
         """
         await self._conductor.wait_quiet()
+
+    def shape(self, network: str, guest: str, **changes: Any) -> None:
+        """Change the cable of a guest in a network from now on: keywords of LinkShape.
+
+        ``host.shape("lan", "web", up=False)`` is a partition. ConfigError leaves it as it was.
+        """
+        if network not in self.networks:
+            raise ConfigError(f"no network {network!r}: {nearest(network, self.networks)}")
+        self.networks[network].shape(guest, **changes)
+
+    async def connect(self, guest: str, port: int) -> GuestStream:
+        """A trio stream into a server in a guest, over its first network with a gateway.
+
+        No port on this machine is involved. ConnectFailedError when the guest does not take it.
+        """
+        return await self._networks.connect(guest, port)
+
+    async def forward(self, guest: str, forward: Forward | str) -> int:
+        """Forward a port of this machine (loopback unless said) to a guest's, such as ``"8080:80"``.
+
+        Returns the machine's port, until the host ends. What comes through marks the host as live.
+        """
+        wanted = Forward.parse(forward) if isinstance(forward, str) else forward
+        return await self._networks.forward(guest, wanted)
+
+    @property
+    def live(self) -> bool:
+        """Whether anything came through real sockets: the run cannot be repeated from its seed."""
+        return self._networks.entrance.live
 
     def resume(self) -> None:
         """Let a paused host run on for good."""
@@ -166,6 +215,8 @@ class Host:
 
     def _ended(self, guest: Guest) -> None:
         self.guests.pop(guest.name, None)
+        self._networks.unplug(guest.name)
+        self.paced.discard(guest.name)
 
 
 @asynccontextmanager
@@ -179,6 +230,7 @@ async def open_host(
     seed: int = 0,
     paused: bool = False,
     workers: int | None = None,
+    networks: Mapping[str, NetworkConfig | Mapping[str, Any]] | None = None,
     plugins: PluginManager | None = None,
     wall: WallClock | None = None,
 ) -> AsyncIterator[Host]:
@@ -186,6 +238,7 @@ async def open_host(
 
     ``cpus`` physical CPUs of ``mips`` million steps per second of virtual time and ``memory`` bytes are
     simulated: every guest's share of them is exact, and steal time shows in Linux guests.
+    ``networks`` are those that guests' cards may be in, besides ``lan``, which is always there.
     ``paused`` begins with time standing still: ``run_until`` moves it. Guests that still run at the end
     of the block stop. ``workers`` threads (by default one for each core that this process may use)
     run translated guests side by side; how many there are changes nothing that a guest can see.
@@ -203,9 +256,11 @@ async def open_host(
         ledger,
         Workers(workers, find_spin),
         wall if wall is not None else TrioWallClock(),
-        realtime=lambda: any(guest.config.clock == "realtime" for guest in host.guests.values()),
+        realtime=lambda: bool(host.paced),
     )
-    host = Host(manager, conductor, seed)
+    between = Networks(networks or {}, seed, conductor)
+    conductor.exchange = between
+    host = Host(manager, conductor, seed, between)
     if paused:
         conductor.set_goal(0)
     ledger.listener = host.note
@@ -213,12 +268,14 @@ async def open_host(
     wrong: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(conductor.task)
+        between.open(nursery)
         try:
             yield host
         except Exception as error:  # carried past the nursery, which would wrap it in a group
             wrong = error
         finally:
             host.close()
+            between.close()
             conductor.watchdog.close()
             conductor.workers.close()
             nursery.cancel_scope.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -17,23 +17,32 @@ class GuestEndedError(GuestError):
     """The guest stopped while something was still expected of it; the text shows its last words."""
 
 
+def at_once(call: Callable[[], object]) -> None:
+    """Call it now: for a stream without a conductor."""
+    call()
+
+
 class PortStream(trio.abc.Stream):
     """Bytes to and from a guest's port: a console, or a named port of virtio-console.
 
     ``receive_some`` returns b"" once the guest has ended and everything was read. Input enters the
     guest between two quanta; ``send_all`` waits while the port's queue (1 MiB) is full.
+
+    ``later`` calls a function when tasks have their turn, and ``turn`` returns then.
     """
 
     def __init__(
         self,
         port: CharPort,
         wake_guest: Callable[[], None],
-        talked: Callable[[], None] = lambda: None,
+        later: Callable[[Callable[[], object]], None] = at_once,
+        turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         outbox: Outbox | None = None,
     ) -> None:
         self._port = port
         self._outbox = Outbox() if outbox is None else outbox
-        self._talked = talked
+        self._later = later
+        self._turn = turn
         self._wake_guest = wake_guest
         self._readable = trio.lowlevel.ParkingLot()
         self._writable = trio.lowlevel.ParkingLot()
@@ -54,12 +63,13 @@ class PortStream(trio.abc.Stream):
 
     def _wake_readers(self) -> None:
         self._signalled[self._wake_readers] = False
-        if self._readable.unpark_all():
-            self._talked()
+        if self._readable:
+            self._later(self._readable.unpark_all)
 
     def _wake_writers(self) -> None:
         self._signalled[self._wake_writers] = False
-        self._writable.unpark_all()
+        if self._writable:
+            self._later(self._writable.unpark_all)
 
     def guest_ended(self) -> None:
         """No more output will come: readers get what is left, then b""."""
@@ -71,7 +81,7 @@ class PortStream(trio.abc.Stream):
         """Give the guest input; trio.BrokenResourceError when the guest has ended."""
         rest = bytes(data)
         async with self._send_conflict:
-            await trio.lowlevel.checkpoint()
+            await self._turn()
             while True:
                 if self._closed:
                     raise trio.ClosedResourceError("this stream was closed")

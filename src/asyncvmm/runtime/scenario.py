@@ -4,8 +4,13 @@
     cpus = 1
     mips = 100
 
+    [networks.lan]
+    latency = "5ms"
+    links.a = {loss = 0.01}
+
     [guests.a]
     image = "demo"
+    net = ["lan"]
     policy = {"cpu.weight" = 200}
 
     [[steps]]
@@ -30,12 +35,14 @@ import attrs
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import MS, SECOND, US
+from asyncvmm.machine import parse_size
+from asyncvmm.network import DEFAULT_NETWORK, LinkShape, NetworkConfig
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.shares import split_knobs
 
 UNITS: Final = {"s": SECOND, "ms": MS, "us": US, "ns": 1}
 BOOTS: Final = ("image", "kernel", "firmware", "elf")
-ACTIONS: Final = ("run", "expect", "send", "start", "stop", "policy", "until")
+ACTIONS: Final = ("run", "expect", "send", "start", "stop", "policy", "link", "until")
 PATHS: Final = ("kernel", "initrd", "firmware", "elf")
 STEP_LIMIT_NS: Final = 60 * SECOND
 _TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|ms|us|ns)")
@@ -78,6 +85,8 @@ class Step:
     start: bool = False
     stop: bool = False
     policy: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+    link: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+    network: str = DEFAULT_NETWORK
     until_ns: int | None = None
 
     @property
@@ -90,6 +99,9 @@ class Step:
             what = "start" if self.start else "stop"
         elif self.policy is not None:
             what = f"policy {', '.join(f'{key}={value}' for key, value in self.policy.items())}"
+        elif self.link is not None:
+            changes = ", ".join(f"{key}={value}" for key, value in self.link.items())
+            what = f"{self.network} link {changes}"
         elif self.until_ns is not None:
             what = f"until {self.until_ns / SECOND:g} s"
         else:
@@ -110,6 +122,7 @@ class Scenario:
     host: HostSpec
     guests: Mapping[str, GuestSpec] = attrs.field(hash=False)
     steps: Sequence[Step] = ()
+    networks: Mapping[str, NetworkConfig] = attrs.field(factory=dict, hash=False)
 
     def starts_later(self, guest: str) -> bool:
         """Whether a step starts it, instead of the host's beginning."""
@@ -139,9 +152,13 @@ def parse_scenario(text: str, path: Path | str = "scenario.toml") -> Scenario:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from error
-    top = _Table(str(file), document, ("host", "guests", "steps"))
+    top = _Table(str(file), document, ("host", "networks", "guests", "steps"))
     host = _Table(f"{file}: host", top.take("host", _mapping, {}), tuple(_HOST_KEYS))
     settings = {key: host.take(key, _HOST_KEYS[key]) for key in host.values}
+    networks = {
+        name: _read_network(f"{file}: networks.{name}", name, values)
+        for name, values in top.take("networks", _mapping, {}).items()
+    }
     guests = {
         name: _read_guest(f"{file}: guests.{name}", name, values, file.parent)
         for name, values in top.take("guests", _mapping, {}).items()
@@ -152,8 +169,9 @@ def parse_scenario(text: str, path: Path | str = "scenario.toml") -> Scenario:
         _read_step(f"{file}: step {number}", number, values, guests)
         for number, values in enumerate(top.take("steps", _list, []), 1)
     ]
-    scenario = Scenario(file, HostSpec(settings), guests, tuple(steps))
+    scenario = Scenario(file, HostSpec(settings), guests, tuple(steps), networks)
     _check_starts(scenario)
+    _check_networks(scenario)
     return scenario
 
 
@@ -182,10 +200,56 @@ def _read_guest(where: str, name: str, values: Any, directory: Path) -> GuestSpe
     for key in PATHS:
         if key in settings:
             settings[key] = directory / settings[key]
+    if "net" in settings:
+        settings["nets"] = settings.pop("net")
     if "disks" in settings:
         # Joining leaves what follows the path (",readonly") where it is.
         settings["disks"] = tuple(str(directory / disk) for disk in settings["disks"])
     return GuestSpec(name, image, settings)
+
+
+def _read_network(where: str, name: str, values: Any) -> NetworkConfig:
+    if re.fullmatch(r"[\w.-]{1,64}", name) is None:
+        raise ConfigError(f"{where}: a network's name is 1 to 64 letters, digits, '.', '-' or '_'")
+    given = link_settings(where, _checked(where, _mapping, values), _NETWORK_KEYS)
+    given["links"] = {
+        guest: link_settings(f"{where}: links.{guest}", link, _CABLE_KEYS)
+        for guest, link in given.get("links", {}).items()
+    }
+    try:
+        return NetworkConfig.from_mapping(given)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def link_settings(
+    where: str, values: Any, keys: Mapping[str, Callable[[Any], Any]]
+) -> dict[str, Any]:
+    """The keywords of NetworkConfig, CableConfig or LinkShape in a table with times as texts."""
+    table = _Table(where, _checked(where, _mapping, values), tuple(keys))
+    given = {key: table.take(key, keys[key]) for key in table.values}
+    for key, name in (("latency", "latency_ns"), ("reorder_within", "reorder_ns")):
+        if key in given:
+            given[name] = given.pop(key)
+    if "queue" in given:
+        given["queue_bytes"] = parse_size(given.pop("queue"))
+    return given
+
+
+def _check_networks(scenario: Scenario) -> None:
+    """Every network that a guest or a step names is there."""
+    known = {DEFAULT_NETWORK, *scenario.networks}
+    named = [
+        (f"{scenario.path}: guests.{name}: net", text.partition(",")[0])
+        for name, guest in scenario.guests.items()
+        for text in guest.settings.get("nets", ())
+    ]
+    named += [
+        (f"{scenario.path}: step {step.number}: network", step.network) for step in scenario.steps
+    ]
+    for where, network in named:
+        if network not in known:
+            raise ConfigError(f"{where}: no network {network!r}: {nearest(network, known)}")
 
 
 def _read_step(where: str, number: int, values: Any, guests: Mapping[str, GuestSpec]) -> Step:
@@ -196,6 +260,11 @@ def _read_step(where: str, number: int, values: Any, guests: Mapping[str, GuestS
         raise ConfigError(f"{where}: it does nothing: give one of {', '.join(ACTIONS)}")
     if len(actions) > 1 and set(actions) != {"expect", "send"}:
         raise ConfigError(f"{where}: {actions[0]} and {actions[1]} do not go together")
+    if "link" in given:
+        given["link"] = link_settings(f"{where}: link", given["link"], _LINK_KEYS)
+        LinkShape().change(**given["link"])
+    elif "network" in given:
+        raise ConfigError(f"{where}: network goes with link")
     for key in ("status", "contains"):
         if key in given and "run" not in given:
             raise ConfigError(f"{where}: {key} goes with run")
@@ -317,6 +386,43 @@ _HOST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "seed": _number,
     "overcommit": _boolean,
 }
+
+
+def _chance(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"a probability from 0 to 1 is expected, not {value!r}")
+    return value
+
+
+def _numbers(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(type(number) is int for number in value):
+        raise ConfigError(f"a list of whole numbers is expected, not {value!r}")
+    return value
+
+
+_LINK_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
+    "latency": _time,
+    "bandwidth": _size,
+    "queue": _size,
+    "loss": _chance,
+    "duplicate": _chance,
+    "reorder": _chance,
+    "reorder_within": _time,
+    "up": _boolean,
+}
+_CABLE_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
+    **_LINK_KEYS,
+    "vlan": _number,
+    "trunk": _numbers,
+    "rules": _words,
+}
+_NETWORK_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
+    **_LINK_KEYS,
+    "subnet": _text,
+    "gateway": _boolean,
+    "allow": _words,
+    "links": _mapping,
+}
 _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "image": _text,
     "kernel": _text,
@@ -330,7 +436,9 @@ _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "quantum": _number,
     "engine": _text,
     "disks": _words,
+    "net": _words,
     "devices": _words,
+    "trust_group": _text,
     "policy": _policy,
 }
 _STEP_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
@@ -346,5 +454,7 @@ _STEP_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "start": _text,
     "stop": _text,
     "policy": _policy,
+    "link": _mapping,
+    "network": _text,
     "until": _time,
 }

@@ -21,17 +21,19 @@ from asyncvmm.machine import Machine
 from asyncvmm.machine.containment import FailureMode
 from asyncvmm.runtime.conductor import Conductor
 
-PREFIXES: Final = ("cpu", "cpuset", "memory", "io")
+PREFIXES: Final = ("cpu", "cpuset", "memory", "io", "net")
 FAILURE_KNOB: Final = "device.failure"
 
 
 @attrs.frozen
 class GuestUsage:
-    """``cpu`` as cpu.stat has it, ``memory`` in bytes, ``disks`` as far as ``io.max`` held them up."""
+    """``cpu`` as cpu.stat has it, ``memory`` in bytes, ``disks`` and network ``cards`` as far as
+    ``io.max`` and ``net.max`` held them up."""
 
     cpu: CpuUsage
     memory: MemoryUsage
     disks: tuple[DiskUsage, ...] = ()
+    cards: tuple[DiskUsage, ...] = ()
 
 
 @attrs.frozen
@@ -41,6 +43,7 @@ class Knobs:
     cpu: CpuKnobs
     memory: MemoryKnobs
     io: IoKnobs
+    net: IoKnobs
     device_failure: FailureMode
 
 
@@ -48,7 +51,7 @@ def knob_name(key: str) -> str:
     """The name with dots: ``cpu_weight`` is ``cpu.weight``, ``io_max_0`` is ``io.max.0``."""
     if "." in key:
         return key
-    return key.replace("_", ".") if key.startswith("io_") else key.replace("_", ".", 1)
+    return key.replace("_", ".") if key.startswith(("io_", "net_")) else key.replace("_", ".", 1)
 
 
 def split_knobs(knobs: dict[str, Any]) -> Knobs:
@@ -59,6 +62,7 @@ def split_knobs(knobs: dict[str, Any]) -> Knobs:
     cpu: dict[str, Any] = {}
     memory: dict[str, Any] = {}
     io: dict[str, Any] = {}
+    net: dict[str, Any] = {}
     failure: Any = "device"
     for key, value in knobs.items():
         name = knob_name(key)
@@ -67,6 +71,8 @@ def split_knobs(knobs: dict[str, Any]) -> Knobs:
             memory[name] = value
         elif family == "io":
             io[name] = value
+        elif family == "net":
+            net[name] = value
         elif name == FAILURE_KNOB:
             failure = value
         elif family == "cpu":
@@ -83,6 +89,7 @@ def split_knobs(knobs: dict[str, Any]) -> Knobs:
         CpuKnobs.from_mapping(cpu),
         MemoryKnobs.from_mapping(memory),
         IoKnobs.from_mapping(io),
+        IoKnobs.from_mapping(net, "net"),
         cast(FailureMode, failure),
     )
 
@@ -97,10 +104,32 @@ def limit_disks(machine: Machine, knobs: Knobs, record: Recorder, since_ns: int)
     return rates
 
 
+def limit_cards(machine: Machine, knobs: Knobs, record: Recorder, since_ns: int) -> DiskRates:
+    """Put ``net.max`` before the network cards; ConfigError when it names one too many.
+
+    Reading is receiving. What would wait longer than 200 ms is dropped.
+    """
+    cards = [device for device in machine.devices if device.type.net(device.config) is not None]
+    names = [card.io.path for card in cards]
+    rates = DiskRates(machine.config.name, names, record, since_ns, "net")
+    rates.change(0, knobs.net)
+    for card, rate in zip(cards, rates.disks, strict=True):
+        card.io.net.rate = rate
+    return rates
+
+
+@attrs.frozen
+class Rates:
+    """What limits a guest's disks and network cards."""
+
+    disks: DiskRates
+    cards: DiskRates
+
+
 class GuestPolicy:
     """The knobs of one guest, by the names of cgroup v2."""
 
-    def __init__(self, machine: Machine, conductor: Conductor, rates: DiskRates) -> None:
+    def __init__(self, machine: Machine, conductor: Conductor, rates: Rates) -> None:
         self._name = machine.config.name
         self._machine = machine
         self._conductor = conductor
@@ -124,7 +153,8 @@ class GuestPolicy:
         wanted = {**self._knobs, **{knob_name(k): v for k, v in knobs.items()}}
         new, old = split_knobs(wanted), split_knobs(self._knobs)
         conductor = self._conductor
-        self._rates.check(new.io)
+        self._rates.disks.check(new.io)
+        self._rates.cards.check(new.net)
         if new.memory != old.memory:
             conductor.memory.update(self._name, new.memory, conductor.now_ns)
         try:
@@ -133,7 +163,9 @@ class GuestPolicy:
             if new.memory != old.memory:
                 conductor.memory.update(self._name, old.memory, conductor.now_ns)
             raise
-        self._rates.change(int(self._machine.scheduler.now_ns()), new.io)
+        guest_ns = int(self._machine.scheduler.now_ns())
+        self._rates.disks.change(guest_ns, new.io)
+        self._rates.cards.change(guest_ns, new.net)
         self._machine.containment.mode = new.device_failure
         self._knobs = wanted
 
@@ -145,5 +177,6 @@ class GuestPolicy:
         return GuestUsage(
             conductor.cpus.usage(self._name, conductor.now_ns),
             conductor.memory.usage(self._name),
-            self._rates.usage(),
+            self._rates.disks.usage(),
+            self._rates.cards.usage(),
         )

@@ -7,6 +7,7 @@ virtual time. It changes no byte that a guest has, so no digest either.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -88,8 +89,8 @@ class Sharing:
         if member is not None:
             self.abandon(member.group, member.machine)
 
-    def serve(self, now_ns: int, memory: HostMemory) -> None:
-        """Look for equal pages if it is time to, and count what is shared."""
+    def serve(self, now_ns: int, memory: HostMemory, ran: Sequence[str]) -> None:
+        """Look for equal pages if it is time to, and count what those have that ``ran`` since."""
         if not self._members:
             return
         interval = now_ns // INTERVAL_NS
@@ -100,7 +101,11 @@ class Sharing:
             if self._given_up >= TRIM_PAGES:
                 self._given_up = 0
                 trim()
-        for name, member in self._members.items():
+            ran = list(self._members)  # a walk may have changed any
+        for name in ran:
+            if name not in self._members:
+                continue
+            member = self._members[name]
             ram = member.machine.ram
             memory.set_private(name, int(ram.resident - ram.shared))
             memory.set_shared(name, int(ram.shared))

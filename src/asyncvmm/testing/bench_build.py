@@ -77,7 +77,7 @@ KERNELS: Final = (
     Kernel("calls", "indirect calls and recursion", 3000),
     Kernel("chase", "pointer chase through 4 MiB", 420),
     Kernel("copy", "memory stream, copy", 105),
-    Kernel("scale", "memory stream, multiply", 76),
+    Kernel("multiply", "memory stream, multiply", 76),
     Kernel("add", "memory stream, add", 66),
     Kernel("sort", "quicksort and binary search", 60),
     Kernel("nbody", "double precision: five bodies", 260),

@@ -274,3 +274,37 @@ def test_idle_host_has_nothing_to_decide() -> None:
         host.add("a", 1, CpuKnobs(reserve=0 if policy == "round-robin" else 100), 0)
         assert host.idle
         assert host.next_ns(0) == FOREVER
+
+
+def test_standing_by_leaves_no_trace_where_there_is_no_cpu() -> None:
+    host = cpus()
+    pinned = CpuKnobs(cpuset_cpus="0")
+    (busy,) = host.add("busy", 1, pinned, 0)
+    (idle,) = host.add("idle", 1, pinned, 0)
+    (free,) = host.add("free", 1, CpuKnobs(), 0)
+    (capped,) = host.add("capped", 1, CpuKnobs(max="1000 10000"), 0)
+    host.wake(busy, 0)
+    assert [grant.vcpu for grant in host.decide(0)] == [busy]
+    assert host.stand_by(idle, 0) == [] and host.usage("idle", MS).steal_ns == 0
+    (grant,) = host.stand_by(free, 0)
+    assert (grant.vcpu, grant.pcpu) == (free, 1) and host.free == 0
+    host.stop(free, MS, 0, asleep=True)
+    spent = 0
+    while grants := host.stand_by(capped, MS):
+        spent += grants[0].steps
+        host.stop(capped, MS, grants[0].steps, asleep=True)
+    assert spent == 1_000_000  # its pool is empty
+    assert host.usage("capped", 3 * MS).steal_ns == 0
+    assert host.next_ns(2 * MS) == FOREVER
+
+
+def test_standing_by_in_the_slots_of_a_partition() -> None:
+    host = cpus("static-partition", 1)
+    (a,) = host.add("a", 1, CpuKnobs(reserve=500), 0)
+    (b,) = host.add("b", 1, CpuKnobs(reserve=500), 0)
+    for slot in range(100):
+        now = slot * MS
+        granted = [grant.vcpu for vcpu in (a, b) for grant in host.stand_by(vcpu, now)]
+        assert len(granted) == 1
+        host.stop(granted[0], now + MS, 0, asleep=True)
+    assert host.usage("a", 100 * MS).steal_ns == host.usage("b", 100 * MS).steal_ns == 0

@@ -8,7 +8,7 @@ import pytest
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import GuestConfig, parse_size
-from asyncvmm.machine.config import split_disk
+from asyncvmm.machine.config import DiskOptions, split_disk
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,13 @@ def test_a_mistake_is_named(values: dict[str, object], message: str) -> None:
 
 
 def test_disks() -> None:
-    assert split_disk("a,b.img") == (Path("a,b.img"), False)
-    assert split_disk("a.img,readonly") == (Path("a.img"), True)
+    assert split_disk("a,b.img") == DiskOptions(Path("a,b.img"))
+    assert split_disk("a.img,readonly") == DiskOptions(Path("a.img"), readonly=True)
+    disk = split_disk("a,b.img,format=qcow2,snapshot")
+    assert disk == DiskOptions(Path("a,b.img"), snapshot=True, format="qcow2")
+    assert split_disk("a.img").keeps_writes
+    assert not disk.keeps_writes
+    with pytest.raises(ConfigError, match="qcow2"):
+        split_disk("a.img,format=vmdk")
     with pytest.raises(ConfigError, match="needs a path"):
         split_disk("")

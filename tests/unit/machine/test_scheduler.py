@@ -13,7 +13,9 @@ from asyncvmm.arch.hart import EXIT_BUDGET, EXIT_STOP, EXIT_WFI, STARTED, STOPPE
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.engine.interpreter import Engine
 from asyncvmm.machine.scheduler import (
+    RAN_ASLEEP,
     RAN_IDLE,
+    RAN_PAUSE,
     RAN_STEPS,
     RAN_STOP,
     RAN_TIME,
@@ -318,3 +320,46 @@ def test_splitting_a_run_changes_nothing(harts: int, chunks: list[int]) -> None:
     assert split.seen == whole.seen
     assert [hart.steps for hart in split.harts] == [hart.steps for hart in whole.harts]
     assert split.scheduler.state() == whole.scheduler.state()
+
+
+def test_a_hosted_hart_that_falls_asleep_gives_its_cpu_back_at_that_instant() -> None:
+    bench = Bench(harts=2, quantum=1000)
+    scheduler = bench.scheduler
+    scheduler.hosted = scheduler.yields = True
+    bench.actions[0] = {1234: bench.wait(0)}
+    assert bench.run(until_ns=50_000) == RAN_ASLEEP
+    # At the end of the quantum of the two, in which the other one ran on.
+    assert (bench.timeline.now_ns, int(bench.harts[0].steps)) == (2000, 1234)
+    assert int(bench.harts[1].steps) == 2000
+    scheduler.granted[0] = 0
+    assert bench.run(until_ns=3500) == RAN_TIME
+    scheduler.granted[1] = 0
+    assert bench.run(until_ns=4000) == RAN_ASLEEP  # nobody who was granted a CPU can run
+    scheduler.yields = False
+    assert bench.run(until_ns=4000) == RAN_TIME
+    assert bench.timeline.now_ns == 4000
+
+
+class Slow(Script):
+    """Comes back after 300 steps when it may."""
+
+    def run(self, hart: Hart, budget: int) -> int:
+        return super().run(hart, min(budget, 300) if self.pauses else budget)
+
+
+@pytest.mark.parametrize("harts", [1, 2])
+def test_an_engine_that_pauses_changes_nothing(harts: int) -> None:
+    ends = []
+    for pauses in (False, True):
+        bench = Bench(harts=harts, quantum=1000)
+        bench.scheduler.engine = bench.scheduler.runner = Slow(bench.actions)
+        bench.scheduler.engine.pauses = pauses
+        bench.scheduler.hosted = True
+        bench.timeline.at(1700, bench.see("event"))
+        bench.actions[0] = {650: bench.after_230(bench.see("later")), 1500: bench.wait(0)}
+        calls = 1
+        while (why := bench.run(until_ns=5000)) == RAN_PAUSE:
+            calls += 1
+        assert why == RAN_TIME and (calls > 4) == pauses
+        ends.append((bench.seen, [int(hart.steps) for hart in bench.harts], bench.timeline.now_ns))
+    assert ends[0] == ends[1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.base.units import SECOND
+from asyncvmm.base.units import MS, SECOND
 from asyncvmm.runtime.scenario import load_scenario, parse_scenario, parse_time_ns
 
 SCENARIOS = Path(__file__).parents[3] / "specs" / "scenarios"
@@ -144,3 +145,63 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     wrong.write_bytes(b'[guests.a]\nimage = "\xe9"\n')
     with pytest.raises(ConfigError, match=r"latin.toml: is not UTF-8 text"):
         load_scenario(wrong)
+
+
+def test_networks_and_links() -> None:
+    scenario = parse_scenario(
+        """
+        [networks.lan]
+        latency = "5ms"
+        bandwidth = "100M"
+        allow = ["*.debian.org:80"]
+        [networks.lan.links.a]
+        loss = 0.5
+        reorder_within = "2ms"
+        queue = "64K"
+        vlan = 7
+        rules = ["deny in tcp port 25"]
+        [networks.back]
+        gateway = false
+        [guests.a]
+        image = "demo"
+        net = ["lan", "back,mtu=9000"]
+        [[steps]]
+        guest = "a"
+        network = "back"
+        link = {up = false, latency = "3ms"}
+        """
+    )
+    lan, back = scenario.networks["lan"], scenario.networks["back"]
+    cable = lan.cable("a")
+    assert (lan.shape.latency_ns, lan.shape.bandwidth) == (5 * MS, 100_000_000)
+    assert (cable.shape.latency_ns, cable.shape.loss) == (5 * MS, 0.5)
+    assert (cable.shape.reorder_ns, cable.shape.queue_bytes) == (2 * MS, 65536)
+    assert (cable.vlan, len(cable.rules)) == (7, 1)
+    assert lan.cable("b").shape == lan.shape
+    assert lan.outside.may_resolve("ftp.debian.org")
+    assert not back.gateway
+    assert scenario.guests["a"].settings["nets"] == ("lan", "back,mtu=9000")
+    (step,) = scenario.steps
+    assert step.link == {"up": False, "latency_ns": 3 * MS}
+    assert step.network == "back"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[networks.lan]\nlatncy = '1ms'\n" + GUEST, "did you mean 'latency'"),
+        ("[networks.lan]\nlatency = 5\n" + GUEST, "networks.lan: latency"),
+        ("[networks.lan]\nloss = 2\n" + GUEST, "loss must be 0 to 1"),
+        ("[networks.lan]\nsubnet = '10.0.0.0/30'\n" + GUEST, "/28"),
+        ("[networks.lan]\nlinks.a = {vlan = 5000}\n" + GUEST, "VLANs are 1 to 4094"),
+        ("[networks.lan]\nlinks.a = {rules = ['x']}\n" + GUEST, "allow or deny"),
+        ("[networks.'a b']\n" + GUEST, "network's name"),
+        (GUEST + "net = ['wan']\n", "no network 'wan'"),
+        (STEP + "link = {up = 1}\n", "true or false"),
+        (STEP + "link = {up = true}\nnetwork = 'x'\n", "no network 'x'"),
+        (STEP + "send = 'x'\nnetwork = 'lan'\n", "network goes with link"),
+    ],
+)
+def test_what_is_wrong_about_networks_is_named(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        parse_scenario(text, "file.toml")

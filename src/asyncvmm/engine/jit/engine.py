@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Final
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -26,18 +28,40 @@ from asyncvmm.engine.jit.state_words import (
     MISSING,
     PC,
     REASON,
+    RUNNING,
     SLOW,
     WORDS,
 )
 from asyncvmm.engine.jit.translator import Translator
+
+COLD: Final = -1
+COLD_STEPS: Final = 32  # how far code is interpreted that has not been wanted often
+# What translated code leaves to others, or to be translated, costs some microseconds each.
+PAUSE_ENTRIES: Final = 2048
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Attacher:
     """Prepares a hart for translated code; returns its guest's translator."""
 
+    def __init__(self) -> None:
+        self.pending: i64 = 0  # 1 when better translations wait to be installed
+        self.asleep: bool = False  # nobody looks where the harts are
+
+    def statistics(self) -> dict[str, int]:
+        """Blocks and regions made, and the bytes that they take."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """A hart runs again."""
+        raise NotImplementedError
+
     def attach(self, hart: Hart) -> Translator:
         """Called when the engine first sees a hart."""
+        raise NotImplementedError
+
+    def install(self, runs: Translator) -> None:
+        """Put what waits into place, no code running; ``runs`` is that of the hart that is about to."""
         raise NotImplementedError
 
 
@@ -51,8 +75,21 @@ class TranslatingEngine(Engine):
         self.slow: i64 = 0
         self.misses: i64 = 0
         self.interpreted: i64 = 0
-        # Instructions left to the interpreter, by the low 20 bits of where they are (statistics).
-        self.slow_at: dict[int, int] = {}
+        self.steps: i64 = 0
+        self.translation_ns: i64 = 0
+
+    def statistics(self) -> dict[str, int]:
+        """See Engine: how often code was entered, what it could not do, and what was made."""
+        found: dict[str, int] = {
+            "steps": self.steps,
+            "translation_ns": self.translation_ns,
+            "entries": self.entries,
+            "slow": self.slow,
+            "misses": self.misses,
+            "interpreted": self.interpreted,
+        }
+        found.update(self.attacher.statistics())
+        return found
 
     def _clock(self, hart: Hart) -> i64:
         """The address of what tells this hart's time, when that can be asked natively, or 0."""
@@ -66,6 +103,12 @@ class TranslatingEngine(Engine):
 
     def run(self, hart: Hart, budget: i64) -> i64:
         """See Engine.run."""
+        before = hart.steps
+        result = self._run(hart, budget)
+        self.steps += hart.steps - before
+        return result
+
+    def _run(self, hart: Hart, budget: i64) -> i64:
         hart.steps_end = hart.steps + budget
         listener = hart.code.listener
         if len(hart.x) < WORDS or not isinstance(listener, Translator):
@@ -73,10 +116,13 @@ class TranslatingEngine(Engine):
         else:
             translator = listener
         translator.catch_up()
+        if self.attacher.asleep:
+            self.attacher.wake()
         x = hart.x
         state = x[WORDS]
         enter = self.enter
         address: int = state
+        last = self.entries + PAUSE_ENTRIES
         result: i64 = 0
         hart.event |= EVENT_CHECK
         x[CLOCK] = self._clock(hart)
@@ -100,6 +146,11 @@ class TranslatingEngine(Engine):
                 x[FLOAT_READY] = 1 if ready else 0
                 x[CONTEXT] = hart.tlb.context
                 x[FETCH_CONTEXT] = hart.tlb.fetch_context
+            if self.pauses and self.entries > last:
+                return EXIT_BUDGET
+            if self.attacher.pending != 0:
+                self.attacher.install(translator)
+            x[REASON] = RUNNING
             x[END] = hart.steps_end
             x[LEFT] = hart.steps_end - hart.steps
             x[PC] = hart.pc
@@ -112,17 +163,26 @@ class TranslatingEngine(Engine):
                 self.misses += 1
                 code = fetch_page(hart, hart.pc)
                 if hart.event == 0:
-                    translator.translate(hart, code, hart.pc)
-                    if hart.event == 0:
-                        continue
-                hart.event = 0
-                reason = SLOW
+                    if translator.is_cold(code, hart.pc):
+                        reason = COLD
+                    else:
+                        began = perf_counter_ns()
+                        translator.translate(hart, code, hart.pc)
+                        self.translation_ns += perf_counter_ns() - began
+                        if len(translator.newcomers) > 0:
+                            self.attacher.pending = 1
+                        if hart.event == 0:
+                            continue
+                if reason != COLD:
+                    hart.event = 0
+                    reason = SLOW
             before = hart.steps
             if reason == BUDGET:
                 result = run_within(hart, hart.steps_end - hart.steps)
+            elif reason == COLD:
+                result = run_within(hart, COLD_STEPS)
             elif reason == SLOW:
                 self.slow += 1
-                self.slow_at[hart.pc] = self.slow_at.get(hart.pc, 0) + 1
                 result = run_within(hart, 1)
             self.interpreted += hart.steps - before
             if result != EXIT_BUDGET:

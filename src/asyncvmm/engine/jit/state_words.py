@@ -25,6 +25,7 @@ RESULT: Final = 45
 CLOCK: Final = 46  # address of the HartTime, or 0
 FRM: Final = 47  # FloatStatus.frm
 FLOAT_READY: Final = 48  # 1 when FS is Dirty and FRM is a mode that the host has
+WHERE: Final = 49  # offset in the page of the block that was entered last, or -1 in optimised code
 
 FETCH_TLB: Final = NATIVE_FETCH
 TLB: Final = NATIVE_DATA
@@ -35,7 +36,7 @@ BUDGET: Final = 0  # the next block is longer than what is left
 SLOW: Final = 1  # the instruction at PC is one for the interpreter
 MISSING: Final = 2  # there is no translation at PC
 EVENT: Final = 3  # Hart.event wants to be looked at
-HOT: Final = 4  # a block has been entered often
+RUNNING: Final = 4  # it has not come back yet
 
 EVENT_BAIL: Final = 4  # bit of Hart.event while translated code runs: let the interpreter do it
 

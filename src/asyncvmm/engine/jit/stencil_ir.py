@@ -3,6 +3,9 @@
 A symbol of ``HOLES`` stands for a number (the operand, or eight times a register's number), the others
 for places to jump to. The relocations of the compiled function then say where to put what, so that
 translating an instruction is copying its bytes and filling in the holes.
+
+A comment ``;S``, ``;F``, ``;G`` or ``;T`` tells whoever makes larger pieces what memory is meant: the
+state's words, floating-point registers, the guest's memory or the TLB.
 """
 
 from __future__ import annotations
@@ -64,9 +67,10 @@ class Expander:
         if self.after_write is not None:
             self.finish_csr()
         if not self.ended:
-            self.lines.append(jump("@back" if tail else "@next"))
+            self.leave("@back" if tail else "@next")
         if self.leaves:
-            self.lines += ["float.slow:", jump("@refuse")]
+            self.lines.append("float.slow:")
+            self.leave("@refuse")
 
     def fresh(self) -> str:
         """The name of a new temporary."""
@@ -85,21 +89,13 @@ class Expander:
         words = text.split()
         match words:
             case ["x", register] if register in ("rs1", "rs2"):
-                place = self.fresh()
-                self.emit(
-                    f"{place} = getelementptr i8, ptr %s, i64 {hole(register)}",
-                    f"{target} = load i64, ptr {place}",
-                )
+                self.read(target, register)
             case [value] if target == "x rd":
-                place = self.fresh()
-                self.emit(
-                    f"{place} = getelementptr i8, ptr %s, i64 {hole('rd')}",
-                    f"store i64 {value}, ptr {place}",
-                )
+                self.write(value)
             case ["f", register] if register in ("rs1", "rs2", "rs3"):
-                self.emit(f"{target} = load i64, ptr {self.float_register(register)}")
+                self.emit(f"{target} = load i64, ptr {self.float_register(register)} ;F")
             case _ if target == "f rd":
-                self.emit(f"store i64 {text}, ptr {self.float_register('rd')}")
+                self.emit(f"store i64 {text}, ptr {self.float_register('rd')} ;F")
             case [name, *arguments] if target and _FLOAT.match(name):
                 self.float_operation(target, name, [a.rstrip(",") for a in arguments])
             case ["npc"]:
@@ -109,12 +105,14 @@ class Expander:
             case ["goto", "if", condition]:
                 yes, no = self.fresh(), self.fresh()
                 self.emit(f"br i1 {condition}, label {yes}, label {no}")
-                self.lines += [f"{yes[1:]}:", jump("@taken"), f"{no[1:]}:"]
+                self.lines.append(f"{yes[1:]}:")
+                self.leave("@taken")
+                self.lines.append(f"{no[1:]}:")
             case ["goto"]:
-                self.lines.append(jump("@taken"))
+                self.leave("@taken")
                 self.ended = True
             case ["goto", address]:
-                self.lines.append(jump("@dispatch", address))
+                self.leave("@dispatch", address)
                 self.ended = True
             case ["load", bits, address]:
                 place = self.lookup(address, int(bits), 0, f"cold.load.{bits}")
@@ -140,12 +138,32 @@ class Expander:
             case _:
                 raise UnsupportedError(line)
 
+    def leave(self, target: str, a: str = "poison") -> None:
+        """Jump away."""
+        self.lines.append(jump(target, a))
+
+    def read(self, target: str, register: str) -> None:
+        """A register's value."""
+        place = self.fresh()
+        self.emit(
+            f"{place} = getelementptr i8, ptr %s, i64 {hole(register)}",
+            f"{target} = load i64, ptr {place}",
+        )
+
+    def write(self, value: str) -> None:
+        """Into the destination register."""
+        place = self.fresh()
+        self.emit(
+            f"{place} = getelementptr i8, ptr %s, i64 {hole('rd')}",
+            f"store i64 {value}, ptr {place}",
+        )
+
     def guard(self) -> None:
         """To the interpreter unless FS is Dirty and the rounding mode is one of the host's."""
         place, ready, test, go = (self.fresh() for _ in range(4))
         self.emit(
             f"{place} = {word(at.FLOAT_READY)}",
-            f"{ready} = load i64, ptr {place}",
+            f"{ready} = load i64, ptr {place} ;S",
             f"{test} = icmp eq i64 {ready}, 0",
             f"br i1 {test}, label %float.slow, label {go}, !prof !2",
         )
@@ -157,7 +175,7 @@ class Expander:
         pf, file, place = self.fresh(), self.fresh(), self.fresh()
         self.emit(
             f"{pf} = {word(at.F)}",
-            f"{file} = load ptr, ptr {pf}",
+            f"{file} = load ptr, ptr {pf} ;S",
             f"{place} = getelementptr i8, ptr {file}, i64 {hole(name)}",
         )
         return place
@@ -178,18 +196,18 @@ class Expander:
         place, base = self.fresh(), self.fresh()
         self.emit(
             f"{place} = {word(at.BASE)}",
-            f"{base} = load i64, ptr {place}",
+            f"{base} = load i64, ptr {place} ;S",
             f"{target} = add i64 {base}, {hole(name)}",
         )
 
     def load(self, target: str, place: str, bits: int) -> None:
         """Zero-extended from host memory."""
         if bits == 64:
-            self.emit(f"{target} = load i64, ptr {place}")
+            self.emit(f"{target} = load i64, ptr {place} ;G")
             return
         value = self.fresh()
         self.emit(
-            f"{value} = load i{bits}, ptr {place}",
+            f"{value} = load i{bits}, ptr {place} ;G",
             f"{target} = zext i{bits} {value} to i64",
         )
 
@@ -300,7 +318,7 @@ class Expander:
             low = self.fresh()
             self.emit(f"{low} = trunc i64 {value} to i{bits}")
             value = low
-        self.emit(f"store i{bits} {value}, ptr {place}")
+        self.emit(f"store i{bits} {value}, ptr {place} ;G")
 
     def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
         """The host pointer; a TLB miss goes to the cold stencil, which comes back to ``again``."""
@@ -427,6 +445,8 @@ def stencils_ir() -> tuple[str, dict[str, str], set[str]]:
  br i1 %enough, label %go, label %leave, !prof !1
 go:
  store i64 %rest, ptr %pl
+ %pw = {word(at.WHERE)}
+ store i64 {hole("off")}, ptr %pw
 {jump("@next")}
 leave:
 {jump("@exit_budget", hole("off"))}

@@ -170,6 +170,14 @@ trap:
 on:
 {jump("@resume", "%b")}
 }}
+define preserve_mostcc i64 @region_load(ptr %hart, i64 %a, i64 %n, i1 %m) nounwind noinline {{
+ %r = call i64 @fill_load(ptr %hart, i64 %a, i64 %n, i1 %m)
+ ret i64 %r
+}}
+define preserve_mostcc i64 @region_store(ptr %hart, i64 %a, i64 %n, i1 %m) nounwind noinline {{
+ %r = call i64 @fill_store(ptr %hart, i64 %a, i64 %n, i1 %m)
+ ret i64 %r
+}}
 define void @enter(ptr %s) nounwind {{
  %pp = {word(at.PC)}
  %pc = load i64, ptr %pp

@@ -51,6 +51,9 @@ REFUSE: Final = 21
 FIXED: Final = 32  # from here on an index of ``addresses``
 
 MAX_BLOCK: Final = 64
+THRESHOLD: Final = 1  # how often code is interpreted (up to 255) before it is translated
+BLOCK_BYTES: Final = 65536  # more than any block takes
+PAGE_LIMIT: Final = 8192  # pages with an entry table (11 KiB each) before all are forgotten
 SLOTS: Final = 2048
 _PLACES: Final = 40  # links that one block may leave open
 
@@ -65,6 +68,14 @@ class CodeMemory:
         self.size: i64 = 0
         self.start: i64 = 0  # of what may be thrown away
         self.generation: i64 = 0  # how often it was
+        self.highest: i64 = 0  # the most that was ever used
+
+    def reset(self) -> None:
+        """Throw everything away. No code may be running; translators ``catch_up`` before any runs."""
+        if self.used > self.highest:
+            self.highest = self.used
+        self.used = self.start
+        self.generation += 1
 
     def put(self, position: i64, code: vec[u8], length: i64) -> None:
         """Copy the first ``length`` bytes to ``position`` (an offset)."""
@@ -120,6 +131,13 @@ class Page:
         # Direct jumps to slots that have no code yet: where their 32-bit distance is.
         self.link_slots: vec[i64] = vec[i64]()
         self.link_places: vec[i64] = vec[i64]()
+        # How often a slot was wanted before it had code.
+        self.seen: vec[u8] = vec[u8]([u8(0)] * SLOTS)
+        self.version: i64 = 0  # how often its code was forgotten
+        self.table_address: i64 = 0
+        self.tried: set[int] = set()  # slots from which this version was optimised, or could not be
+        self.placed: i64 = 0  # how many of the regions known for its bytes are in place
+        self.looked: i64 = -1  # the version for whose bytes regions were looked up
 
 
 class Translator(CodeListener):
@@ -143,7 +161,8 @@ class Translator(CodeListener):
         self.first_ppn: i64 = first_ppn
         self.tables: vec[i64] = vec[i64]([0] * int(pages))
         self.pages: dict[int, Page] = {}
-        self.buffer: vec[u8] = vec[u8]([0] * 65536)
+        self.by_table: dict[int, Page] = {}
+        self.buffer: vec[u8] = vec[u8]([0] * int(BLOCK_BYTES))
         self.words: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.offsets: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.values: vec[i64] = vec[i64]([0] * 32)
@@ -159,11 +178,20 @@ class Translator(CodeListener):
             [0] * _PLACES
         )  # target, in bytes from the page's start
         self.place_at: vec[i64] = vec[i64]([0] * _PLACES)
+        self.threshold: i64 = THRESHOLD
+        self.page_limit: i64 = PAGE_LIMIT
+        self.harts: list[Hart] = []
+        self.newcomers: list[Page] = []  # nobody has looked yet whether there are regions for them
         # Statistics.
         self.blocks: i64 = 0
         self.instructions: i64 = 0
         self.resets: i64 = 0
-        self.dropped: i64 = 0
+        self.changed: i64 = 0  # pages that were written to
+        self.evicted: i64 = 0  # pages whose code made room
+
+    def add_hart(self, hart: Hart) -> None:
+        """A hart that runs this translator's code: its fetch entries lead to the entry tables."""
+        self.harts.append(hart)
 
     def code_changed(self, ppn: i64) -> None:
         """See CodeListener: none of the page's code is entered again."""
@@ -171,7 +199,10 @@ class Translator(CodeListener):
         if key not in self.pages:
             return
         page = self.pages[key]
-        self.dropped += 1
+        page.version += 1
+        page.tried = set()
+        page.placed = 0
+        self.changed += 1
         i: i64 = 0
         missing: i32 = i32(self.missing)
         while i < SLOTS:
@@ -190,32 +221,60 @@ class Translator(CodeListener):
             return page
         page = Page(code, self.missing)
         self.pages[key] = page
-        self.tables[ppn - self.first_ppn] = self.memory.table_address(page.table)
+        page.table_address = self.memory.table_address(page.table)
+        self.tables[ppn - self.first_ppn] = page.table_address
+        self.by_table[int(page.table_address)] = page
         return page
 
+    def page_at(self, table_address: i64) -> Page | None:
+        """The page whose entry table is at a host address."""
+        key: int = table_address
+        return self.by_table.get(key)
+
     def catch_up(self) -> None:
-        """Forget all code when its memory was given to other code."""
+        """Forget all code when its memory was given to other code.
+
+        The entry tables go too, so no hart may keep the way to one.
+        """
         if self.generation == self.memory.generation:
             return
         self.generation = self.memory.generation
         self.resets += 1
-        missing: i32 = i32(self.missing)
+        self.evicted += len(self.pages)
         for page in self.pages.values():
-            i: i64 = 0
-            while i < SLOTS:
-                page.table[i] = missing
-                i += 1
-            page.link_slots = vec[i64]()
-            page.link_places = vec[i64]()
+            page.version += 1  # optimised code that is still being made finds nothing to go to
+            self.tables[page.code[PPN_SLOT] - self.first_ppn] = 0
+        self.pages = {}
+        self.by_table = {}
+        self.newcomers = []
+        for hart in self.harts:
+            hart.tlb.clear_native_fetches()
+
+    def make_room(self) -> None:
+        """Reset the memory when the next block may not fit, or there are too many pages."""
+        memory = self.memory
+        if memory.used + BLOCK_BYTES > memory.size or len(self.pages) >= self.page_limit:
+            memory.reset()
+            self.catch_up()
+
+    def is_cold(self, code: vec[i64], pc: i64) -> bool:
+        """Whether code at ``pc`` of this page has not been wanted ``threshold`` times before."""
+        self.make_room()
+        page = self.page_of(code)
+        slot = (pc & 4095) >> 1
+        count: i64 = i64(page.seen[slot])
+        if count >= self.threshold:
+            return False
+        page.seen[slot] = u8(count + 1)
+        return True
 
     def translate(self, hart: Hart, code: vec[i64], pc: i64) -> bool:
         """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
-        memory = self.memory
-        if memory.used + 65536 > memory.size:
-            memory.used = memory.start
-            memory.generation += 1
-            self.catch_up()
+        self.make_room()
         page = self.page_of(code)
+        if page.looked != page.version:
+            page.looked = page.version
+            self.newcomers.append(page)
         stencils = self.stencils
         base = pc & -4096
         first = (pc & 4095) >> 1

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from asyncvmm.engine.jit.llvm import compile_cached, parse_object
+from asyncvmm.engine.jit.object_cache import compile_cached
+from asyncvmm.engine.jit.objects import parse_object
 
 _SPIN: Final = """
 declare void @llvm.x86.sse2.pause()

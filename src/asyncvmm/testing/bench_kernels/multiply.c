@@ -1,7 +1,7 @@
 /* Memory stream: y = 3 x + 1, and back. */
 #include "stream.h"
 
-const char kernel_name[] = "scale";
+const char kernel_name[] = "multiply";
 
 __attribute__((noinline)) static void scale(u64 *to, const u64 *from, u64 factor)
 {

@@ -1,0 +1,261 @@
+"""Pages that stay hot, of one engine: what is wanted, being made and made.
+
+Who may touch what decides whether this is safe. Everything of a guest (harts, pages, the translator,
+the arena) belongs to the thread that runs the guest; it calls ``serve`` between two runs of its code,
+when nothing executes in the arena. The background thread gets copies that cannot change and hands
+back objects, through deques. Before code is put into place, its page must still be in the version that
+it was made of, so code for what was overwritten, dropped or evicted meanwhile is thrown away.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from asyncvmm.arch.code import PPN_SLOT
+from asyncvmm.arch.tlb import FETCH_MASK
+from asyncvmm.engine.fetch import decode_slot
+from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit.region_ir import Region
+from asyncvmm.engine.jit.regions import CachedRegion, RegionStore, page_key
+from asyncvmm.engine.jit.translator import BLOCK_BYTES, SLOTS, Page, Translator
+
+INTERVAL_S: Final = 0.002
+SAMPLES: Final = 10  # of one page before it is compiled: about 20 ms of its time
+STUB_BYTES: Final = 11
+_ALIGN: Final = 16  # of the arena, for other code
+_WORDS: Final = struct.Struct(f"<{SLOTS}q")
+
+
+class Memory(Protocol):
+    """Where code goes: engine.jit.build.Arena."""
+
+    address: Any
+    used: Any
+    size: Any
+
+    def write(self, position: int, data: bytes) -> None:
+        """Put bytes there."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a region is made of: ``words`` are the page's decoded words, eight bytes each."""
+
+    translator: Translator
+    page: Page
+    version: int
+    key: str
+    words: bytes
+    entries: tuple[int, ...]
+    roots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A region that waits to be put into place."""
+
+    request: Request
+    region: CachedRegion
+    compile_ns: int
+
+
+def compile_request(request: Request, rounds: Mapping[int, int]) -> Made | None:
+    """What hangs together with the roots as one function, or None when they cannot be optimised.
+
+    Any thread may call.
+    """
+    from asyncvmm.engine.jit.llvm import compile_region
+
+    began = time.perf_counter_ns()
+    region = Region(_WORDS.unpack(request.words), request.entries, request.roots, rounds)
+    if not region.entries:
+        return None
+    data = compile_region(region.text())
+    slots = sorted({slot for block in region.blocks.values() for slot in block})
+    made = CachedRegion(tuple(region.entries), tuple(slots), data)
+    return Made(request, made, time.perf_counter_ns() - began)
+
+
+class HotPages:
+    """One engine's hot pages: all methods are for the thread that runs the guest.
+
+    ``samples`` looks, ``interval_s`` apart, at which a hart is in a page make the page hot. Regions come
+    from and go to ``store``.
+    """
+
+    def __init__(
+        self,
+        interval_s: float = INTERVAL_S,
+        samples: int = SAMPLES,
+        store: RegionStore | None = None,
+    ) -> None:
+        self.interval_s = interval_s
+        self.samples = samples
+        self.store = store if store is not None else RegionStore(None)
+        # Between the threads; what goes through is not changed any more.
+        self.watched: tuple[tuple[Any, Translator], ...] = ()
+        self.wanted: deque[tuple[Translator, int, tuple[int, ...]]] = deque()
+        self.requests: deque[Request] = deque()
+        self.made: deque[Made] = deque()
+        # Statistics.
+        self.regions = 0
+        self.instructions = 0
+        self.compile_ns = 0
+        self.hits = 0
+        self.misses = 0
+        self.stale = 0
+        self.homeless = 0
+
+    def watch(self, words: Any, translator: Translator) -> None:
+        """Look at this hart too."""
+        self.watched = (*self.watched, (words, translator))
+
+    def serve(self, runs: Translator, memory: Memory, symbols: Mapping[str, int]) -> None:
+        """Ask for what was found hot; put into place what was made, now or at another time.
+
+        ``runs`` is the translator of the hart that runs: there may be regions for its new pages.
+        """
+        newcomers, runs.newcomers = runs.newcomers, []
+        for page in newcomers:
+            self.look_up(runs, page, memory, symbols)
+        while self.wanted:
+            translator, table, roots = self.wanted.popleft()
+            translator.catch_up()
+            page_there = translator.page_at(table)
+            if page_there is None:
+                continue
+            self.look_up(translator, page_there, memory, symbols)
+            request = self.request(translator, page_there, roots)
+            if request is not None:
+                self.misses += 1
+                self.requests.append(request)
+        while self.made:
+            made = self.made.popleft()
+            request = made.request
+            self.compile_ns += made.compile_ns
+            request.translator.catch_up()
+            if request.page.version != request.version:
+                self.stale += 1
+            elif self.install(made.region, request.translator, request.page, memory, symbols):
+                request.page.placed = len(self.store.find(request.key))
+
+    def look_up(
+        self, translator: Translator, page: Page, memory: Memory, symbols: Mapping[str, int]
+    ) -> None:
+        """Put into place what is known for a page's bytes and is not there yet."""
+        translator.catch_up()
+        if page.looked != page.version:
+            return  # it changed, or was evicted, before anybody came here
+        found = self.store.find(_key(translator, page))
+        for region in found[int(page.placed) :]:
+            self.hits += self.install(region, translator, page, memory, symbols)
+        page.placed = len(found)
+
+    def request(
+        self, translator: Translator, page: Page, roots: Iterable[int] | None = None
+    ) -> Request | None:
+        """A copy of the page, or None when all of ``roots`` have had their turn; default all."""
+        entries = [slot for slot in range(SLOTS) if page.table[slot] != translator.missing]
+        wanted = set(entries if roots is None else roots).intersection(entries) - page.tried
+        if not wanted:
+            return None
+        page.tried |= wanted
+        words = bytes(memoryview(page.code))[: _WORDS.size]
+        return Request(
+            translator,
+            page,
+            int(page.version),
+            _key(translator, page),
+            words,
+            tuple(entries),
+            tuple(sorted(wanted)),
+        )
+
+    def install(
+        self,
+        region: CachedRegion,
+        translator: Translator,
+        page: Page,
+        memory: Memory,
+        symbols: Mapping[str, int],
+    ) -> bool:
+        """Put a region into memory and let the page's entries lead there; False without room.
+
+        The page's bytes are those that the region was made of.
+        """
+        code = region.code
+        start = int(memory.used) + -int(memory.used) % code.align
+        place = start + len(code.image)
+        place += -place % _ALIGN
+        end = place + STUB_BYTES * len(region.entries)
+        if end + BLOCK_BYTES > memory.size:
+            self.homeless += 1  # the next block that is translated makes room
+            return False
+        # Only of what is decoded is it noticed that it changes.
+        hart = translator.harts[0]
+        for slot in region.slots:
+            if page.code[slot] == 0:
+                decode_slot(hart, page.code, slot << 1)
+        self.regions += 1
+        self.instructions += len(region.slots)
+        memory.write(start, code.link(memory.address + start, symbols))
+        target = start + code.functions["region"].start
+        for slot in region.entries:
+            stub = b"\x41\xbd" + slot.to_bytes(4, "little")  # mov r13d, slot
+            memory.write(place, stub + _jump(place + len(stub), target))
+            old = page.table[slot]
+            if old != translator.missing:
+                memory.write(old, _jump(old, place))
+            page.table[slot] = place
+            place += STUB_BYTES
+        memory.used = end + -end % _ALIGN
+        page.tried |= set(region.entries)
+        return True
+
+
+def _key(translator: Translator, page: Page) -> str:
+    """The name of what is made of the page's bytes."""
+    ram = translator.harts[0].ram
+    return page_key(bytes(memoryview(ram.pages[page.code[PPN_SLOT] - ram.first_ppn])))
+
+
+def _jump(place: int, target: int) -> bytes:
+    return b"\xe9" + (target - (place + 5)).to_bytes(4, "little", signed=True)
+
+
+class Session(Protocol):
+    """What the background thread knows of an engine: engine.jit.build.Native."""
+
+    hot: HotPages | None
+    pending: Any
+    asleep: Any
+
+
+def sample(session: Session, hot: HotPages, counts: dict[int, list[int]]) -> bool:
+    """Look where the engine's harts are; whether any runs. The background thread's.
+
+    Words of a running hart are read while it changes them. What comes of it is no more than the address
+    of an entry table and slots, which the guest's own thread looks up: wrong ones cost time only.
+    """
+    running = False
+    for words, translator in hot.watched:
+        if words[at.REASON] != at.RUNNING:
+            continue
+        running = True
+        base, offset = words[at.BASE], words[at.WHERE]
+        place = at.FETCH_TLB + 2 * ((base >> 12) & FETCH_MASK)
+        table = words[place + 1]
+        if offset < 0 or words[place] & -4096 != base:
+            continue  # it is in optimised code, or has just gone elsewhere
+        seen = counts.setdefault(table, [])
+        seen.append(offset >> 1)
+        if len(seen) >= hot.samples:
+            del counts[table]
+            hot.wanted.append((translator, table, tuple(seen)))
+            session.pending = 1
+    return running

@@ -1,0 +1,447 @@
+"""A page's hot code as one LLVM function: all its blocks, jumping to each other directly.
+
+Registers and what is left of the slice are locals: read when the function is entered, stored whenever
+it is left, by a few ways that all instructions share. LLVM is told that the guest's memory, the hart's
+words, the floating-point registers and the TLB do not overlap.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit.lowerings import LOWERINGS
+from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
+from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
+from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
+from asyncvmm.isa.opcodes import NAMES
+
+SLOTS: Final = 2048
+MAX_INSTRUCTIONS: Final = 600
+_OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
+_METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
+
+
+# Ways out of a function.
+_WAYS: Final = {
+    "slow": "@exit_slow",
+    "trap": "@system_done",
+    "budget": "@exit_budget",
+    "dispatch": "@dispatch",
+}
+
+
+def leaving(way: str, a: str, b: str = "") -> list[str]:
+    """Lines that go out by a way, with its arguments."""
+    lines = [f" store i64 {a}, ptr %a.out"]
+    if b:
+        lines.append(f" store i64 {b}, ptr %b.out")
+    return [*lines, f" br label %out.{way}"]
+
+
+def _text(lines: list[str]) -> str:
+    return "\n".join(lines)
+
+
+class _Template(Expander):
+    """One operation's lines, with constants and labels still to be filled in."""
+
+    def leave(self, target: str, a: str = "poison") -> None:
+        """Jumps: inside the function where that is possible."""
+        if target == "@next":
+            self.emit("br label %NEXT")
+        elif target == "@taken":
+            self.emit("br label %TAKEN")
+        elif target == "@refuse":
+            self.go_out("slow", hole("fix"))
+        elif target == "@dispatch":
+            self.go_out("dispatch", a)
+        else:
+            raise UnsupportedError(target)
+
+    def go_out(self, way: str, a: str, b: str = "") -> None:
+        """Out of the function by one of the ways that all instructions share."""
+        self.lines += leaving(way, a, b)
+
+    def read(self, target: str, register: str) -> None:
+        """See Expander."""
+        self.emit(f"{target} = READ {register}")
+
+    def write(self, value: str) -> None:
+        """See Expander."""
+        self.emit(f"WRITE {value}")
+
+    def csr(self, target: str, how: int, value: str) -> None:
+        """Left to the first tier."""
+        raise UnsupportedError("csr")
+
+    def system(self, name: str, arguments: list[str]) -> None:
+        """Left to the first tier."""
+        raise UnsupportedError(name)
+
+    def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
+        """The host pointer; on a miss the entry is made here."""
+        kind = "store" if tag_offset else "load"
+        t0, t1, e, tag, mask, pc, context, want, hit = (self.fresh() for _ in range(9))
+        yes, no, pa, near, te, ph, hart, how = (self.fresh() for _ in range(8))
+        filled, trapped, slow, far, join = (self.fresh() for _ in range(5))
+        addend, host, pointer = (self.fresh() for _ in range(3))
+        self.emit(
+            f"{t0} = lshr i64 {address}, 7",
+            f"{t1} = and i64 {t0}, {1023 << 5}",
+            f"{e} = getelementptr i8, ptr %s, i64 {t1}",
+            f"{te} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + tag_offset}",
+            f"{pa} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + 16}",
+            f"{tag} = load i64, ptr {te} ;T",
+            f"{mask} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
+            f"{pc} = {word(at.CONTEXT)}",
+            f"{context} = load i64, ptr {pc} ;S",
+            f"{want} = or i64 {mask}, {context}",
+            f"{hit} = icmp eq i64 {want}, {tag}",
+            f"br i1 {hit}, label {yes}, label {no}, !prof !1",
+        )
+        self.lines.append(f"{no[1:]}:")
+        self.emit(
+            f"{ph} = {word(at.HART)}",
+            f"{hart} = load ptr, ptr {ph} ;S",
+            # It changes the TLB, and nothing else that this function reads: without the mark, code
+            # after it could pair a tag read before it with an addend read after it.
+            f"{how} = call preserve_mostcc i64 @region_{kind}(ptr {hart}, i64 {address},"
+            f" i64 {bits // 8}, i1 true) ;T",
+            f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
+            f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
+        )
+        self.lines.append(f"{trapped[1:]}:")
+        self.go_out("trap", hole("fix"), hole("done"))
+        self.lines.append(f"{slow[1:]}:")
+        self.go_out("slow", hole("fix"))
+        self.lines.append(f"{filled[1:]}:")
+        self.emit(f"{far} = load i64, ptr {pa} ;T", f"br label {join}")
+        self.lines.append(f"{yes[1:]}:")
+        self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
+        self.lines.append(f"{join[1:]}:")
+        self.emit(
+            f"{addend} = phi i64 [ {near}, {yes} ], [ {far}, {filled} ]",
+            f"{host} = add i64 {addend}, {address}",
+            f"{pointer} = inttoptr i64 {host} to ptr",
+        )
+        return pointer
+
+
+@functools.cache
+def _template(op: int) -> tuple[tuple[str, ...], frozenset[str], int] | None:
+    """Lines, declarations and whether it ends a block (1 always, 2 may); None when unsupported."""
+    name = NAMES[op] if op < len(NAMES) else ""
+    lowering = LOWERINGS.get(name)
+    if lowering is None or any(word in lowering for word in _OUTSIDE):
+        return None
+    try:
+        made = _Template(lowering)
+    except UnsupportedError:
+        return None
+    ends = 2 if "goto if" in lowering else int(made.ended)
+    text = "\n".join(made.lines)
+    lines = [line for line in text.split("\n") if line.strip()]
+    return tuple(lines), frozenset(made.declared), ends
+
+
+class _Leaders:
+    """Where the blocks of a page begin, as far as its decoded words tell.
+
+    The first tier also enters code in the middle of blocks, wherever the interpreter happened to stop;
+    here that would only cost more checks of the budget. Being wrong about it does no harm.
+    """
+
+    def __init__(self, words: Sequence[int]) -> None:
+        self.before: dict[int, int] = {}  # the instruction that goes on at a slot
+        self.targets: set[int] = set()
+        for slot, w in enumerate(words):
+            if w == 0:
+                continue
+            found = _template(w & 511)
+            if found is not None and not found[2]:
+                self.before[slot + ((w >> 26) & 3)] = slot
+            elif found is not None and any("TAKEN" in line for line in found[0]):
+                self.targets.add(((slot << 1) + ((w >> 25) & 7) + (w >> 32)) >> 1)
+
+    def is_one(self, slot: int) -> bool:
+        """Whether a block begins there."""
+        return slot in self.targets or slot not in self.before
+
+    def of(self, slot: int) -> int:
+        """Where the block begins that holds the instruction at ``slot``."""
+        while not self.is_one(slot):
+            slot = self.before[slot]
+        return slot
+
+
+class Region:
+    """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start.
+
+    Of these it takes the ones that ``roots`` lead to, the nearest first, up to MAX_INSTRUCTIONS.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[int],
+        entries: Iterable[int],
+        roots: Iterable[int],
+        rounds: Mapping[int, int],
+    ) -> None:
+        self.words = words
+        self.rounds = rounds
+        self.declared: set[str] = set()
+        self.parts: list[str] = []
+        self.instructions = 0
+        self.entries: list[int] = []
+        self.used: set[int] = set()  # registers
+        self.written: set[int] = set()
+        budget = MAX_INSTRUCTIONS
+        self.blocks: dict[int, list[int]] = {}
+        leaders = _Leaders(words)
+        first = [leaders.of(slot) for slot in roots]
+        starts = {slot for slot in entries if leaders.is_one(slot)}.union(first)
+        near = deque(dict.fromkeys(first))
+        met = set(near)
+        while near:
+            slot = near.popleft()
+            block = self._block(slot, starts)
+            if block and len(block) <= budget:
+                self.blocks[slot] = block
+                budget -= len(block)
+                found = [place for place in self._after(block[-1]) if place in starts - met]
+                met.update(found)
+                near.extend(found)
+        for slot, block in self.blocks.items():
+            self._emit(slot, block)
+            self.instructions += len(block)
+        self.entries = list(self.blocks)
+
+    def _supported(self, w: int) -> bool:
+        op = w & 511
+        if _template(op) is None:
+            return False
+        return self.rounds.get(op, 0) != 2 or (w >> 28) & 7 == 1
+
+    def _block(self, slot: int, starts: set[int]) -> list[int]:
+        block: list[int] = []
+        while slot < SLOTS and len(block) < 64 and (slot not in starts or not block):
+            w = self.words[slot]
+            if w == 0 or not self._supported(w) or slot + ((w >> 26) & 3) > SLOTS:
+                break
+            block.append(slot)
+            slot += (w >> 26) & 3
+            found = _template(w & 511)
+            if found is not None and found[2]:
+                break
+        return block
+
+    def _after(self, slot: int) -> list[int]:
+        """The slots of this page where a block may go on that ends with the instruction there."""
+        w = self.words[slot]
+        found = _template(w & 511)
+        assert found is not None
+        npc = (slot << 1) + ((w >> 25) & 7)
+        offsets = [npc]
+        if found[2] and any("TAKEN" in line for line in found[0]):
+            offsets = [npc, npc + (w >> 32)] if found[2] == 2 else [npc + (w >> 32)]
+        elif found[2]:
+            offsets = []
+        return [offset >> 1 for offset in offsets if 0 <= offset < 4096 and offset % 2 == 0]
+
+    def _target(self, offset: int) -> str:
+        """The label of a block, or of a way out to that place (in bytes from the page's start)."""
+        if offset % 2 == 0 and offset >> 1 in self.blocks:
+            return f"b{offset >> 1}"
+        return f"out{offset}".replace("-", "m")
+
+    def _emit(self, slot: int, block: list[int]) -> None:
+        count = len(block)
+        label = f"b{slot}"
+        self.parts.append(
+            f"""{label}:
+ %{label}.l = load i64, ptr %left
+ %{label}.r = sub i64 %{label}.l, {count}
+ %{label}.ok = icmp sge i64 %{label}.r, 0
+ br i1 %{label}.ok, label %i{slot}.0, label %{label}.out, !prof !1
+{label}.out:
+{_text(leaving("budget", str(slot << 1)))}
+"""
+        )
+        first = f"i{slot}.0:\n store i64 %{label}.r, ptr %left\n"
+        for k, place in enumerate(block):
+            w = self.words[place]
+            following = f"i{slot}.{k + 1}"
+            npc = (place << 1) + ((w >> 25) & 7)
+            if k == count - 1:
+                following = self._target(npc)
+                self._want(npc)
+            self.parts.append(first if k == 0 else f"i{slot}.{k}:\n")
+            self._instruction(f"i{slot}.{k}", w, place << 1, count - k, following)
+
+    def _want(self, offset: int) -> None:
+        """A way out is needed when the place is not in the function."""
+        label = self._target(offset)
+        if label.startswith("out"):
+            self.outs[label] = offset
+
+    @functools.cached_property
+    def outs(self) -> dict[str, int]:
+        """Ways out by label."""
+        return {}
+
+    def _instruction(self, unique: str, w: int, offset: int, refund: int, following: str) -> None:
+        op = w & 511
+        found = _template(op)
+        assert found is not None
+        lines, declared, ends = found
+        self.declared |= declared
+        imm = w >> 32
+        npc = offset + ((w >> 25) & 7)
+        target = (npc if ends else offset) + imm
+        registers = {"rd": (w >> 9) & 63, "rs1": (w >> 15) & 31, "rs2": (w >> 20) & 31}
+        values = {
+            "rd": registers["rd"] * 8, "rs1": registers["rs1"] * 8, "rs2": registers["rs2"] * 8,
+            "rs3": imm * 8, "imm": imm, "uimm": registers["rs1"], "npc": npc, "target": target,
+            "fix": offset | (refund << 16), "done": npc | ((refund - 1) << 16),
+        }  # fmt: skip
+        taken = ""
+        if any("TAKEN" in line for line in lines):
+            taken = self._target(target)
+            self._want(target)
+        if self.rounds.get(op, 0) == 1 and (w >> 28) & 7 != 7:
+            self._mode(unique, (w >> 28) & 7, values["fix"])
+        out: list[str] = []
+        for line in lines:
+            if "READ" in line or "WRITE" in line:
+                line = self._register(line, registers)
+                if not line:
+                    continue
+            if "ptrtoint (ptr @h." in line:
+                line = re.sub(
+                    r"ptrtoint \(ptr @h\.(\w+) to i64\)", lambda m: str(values[m[1]]), line
+                )
+            line = line.replace("%NEXT", f"%{following}").replace("%TAKEN", f"%{taken}")
+            mark = line[-1] if line[-2:-1] == ";" else ""
+            if mark:
+                line = f"{line[:-2].rstrip()}, !tbaa {_METADATA[mark]}"
+            out.append(line)
+        text = "\n".join(out)
+        text = re.sub(r"%([vz]\d|float\.slow)", rf"%{unique}.\1", text)
+        text = re.sub(r"(?m)^([vz]\d[\w.]*|float\.slow):", rf"{unique}.\1:", text)
+        self.parts.append(text + "\n")
+
+    def _mode(self, unique: str, mode: int, fix: int) -> None:
+        self.parts.append(
+            f""" %{unique}.mp = {word(at.FRM)}
+ %{unique}.mf = load i64, ptr %{unique}.mp, !tbaa !10
+ %{unique}.ms = icmp eq i64 %{unique}.mf, {mode}
+ br i1 %{unique}.ms, label %{unique}.mgo, label %{unique}.mno, !prof !1
+{unique}.mno:
+{_text(leaving("slow", str(fix)))}
+{unique}.mgo:
+"""
+        )
+
+    def _register(self, line: str, registers: Mapping[str, int]) -> str:
+        """Reading x0 is 0, writing it is nothing; the others are locals."""
+        target, _, rest = line.rpartition(" = ")
+        kind, what = rest.split(None, 1)
+        if kind == "READ":
+            number = registers[what]
+            if number == 0:
+                return f"{target} = add i64 0, 0"
+            self.used.add(number)
+            return f"{target} = load i64, ptr %x{number}"
+        number = registers["rd"]
+        if number == 32:
+            return ""
+        self.used.add(number)
+        self.written.add(number)
+        return f" store i64 {what}, ptr %x{number}"
+
+    def _flush(self, way: str) -> str:
+        """Registers and what is left of the slice, to where everybody else looks for them."""
+        stores = [
+            f""" %{way}.l = load i64, ptr %left
+ %{way}.p = {word(at.LEFT)}
+ store i64 %{way}.l, ptr %{way}.p, !tbaa !10
+"""
+        ]
+        stores += [
+            f""" %{way}.v{number} = load i64, ptr %x{number}
+ %{way}.p{number} = {word(number)}
+ store i64 %{way}.v{number}, ptr %{way}.p{number}, !tbaa !10
+"""
+            for number in sorted(self.written)
+        ]
+        return "".join(stores)
+
+    def text(self) -> str:
+        """The module."""
+        cases = "\n".join(f"  i64 {slot}, label %b{slot}" for slot in self.entries)
+        outs = "".join(
+            f"""{label}:
+ %{label}.q = {word(at.BASE)}
+ %{label}.b = load i64, ptr %{label}.q, !tbaa !10
+ %{label}.t = add i64 %{label}.b, {offset}
+{_text(leaving("dispatch", f"%{label}.t"))}
+"""
+            for label, offset in self.outs.items()
+        )
+        ways = "".join(
+            f"""out.{way}:
+{self._flush(way)} %{way}.a = load i64, ptr %a.out
+ %{way}.b = load i64, ptr %b.out
+{jump(target, f"%{way}.a", f"%{way}.b")}
+"""
+            for way, target in _WAYS.items()
+        )
+        locals_ = "".join(
+            f""" %x{number} = alloca i64
+ %x{number}.p = {word(number)}
+ %x{number}.v = load i64, ptr %x{number}.p, !tbaa !10
+ store i64 %x{number}.v, ptr %x{number}
+"""
+            for number in sorted(self.used)
+        )
+        declared = "\n".join(sorted(self.declared))
+        strict = " strictfp" if self.declared else ""
+        exits = "".join(
+            f"declare {CODE} @{name}{SIGNATURE}\n"
+            for name in ("dispatch", "exit_budget", "exit_slow", "system_done")
+        )
+        return f"""{exits}{declared}
+declare preserve_mostcc i64 @region_load(ptr, i64, i64, i1) nounwind
+declare preserve_mostcc i64 @region_store(ptr, i64, i64, i1) nounwind
+define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
+ %left = alloca i64
+ %a.out = alloca i64
+ %b.out = alloca i64
+{locals_} %p = {word(at.LEFT)}
+ %l = load i64, ptr %p, !tbaa !10
+ store i64 %l, ptr %left
+ %where = {word(at.WHERE)}
+ store i64 -1, ptr %where, !tbaa !10
+ switch i64 %a, label %bad [
+{cases}
+ ]
+bad:
+ unreachable
+{"".join(self.parts)}{outs}{ways}}}
+!1 = !{{!"branch_weights", i32 1000, i32 1}}
+!2 = !{{!"branch_weights", i32 1, i32 1000}}
+!9 = !{{!"asyncvmm"}}
+!20 = !{{!"state", !9}}
+!21 = !{{!"float", !9}}
+!22 = !{{!"guest", !9}}
+!23 = !{{!"tlb", !9}}
+!10 = !{{!20, !20, i64 0}}
+!11 = !{{!21, !21, i64 0}}
+!12 = !{{!22, !22, i64 0}}
+!13 = !{{!23, !23, i64 0}}
+"""

@@ -1,0 +1,65 @@
+"""Which address belongs to whom in one subnet: by name for guests' cards, by MAC address for others."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+FIRST_HOST: Final = 10
+
+
+class Leases:
+    """Addresses are given for good: a guest that comes back has the one it had."""
+
+    def __init__(self, subnet: ipaddress.IPv4Network) -> None:
+        self.subnet: Final = subnet
+        self.gateway: Final = _nth(subnet, 1)
+        self._names: dict[str, bytes] = {}
+        self._macs: dict[bytes, bytes] = {}
+        self._owners: dict[bytes, str] = {}
+        self._next = FIRST_HOST
+        self._limit = min(subnet.num_addresses - 1, FIRST_HOST + 60_000)
+
+    def register(self, name: str, mac: bytes) -> bytes | None:
+        """A card named ``name`` is there: its address; None when there is none left."""
+        if name not in self._names:
+            address = self._fresh()
+            if address is None:
+                return None
+            self._names[name] = address
+        self._macs[mac] = self._names[name]
+        self._owners[mac] = name
+        return self._names[name]
+
+    def of_mac(self, mac: bytes) -> bytes | None:
+        """The address of any card; a new one for a card that was never seen."""
+        if mac not in self._macs:
+            address = self._fresh()
+            if address is None:
+                return None
+            self._macs[mac] = address
+        return self._macs[mac]
+
+    def of_name(self, name: str) -> bytes | None:
+        """The address of a guest."""
+        return self._names.get(name)
+
+    def name_of(self, mac: bytes) -> str:
+        """The guest that a card belongs to; empty when it is none's."""
+        return self._owners.get(mac, "")
+
+    def within(self, address: bytes) -> bool:
+        """Whether an address is in the subnet."""
+        mask = int(self.subnet.netmask)
+        return int.from_bytes(address, "big") & mask == int(self.subnet.network_address)
+
+    def _fresh(self) -> bytes | None:
+        if self._next >= self._limit:
+            return None
+        address = _nth(self.subnet, self._next)
+        self._next += 1
+        return address
+
+
+def _nth(subnet: ipaddress.IPv4Network, number: int) -> bytes:
+    return (int(subnet.network_address) + number).to_bytes(4, "big")

@@ -1,0 +1,162 @@
+"""A connection of a gateway as a trio stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from asyncvmm.base.errors import GuestError
+from asyncvmm.network.gateway import Gateway, Key
+from asyncvmm.network.tcp import CLOSED, TcpConnection
+from asyncvmm.runtime.entrance import Entrance
+
+CHUNK: Final = 1 << 16
+
+
+class ConnectFailedError(GuestError):
+    """Nobody in the guest takes connections on that port; the text says how it showed."""
+
+
+class GuestStream(trio.abc.HalfCloseableStream):
+    """Bytes to and from a program in a guest, over TCP through the network's gateway.
+
+    As with any trio stream: ``receive_some`` returns b"" when the guest has finished, and
+    trio.BrokenResourceError is raised when the connection was cut.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        key: Key,
+        connection: TcpConnection,
+        entrance: Entrance,
+        *,
+        live: bool = False,
+    ) -> None:
+        self.connection: Final = connection
+        self._gateway = gateway
+        self._key = key
+        self._entrance = entrance
+        self._live = live
+        self._changed = trio.lowlevel.ParkingLot()
+        self._send_conflict = trio.Lock()
+        self._closed = False
+        connection.on_change = self._wake
+
+    def _wake(self) -> None:
+        if self._changed:
+            self._entrance.later(self._changed.unpark_all)
+
+    def _enter(self, action: Callable[[int], int | None]) -> int:
+        def act(now_ns: int) -> int:
+            done = action(now_ns)
+            self._gateway.changed(self._key, now_ns)
+            return done or 0
+
+        return self._entrance.enter(act, live=self._live)
+
+    async def wait_connected(self) -> None:
+        """Return when the guest has accepted; ConnectFailedError when it does not."""
+        await self._entrance.turn()
+        while not self.connection.connected:
+            if self.connection.state == CLOSED:
+                raise ConnectFailedError(
+                    f"port {self.connection.target_port}: {self.connection.failure}"
+                )
+            await self._changed.park()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Return when everything is queued; bounded by the guest's window and a buffer of 512 KiB."""
+        rest = memoryview(bytes(data))
+        async with self._send_conflict:
+            await self._entrance.turn()
+            while True:
+                self._check()
+                if self.connection.send_room and rest:
+                    piece = bytes(rest[: self.connection.send_room])
+                    sent = self._enter(lambda now, piece=piece: self.connection.send(piece, now))  # type: ignore[misc]
+                    rest = rest[sent:]
+                if not rest:
+                    return
+                await self._changed.park()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See trio.abc.SendStream."""
+        await self._entrance.turn()
+        while not self.connection.send_room:
+            self._check()
+            await self._changed.park()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """At least one byte, or b"" at the end."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        await self._entrance.turn()
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("this stream was closed")
+            if self.connection.readable:
+                data = self.connection.receive(max_bytes or CHUNK)
+                self._enter(lambda now: None)
+                return data
+            if self.connection.state == CLOSED and self.connection.failure:
+                raise trio.BrokenResourceError(self.connection.failure)
+            if self.connection.eof:
+                return b""
+            await self._changed.park()
+
+    async def send_eof(self) -> None:
+        """No more will be sent."""
+        async with self._send_conflict:
+            await self._entrance.turn()
+            self._check()
+            self._enter(self.connection.finish)
+
+    async def aclose(self) -> None:
+        """Close both directions; what was queued is still sent."""
+        if not self._closed:
+            self._closed = True
+            self.connection.on_change = _nothing
+            self._entrance.later(lambda: self._enter(self.connection.close))
+            self._changed.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        """Cut it: RST."""
+        if not self._closed:
+            self._closed = True
+            self.connection.on_change = _nothing
+            self._entrance.later(lambda: self._enter(lambda now: self.connection.abort()))
+            self._changed.unpark_all()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        if self.connection.state == CLOSED:
+            raise trio.BrokenResourceError(self.connection.failure or "the connection is over")
+
+
+def _nothing() -> None:
+    return None
+
+
+async def splice(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseableStream) -> None:
+    """Copy both ways until both have finished or one breaks; then both are closed."""
+    async with one, other, trio.open_nursery() as nursery:
+        nursery.start_soon(_copy, one, other, nursery.cancel_scope)
+        nursery.start_soon(_copy, other, one, nursery.cancel_scope)
+
+
+async def _copy(
+    source: trio.abc.HalfCloseableStream,
+    target: trio.abc.HalfCloseableStream,
+    scope: trio.CancelScope,
+) -> None:
+    try:
+        while data := await source.receive_some(CHUNK):
+            await target.send_all(data)
+        await target.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        scope.cancel()

@@ -1,0 +1,48 @@
+"""The one place through which the outside of a simulated network comes in.
+
+Everything that a socket or a program says to a gateway enters here, between two stretches of virtual
+time, and has the time at which it entered. What came from real sockets marks the host as live: its run
+cannot be repeated from seed and script alone. A journal of inputs would be written and replayed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from asyncvmm.runtime.conductor import Conductor
+
+T = TypeVar("T")
+
+
+class Entrance:
+    """``live`` is whether anything came from outside the process so far, ``entered`` how often.
+
+    ``after(now_ns)`` is called when something has entered.
+    """
+
+    def __init__(self, conductor: Conductor, after: Callable[[int], None] | None = None) -> None:
+        self.live = False
+        self.entered = 0
+        self._conductor = conductor
+        self._after = after
+
+    def enter(self, action: Callable[[int], T], *, live: bool) -> T:
+        """Do ``action(now_ns)`` now, at the time that the host's clock shows."""
+        self._conductor.kick()  # before: what the input starts must start at the right time
+        if live:
+            self.live = True
+            self.entered += 1
+        result = action(self._conductor.now_ns)
+        if self._after is not None:
+            self._after(self._conductor.now_ns)
+        self._conductor.kick()
+        return result
+
+    async def turn(self) -> None:
+        """Return when tasks have their turn: nothing may enter in the middle of a quantum."""
+        await self._conductor.turn()
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Call it when tasks have their turn: the inside said something that one waits for."""
+        self._conductor.later(call)

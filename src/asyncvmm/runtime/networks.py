@@ -1,0 +1,163 @@
+"""The networks of a host: what the conductor calls between two stretches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.device import NetPort
+from asyncvmm.machine import Machine
+from asyncvmm.network import DEFAULT_NETWORK, Cable, Network, NetworkConfig
+from asyncvmm.network.gateway import Gateway
+from asyncvmm.plugin.options import nearest
+from asyncvmm.runtime.conductor import Conductor
+from asyncvmm.runtime.connections import GuestStream
+from asyncvmm.runtime.edge import Edge, Forward
+from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.timeline.events import FOREVER
+
+
+@attrs.frozen
+class _Plugged:
+    network: Network
+    cable: Cable
+    gateway: Gateway | None
+    address: bytes | None
+
+
+class Networks:
+    """All networks of one host, and which cable is whose. See ``conductor.Exchange``."""
+
+    def __init__(
+        self,
+        configs: Mapping[str, NetworkConfig | Mapping[str, Any]],
+        seed: int,
+        conductor: Conductor,
+    ) -> None:
+        quantum_ns = conductor.cpus.spec.quantum_ns
+        self.by_name: Final[dict[str, Network]] = {}
+        self.gateways: Final[dict[str, Gateway]] = {}
+        self.entrance: Final = Entrance(conductor, self._entered)
+        self._edge: Edge | None = None
+        self._cables: dict[str, list[_Plugged]] = {}
+        for name, config in {DEFAULT_NETWORK: {}, **configs}.items():
+            try:
+                known = (
+                    config
+                    if isinstance(config, NetworkConfig)
+                    else NetworkConfig.from_mapping(config)
+                )
+            except ConfigError as error:
+                raise ConfigError(f"network {name}: {error}") from error
+            self.by_name[name] = Network(name, known, seed, quantum_ns)
+            if known.gateway:
+                self.gateways[name] = Gateway(name, known, seed)
+                self.by_name[name].attach(self.gateways[name])
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """From now on gateways reach the sockets outside, in ``nursery``."""
+        self._edge = Edge(nursery, self.entrance)
+
+    # -- guests come and go
+
+    def check(self, machine: Machine) -> None:
+        """ConfigError when a card is for a network that is not there, or is full."""
+        ports = _ports(machine)
+        for port in ports:
+            if port.network not in self.by_name:
+                raise ConfigError(
+                    f"{port.name}: no network {port.network!r}: "
+                    f"{nearest(port.network, self.by_name)}"
+                )
+            self.by_name[port.network].check_room(len(ports))
+
+    def plug(self, machine: Machine, since_ns: int) -> None:
+        """Connect all cards of a guest whose own time begins at ``since_ns``."""
+        cables = []
+        for port in _ports(machine):
+            network = self.by_name[port.network]
+            cable = network.plug(machine.config.name, port, since_ns)
+            gateway = self.gateways.get(network.name)
+            address = gateway.leases.register(cable.name, port.mac) if gateway else None
+            cables.append(_Plugged(network, cable, gateway, address))
+        self._cables[machine.config.name] = cables
+
+    def unplug(self, guest: str) -> None:
+        """A guest has ended."""
+        for plugged in self._cables.pop(guest, []):
+            plugged.network.unplug(plugged.cable)
+            if plugged.gateway is not None and plugged.address is not None:
+                plugged.gateway.guest_left(plugged.address)
+
+    # -- what programs on the host do
+
+    async def connect(self, guest: str, port: int, *, live: bool = False) -> GuestStream:
+        """A stream to a server in a guest. ConfigError when the guest has no card at a gateway,
+        ConnectFailedError when nobody takes the connection.
+        """
+        gateway, address = self._door(guest)
+        if not 1 <= port <= 65535:
+            raise ConfigError(f"ports are 1 to 65535, not {port}")
+        await self.entrance.turn()
+        key, connection = self.entrance.enter(
+            lambda now: gateway.connect(now, address, port), live=live
+        )
+        stream = GuestStream(gateway, key, connection, self.entrance, live=live)
+        try:
+            await stream.wait_connected()
+        except BaseException:
+            stream.abort()
+            raise
+        return stream
+
+    async def forward(self, guest: str, forward: Forward) -> int:
+        """Let programs outside connect to a guest's port; the host's port. Until the host ends."""
+        self._door(guest)
+        assert self._edge is not None
+
+        async def connect(live: bool) -> GuestStream:
+            return await self.connect(guest, forward.port, live=live)
+
+        return await self._edge.forward(forward, connect)
+
+    def _door(self, guest: str) -> tuple[Gateway, bytes]:
+        for plugged in self._cables.get(guest, []):
+            if plugged.gateway is not None and plugged.address is not None:
+                return plugged.gateway, plugged.address
+        if guest not in self._cables:
+            raise ConfigError(f"no guest {guest!r} runs: {nearest(guest, self._cables)}")
+        raise ConfigError(f"guest {guest} has no network card at a gateway: give it net lan")
+
+    def close(self) -> None:
+        """The host ends: captures are complete."""
+        for network in self.by_name.values():
+            network.close()
+
+    # -- time
+
+    def next_ns(self) -> int:
+        """See Exchange."""
+        return min((network.next_ns() for network in self.by_name.values()), default=FOREVER)
+
+    def _entered(self, now_ns: int) -> None:
+        for network in self.by_name.values():
+            network.entered(now_ns)
+
+    def advance(self, now_ns: int) -> None:
+        """See Exchange."""
+        for network in self.by_name.values():
+            network.advance(now_ns)
+        if self._edge is not None:
+            for gateway in self.gateways.values():
+                self._edge.serve(gateway)
+
+
+def _ports(machine: Machine) -> list[NetPort]:
+    """The sockets of a machine's cards, in the order of its config."""
+    return [
+        device.io.net for device in machine.devices if device.type.net(device.config) is not None
+    ]
