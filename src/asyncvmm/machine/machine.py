@@ -43,6 +43,7 @@ from asyncvmm.machine.registers import hart_values, reset_hart
 from asyncvmm.machine.scheduler import UNLIMITED, Scheduler, WakeListener
 from asyncvmm.memory.merge import Merger
 from asyncvmm.memory.pages import ABSENT, Ram
+from asyncvmm.memory.shared import SharedPages
 from asyncvmm.platform import aclint, plic
 from asyncvmm.platform.aclint import Aclint
 from asyncvmm.platform.plic import Plic
@@ -101,17 +102,24 @@ class Machine:
         log_sink: LogSink | None = None,
         merger: Merger | None = None,
         powered: bool = True,
+        store: SharedPages | None = None,
+        name: str = "",
     ) -> None:
         """``merger`` is that of the guest's trust group: see ``share_image``.
 
         Without ``powered`` nothing is loaded: ``snapshot.restore`` makes it what another one was.
+        ``name`` is what its host calls it, where that is not the name of its configuration, which
+        its devices' paths and randomness come from. ``store`` is for the pages of a guest without
+        a group, and those that it shares with.
         """
         self.config = config
+        self.name = name or config.name
         self.files = files
         self.timeline = timeline if timeline is not None else Timeline()
         self.clock = Clock(self.timeline, config.mips)
         self.merger = merger
-        store = None if merger is None else merger.shared_pages
+        if merger is not None:
+            store = merger.shared_pages
         self.ram = Ram(RAM_BASE, config.memory, store)
         self.bus = Bus()
         self.code = CodeCache()

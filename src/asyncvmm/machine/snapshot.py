@@ -62,7 +62,9 @@ def save_values(machine: Machine) -> dict[str, Any]:
 def _save_device(device: Any) -> dict[str, Any]:
     io = device.io
     ports = {"": io.console, **io.ports}
+    net = io.net.save() if device.type.net(device.config) is not None else None
     return {
+        "net": net,
         "type": device.type.name,
         "state": None if io.guard.broken else device.target.save(),
         "rng": io.rng.position,
@@ -143,7 +145,7 @@ def _restore_devices(machine: Machine, saved: Mapping[str, Any]) -> None:
     for device in machine.devices:
         io = device.io
         mine = saved[io.path]
-        if not isinstance(mine, dict) or set(mine) != {"type", "state", "rng", "ports"}:
+        if not isinstance(mine, dict) or set(mine) != {"type", "state", "rng", "ports", "net"}:
             raise SnapshotError(f"{io.path}: the saved device has other parts")
         if mine["type"] != device.type.name:
             raise SnapshotError(f"{io.path}: saved as {mine['type']!r}, not {device.type.name}")
@@ -157,6 +159,11 @@ def _restore_devices(machine: Machine, saved: Mapping[str, Any]) -> None:
                 raise SnapshotError(f"{io.path}: saved port {name!r} is not a mapping")
             port.load(mine["ports"][name])
         io.rng.position = mine["rng"]
+        has_card = device.type.net(device.config) is not None
+        if has_card != isinstance(mine["net"], dict):
+            raise SnapshotError(f"{io.path}: saved with another kind of card")
+        if has_card:
+            io.net.load(mine["net"])
         if mine["state"] is None:
             machine.containment.give_up(device)
         elif not isinstance(mine["state"], dict):

@@ -57,6 +57,17 @@ class PageTable:
         self.page_count: i64 = len(kind)
         self.released: bool = False
 
+    @property
+    def resident(self) -> int:
+        """How many pages are not absent."""
+        count = 0
+        i: i64 = 0
+        while i < self.page_count:
+            if self.kind[i] != ABSENT:
+                count += 1
+            i += 1
+        return count
+
     def is_absent(self, index: i64) -> bool:
         """Whether page ``index`` was never written, or only with zeros."""
         return self.kind[index] == ABSENT
@@ -64,6 +75,20 @@ class PageTable:
     def page_bytes(self, index: i64) -> bytes:
         """The 4096 bytes of page ``index``."""
         return bytes(memoryview(self.pages[index]).cast("B"))
+
+    def moved(self, store: SharedPages) -> PageTable:
+        """The same pages as a table of another store."""
+        kinds: vec[i64] = vec[i64]([0] * int(self.page_count))
+        pages: vec[vec[i64]] = vec[vec[i64]]([self.pages[0]] * int(self.page_count))
+        i: i64 = 0
+        while i < self.page_count:
+            pages[i] = self.pages[i]
+            if self.kind[i] != ABSENT:
+                number = store.adopt(self.pages[i])
+                store.use(number)
+                kinds[i] = SHARED + number
+            i += 1
+        return PageTable(store, pages, kinds)
 
     def release(self) -> None:
         """Give the pages back to the store; once is enough."""
