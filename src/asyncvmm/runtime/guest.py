@@ -17,8 +17,9 @@ from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
+from asyncvmm.runtime.saved import HostSide
 from asyncvmm.runtime.shares import GuestPolicy, GuestUsage, Rates
-from asyncvmm.runtime.snapshots import HostSide, Snapshot, take
+from asyncvmm.runtime.snapshots import Snapshot, take
 
 RUN_PORT: Final = "asyncvmm.run"
 LOG_LINES: Final = 1000

@@ -125,7 +125,7 @@ class Host:
         guest = Guest(machine, conductor, self._ended, rates, log, outbox, max_instructions)
         guest.policy.remember(dict(config.policy))
         if snapshot is not None:
-            guest.go_on_from(snapshot.host_side)
+            guest.go_on_from(snapshot.saved.host_side)
         self.guests[name] = guest
         since_ns = conductor.now_ns - guest.now_ns
         self._networks.plug(machine, since_ns, apart=apart)
@@ -247,10 +247,10 @@ class Host:
         merger: Merger | None,
     ) -> Machine:
         """A machine that is what ``snapshot`` says."""
-        table = snapshot.state.pages
+        table = snapshot.saved.state.pages
         machine = Machine(
             config,
-            snapshot.files,
+            snapshot.saved.files,
             self.plugins.device_types,
             open_blob=DiskOpener(snapshot),
             log_sink=log.add,
@@ -262,7 +262,7 @@ class Host:
         own = machine.ram.shared_pages is not table.shared_pages
         pages = table.moved(machine.ram.shared_pages) if own else table
         try:
-            restore(machine, MachineState(snapshot.state.values, pages))
+            restore(machine, MachineState(snapshot.saved.state.values, pages))
         except BaseException:
             for device in machine.devices:
                 device.io.blob.close()

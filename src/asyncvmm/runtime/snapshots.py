@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
-
-import attrs
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import Blob
-from asyncvmm.hypervisor import DiskRatesState
-from asyncvmm.machine import BootFiles, GuestConfig, Machine, MachineState
+from asyncvmm.machine import GuestConfig, Machine
 from asyncvmm.machine.snapshot import save
 from asyncvmm.plugin import BlobSpec
+from asyncvmm.runtime import snapshot_files
 from asyncvmm.runtime.blobs import freeze_blob, thaw_blob
-
-
-@attrs.frozen
-class HostSide:
-    """What the host had of a guest: its clients' ends of console and run channel, its rates."""
-
-    console: bytes = b""
-    ready: bool = False
-    next_command: int = 1
-    command: int = 0
-    heard: bytes = b""
-    disks: DiskRatesState | None = None
-    cards: DiskRatesState | None = None
+from asyncvmm.runtime.saved import HostSide, SavedGuest
 
 
 class Snapshot:
@@ -37,20 +24,27 @@ class Snapshot:
     stay as they are.
     """
 
-    def __init__(
-        self,
-        config: GuestConfig,
-        files: BootFiles,
-        state: MachineState,
-        disks: tuple[Blob, ...],
-        host_side: HostSide,
-    ) -> None:
-        self.config: Final = config
-        self.files: Final = files
-        self.state: Final = state
-        self.disks: Final = disks
-        self.host_side: Final = host_side
+    def __init__(self, saved: SavedGuest) -> None:
+        self.saved: Final = saved
         self.closed = False
+
+    @classmethod
+    def load(cls, path: Path | str) -> Snapshot:
+        """The snapshot in a folder; SnapshotError (a ConfigError) names the file and what is wrong."""
+        return cls(snapshot_files.load(path))
+
+    def save(self, path: Path | str) -> int:
+        """Write it to the new folder ``path``; returns how many pages were not beside it already.
+
+        ConfigError when the folder exists, BackendError when something cannot be written.
+        """
+        self.check_open()
+        return snapshot_files.save(self.saved, path)
+
+    @property
+    def config(self) -> GuestConfig:
+        """What the guest was made from."""
+        return self.saved.config
 
     def __enter__(self) -> Snapshot:
         return self
@@ -61,20 +55,18 @@ class Snapshot:
     @property
     def time_ns(self) -> int:
         """The guest's virtual time when it was taken, in ns."""
-        return int(self.state.values["now_ns"])
+        return int(self.saved.state.values["now_ns"])
 
     @property
     def resident_bytes(self) -> int:
         """How much memory the guest had."""
-        return int(self.state.pages.resident) * 4096
+        return int(self.saved.state.pages.resident) * 4096
 
     def close(self) -> None:
         """Give back what it keeps; once is enough."""
         if not self.closed:
             self.closed = True
-            self.state.pages.release()
-            for disk in self.disks:
-                disk.close()
+            self.saved.close()
 
     def check_open(self) -> None:
         """ConfigError when it was closed."""
@@ -84,8 +76,16 @@ class Snapshot:
 
 def take(machine: Machine, host_side: HostSide) -> Snapshot:
     """A snapshot of a guest between two stretches of virtual time."""
-    disks = tuple(freeze_blob(device.io.blob, spec) for device, spec in _disks(machine))
-    return Snapshot(machine.config, machine.files, save(machine), disks, host_side)
+    found = list(_disks(machine))
+    disks = tuple(freeze_blob(device.io.blob, spec) for device, spec in found)
+    files = tuple(_file(spec) for _, spec in found)
+    state = save(machine)
+    return Snapshot(SavedGuest(machine.config, machine.files, state, disks, files, host_side))
+
+
+def _file(spec: BlobSpec) -> str:
+    """A disk's file as ``split_disk`` reads it."""
+    return f"{spec.path},format={spec.format}" if spec.format else str(spec.path)
 
 
 def _disks(machine: Machine) -> Iterator[tuple[Any, BlobSpec]]:
@@ -99,7 +99,7 @@ class DiskOpener:
     """``open_blob`` of a machine that goes on from a snapshot: its disks, in their order."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._left = list(snapshot.disks)
+        self._left = list(snapshot.saved.disks)
 
     def __call__(self, spec: BlobSpec) -> Blob:
         """The next disk, as it was."""
