@@ -88,6 +88,8 @@ def restore(machine: Machine, state: MachineState) -> None:
         if machine.sbi is not None:
             machine.sbi.restore(values["sbi"])
         if values["htif"]:
+            if len(values["htif"]) < 2:
+                raise SnapshotError(f"guest {machine.config.name}: saved HTIF has no words")
             machine.watch_htif(values["htif"][0], values["htif"][1])
             assert machine.htif is not None
             machine.htif.restore(values["htif"])
