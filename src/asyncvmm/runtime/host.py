@@ -42,6 +42,7 @@ from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
 DEFAULT_CPUS: Final = 8
+MAX_FORKS: Final = 10_000
 DEFAULT_MIPS: Final = 1000
 DEFAULT_MEMORY: Final = 1 << 50  # as good as unlimited
 STEPS_PER_STRETCH: Final = 1_000_000  # of one CPU: about 5 ms of wall time
@@ -133,6 +134,23 @@ class Host:
             self.paced.add(name)
         conductor.add(guest, vcpus, since_ns)
         return guest
+
+    async def fork(self, guest: Guest, count: int = 1) -> list[Guest]:
+        """Live copies of a guest, named ``NAME.1`` and so on, each with networks of its own.
+
+        They share its memory and disks until either side writes, and are equal to it to the bit.
+        """
+        if not 1 <= count <= MAX_FORKS:
+            raise ConfigError(f"1 to {MAX_FORKS} forks, not {count}")
+        made: list[Guest] = []
+        number = 0
+        with await guest.snapshot() as snapshot:
+            while len(made) < count:
+                number += 1
+                name = f"{guest.name}.{number}"
+                if name not in self.guests:
+                    made.append(await self.start(snapshot, name=name, apart=True))
+        return made
 
     def _adapted(self, source: GuestConfig | Snapshot) -> GuestConfig:
         """The configuration, as it has to be on this host."""
