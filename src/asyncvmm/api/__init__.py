@@ -14,7 +14,7 @@ from asyncvmm.base.errors import (
     InternalError,
 )
 from asyncvmm.firmware.symbols import SymbolTable, read_symbols
-from asyncvmm.machine import EngineStats, GuestConfig
+from asyncvmm.machine import EngineStats, GuestConfig, SnapshotError
 from asyncvmm.network import LinkShape, Network, NetworkConfig
 from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
 from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
@@ -24,6 +24,7 @@ from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.ports import GuestEndedError
 from asyncvmm.runtime.scenario import Scenario, load_scenario
+from asyncvmm.runtime.snapshots import Snapshot
 
 __all__ = [
     "AsyncvmmError",
@@ -53,6 +54,8 @@ __all__ = [
     "Scenario",
     "ScenarioObserver",
     "ScenarioResult",
+    "Snapshot",
+    "SnapshotError",
     "SymbolTable",
     "Verdict",
     "disks",

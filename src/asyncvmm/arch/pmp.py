@@ -87,7 +87,7 @@ def write_config(hart: Hart, first: i64, value: i64) -> None:
             if (byte & (PMP_R | PMP_W)) != PMP_W:  # W without R is reserved: keep the old value
                 hart.pmpcfg[entry] = byte
         i += 1
-    _refresh(hart)
+    refresh(hart)
 
 
 def write_address(hart: Hart, entry: i64, value: i64) -> None:
@@ -99,7 +99,7 @@ def write_address(hart: Hart, entry: i64, value: i64) -> None:
         if (following & PMP_LOCK) != 0 and ((following & PMP_A) >> PMP_A_SHIFT) == TOR:
             return
     hart.pmpaddr[entry] = value & 0x3FFFFFFFFFFFFF
-    _refresh(hart)
+    refresh(hart)
 
 
 def read_config(hart: Hart, first: i64) -> i64:
@@ -113,7 +113,8 @@ def read_config(hart: Hart, first: i64) -> i64:
     return value
 
 
-def _refresh(hart: Hart) -> None:
+def refresh(hart: Hart) -> None:
+    """Recompute what depends on the entries, after they were changed."""
     hart.pmp_active = False
     hart.pmp_open = False
     i: i64 = 0

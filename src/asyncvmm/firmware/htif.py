@@ -86,6 +86,20 @@ class Htif:
                 self._answer(DEVICE_CONSOLE, CONSOLE_GETCHAR, 0x100 | data[0])
                 self._give_answers()
 
+    def state(self) -> list[int]:
+        """All that a snapshot needs: where the words are, whether a character is awaited, answers."""
+        values: list[int] = [int(self.tohost), int(self.fromhost), 1 if self.reading else 0]
+        for answer in self._answers:
+            values.append(int(answer))
+        return values
+
+    def restore(self, values: list[int]) -> None:
+        """Become what ``state`` told of the same words; ConfigError when it is not possible."""
+        if len(values) < 3 or len(values) > 3 + MAX_ANSWERS:
+            raise ConfigError(f"saved HTIF: {len(values)} values")
+        self.reading = values[2] != 0
+        self._answers = [i64(value) for value in values[3:]]
+
     def _serve(self, command: i64) -> None:
         device = (command >> 56) & 0xFF
         operation = (command >> 48) & 0xFF

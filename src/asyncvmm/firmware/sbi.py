@@ -16,6 +16,7 @@ from asyncvmm.arch.hart import EVENT_CHECK, STARTED, STOPPED, SUPERVISOR, Hart
 from asyncvmm.arch.mmu import flush_all, sfence_vma
 from asyncvmm.arch.status import SIE
 from asyncvmm.base.bits import ult
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.firmware.environment import ClockedEnvironment
 from asyncvmm.firmware.sbi_abi import (
     ERR_ALREADY_AVAILABLE,
@@ -50,7 +51,7 @@ from asyncvmm.firmware.sbi_abi import (
 )
 from asyncvmm.firmware.steal import StealTime
 from asyncvmm.timeline.clock import Clock
-from asyncvmm.timeline.events import FOREVER, Event
+from asyncvmm.timeline.events import FOREVER, SUPERVISOR_TIMERS, Event
 
 SSI: Final = 1
 STI: Final = 5
@@ -90,6 +91,7 @@ class SupervisorTimer:
     def __init__(self, clock: Clock, hart: Hart) -> None:
         self.clock: Clock = clock
         self.hart: Hart = hart
+        self.priority: i64 = SUPERVISOR_TIMERS + hart.hart_id
         self.compare: i64 = -1
         self._event: Event | None = None
 
@@ -101,9 +103,24 @@ class SupervisorTimer:
             self.hart.set_software_pending(STI, True)
             return
         self.hart.set_software_pending(STI, False)
-        when = self.clock.when(compare)
+        self._wait()
+
+    def restore(self, compare: i64, waits: bool) -> None:
+        """Become what a snapshot says; STIP is the hart's."""
+        self.stop()
+        self.compare = compare
+        if waits:
+            self._wait()
+
+    @property
+    def waits(self) -> bool:
+        """Whether STIP is still to rise."""
+        return self._event is not None
+
+    def _wait(self) -> None:
+        when = self.clock.when(self.compare)
         if when != FOREVER:
-            self._event = self.clock.timeline.at(when, self._due)
+            self._event = self.clock.timeline.at(when, self._due, self.priority)
 
     def stop(self) -> None:
         """Wait no longer."""
@@ -206,9 +223,23 @@ class Sbi(ClockedEnvironment):
         values: list[int] = []
         for timer in self.timers:
             values.append(int(timer.compare))
+        for timer in self.timers:
+            values.append(1 if timer.waits else 0)
         for flag in self.suspended:
             values.append(int(flag))
         return values + self.steal.state()
+
+    def restore(self, values: list[int]) -> None:
+        """Become what ``state`` told, after the clock and RAM; ConfigError when it is not possible."""
+        harts = len(self.harts)
+        if len(values) != 5 * harts:
+            raise ConfigError(f"saved SBI: {len(values)} values for {harts} harts")
+        self.steal.restore(values[3 * harts :])
+        i = 0
+        while i < harts:
+            self.timers[i].restore(values[i], values[harts + i] != 0)
+            self.suspended[i] = 1 if values[2 * harts + i] != 0 else 0
+            i += 1
 
     def _base(self, function: i64, argument: i64) -> i64:
         """Chapter 4."""

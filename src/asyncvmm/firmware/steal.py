@@ -7,6 +7,7 @@ from typing import Final
 from librt.vecs import vec
 from mypy_extensions import i64
 
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.firmware.sbi_abi import ERR_INVALID_ADDRESS, ERR_INVALID_PARAM, SUCCESS
 from asyncvmm.memory.pages import Ram
 
@@ -63,3 +64,22 @@ class StealTime:
     def state(self) -> list[int]:
         """All that a digest or a snapshot needs."""
         return [int(a) for a in self.addresses] + [int(w) for w in self.written]
+
+    def restore(self, values: list[int]) -> None:
+        """Become what ``state`` told; ConfigError when an address is not in RAM."""
+        harts = len(self.addresses)
+        i = 0
+        while i < harts:
+            address: i64 = values[i]
+            aligned = (address & (SHMEM_SIZE - 1)) == 0
+            if address != DISABLED and not (aligned and self.ram.contains(address, SHMEM_SIZE)):
+                raise ConfigError(f"saved SBI: steal time of hart {i} at {values[i]}")
+            i += 1
+        self.enabled = False
+        i = 0
+        while i < harts:
+            self.addresses[i] = values[i]
+            self.written[i] = values[harts + i]
+            if self.addresses[i] != DISABLED:
+                self.enabled = True
+            i += 1

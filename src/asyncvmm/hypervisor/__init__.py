@@ -10,6 +10,7 @@ guest's disks), ``admission.py`` (refusals), ``ledger.py`` (what was done to who
 """
 
 from asyncvmm.hypervisor.admission import AdmissionError
+from asyncvmm.hypervisor.book_state import DiskRatesState
 from asyncvmm.hypervisor.buckets import IoLimiter, TokenBucket
 from asyncvmm.hypervisor.cpus import Cpus
 from asyncvmm.hypervisor.io_rates import DiskRates, DiskUsage, IoKnobs
@@ -29,6 +30,7 @@ __all__ = [
     "CpuUsage",
     "Cpus",
     "DiskRates",
+    "DiskRatesState",
     "DiskUsage",
     "Grant",
     "GuestCpus",

@@ -22,6 +22,7 @@ from asyncvmm.machine.scheduler import (
     UNLIMITED,
     Scheduler,
 )
+from asyncvmm.machine.snapshot import MachineState, SnapshotError
 
 __all__ = [
     "RAN_ASLEEP",
@@ -41,6 +42,8 @@ __all__ = [
     "Ending",
     "GuestConfig",
     "Machine",
+    "MachineState",
+    "SnapshotError",
     "Roster",
     "Scheduler",
     "Seat",

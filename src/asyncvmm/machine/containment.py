@@ -60,14 +60,15 @@ class Containment(FailureListener):
         if device.io.guard.broken:
             return
         self._news.append(DeviceFailure(name, f"{type(error).__name__}: {error}"))
-        self._give_up(device)
+        self.give_up(device)
 
     def take_news(self) -> list[DeviceFailure]:
         """The devices given up since the last call."""
         news, self._news = self._news, []
         return news
 
-    def _give_up(self, device: Attached) -> None:
+    def give_up(self, device: Attached) -> None:
+        """The device is dead from now on: its accesses are refused, its line is low."""
         io = device.io
         io.guard.broken = True
         if isinstance(device.target, VirtioMmio):

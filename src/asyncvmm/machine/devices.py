@@ -30,6 +30,7 @@ from asyncvmm.platform.device_clock import MachineDeviceClock
 from asyncvmm.plugin import BlobSpec, DeviceType, split_options
 from asyncvmm.plugin.options import nearest
 from asyncvmm.timeline.clock import Clock
+from asyncvmm.timeline.events import DEVICES
 from asyncvmm.virtio import VirtioMmio
 
 OpenBlob = Callable[[BlobSpec], Blob]
@@ -151,6 +152,7 @@ class DeviceFactory:
         self._log_sink = log_sink
         self._board = Board()
         self._counts: dict[str, int] = {}
+        self._attached = 0
 
     def attach(self, wanted: Wanted) -> Attached:
         """Create, reset and attach one device; ConfigError when it cannot be, InternalError when
@@ -159,6 +161,7 @@ class DeviceFactory:
         kind = wanted.type
         number = self._counts.get(kind.name, 0)
         self._counts[kind.name] = number + 1
+        self._attached += 1
         path = f"{self._config.name}/{kind.name}{number}"
         place = self._board.place(kind.name, kind.kind, kind.size_bytes)
         guard = BusGuard(self._bus, path)
@@ -166,7 +169,7 @@ class DeviceFactory:
             path,
             self._dma,
             InterruptLine(self._interrupts, place.irq),
-            MachineDeviceClock(self._clock, self._config.epoch_ns, guard),
+            MachineDeviceClock(self._clock, self._config.epoch_ns, guard, DEVICES + self._attached),
             RandomStream(self._config.seed, path),
         )
         io.guard = guard

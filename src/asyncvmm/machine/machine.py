@@ -43,6 +43,7 @@ from asyncvmm.machine.registers import hart_values, reset_hart
 from asyncvmm.machine.scheduler import UNLIMITED, Scheduler, WakeListener
 from asyncvmm.memory.merge import Merger
 from asyncvmm.memory.pages import ABSENT, Ram
+from asyncvmm.memory.shared import SharedPages
 from asyncvmm.platform import aclint, plic
 from asyncvmm.platform.aclint import Aclint
 from asyncvmm.platform.plic import Plic
@@ -100,14 +101,25 @@ class Machine:
         open_blob: OpenBlob = no_blobs,
         log_sink: LogSink | None = None,
         merger: Merger | None = None,
+        powered: bool = True,
+        store: SharedPages | None = None,
+        name: str = "",
     ) -> None:
-        """``merger`` is that of the guest's trust group: see ``share_image``."""
+        """``merger`` is that of the guest's trust group: see ``share_image``.
+
+        Without ``powered`` nothing is loaded: ``snapshot.restore`` makes it what another one was.
+        ``name`` is what its host calls it, where that is not the name of its configuration, which
+        its devices' paths and randomness come from. ``store`` is for the pages of a guest without
+        a group, and those that it shares with.
+        """
         self.config = config
+        self.name = name or config.name
         self.files = files
         self.timeline = timeline if timeline is not None else Timeline()
         self.clock = Clock(self.timeline, config.mips)
         self.merger = merger
-        store = None if merger is None else merger.shared_pages
+        if merger is not None:
+            store = merger.shared_pages
         self.ram = Ram(RAM_BASE, config.memory, store)
         self.bus = Bus()
         self.code = CodeCache()
@@ -139,7 +151,11 @@ class Machine:
         environment = self.sbi if self.sbi is not None else ClockedEnvironment(self.clock)
         for hart in self.harts:
             hart.environment = environment
-        self.boot = self._load()
+        self._boot: boot.Boot | None = None
+        if powered:
+            self._load()
+        else:
+            self._add_harts()
 
     def run(self, until_ns: int = UNLIMITED, max_steps: int = UNLIMITED) -> int:
         """Run the guest; a ``RAN_*`` code of ``asyncvmm.machine.scheduler``.
@@ -166,7 +182,9 @@ class Machine:
     @property
     def tree(self) -> Tree:
         """The device tree that the guest was given."""
-        return self.boot.tree
+        if self._boot is None:  # it was restored: what it booted from still says
+            self._boot = self._place(Ram(RAM_BASE, self.config.memory))
+        return self._boot.tree
 
     @property
     def ports(self) -> dict[str, CharPort]:
@@ -193,7 +211,7 @@ class Machine:
             device.io.guard.run(device.target.reset)
         self.switch.ending = None
         self.scheduler.restart()
-        self.boot = self._load()
+        self._load()
         self.share_image()
 
     def share_image(self) -> None:
@@ -274,11 +292,16 @@ class Machine:
                 return device.io.console
         return CharPort(f"{self.config.name}/console")
 
-    def _load(self) -> boot.Boot:
-        loaded = boot.load(self.files, self.ram, self.sbi, self._make_tree, self.config.append)
-        self._watch_htif(loaded.symbols)
-        loaded.start(self.harts)
-        return loaded
+    def _place(self, ram: Ram) -> boot.Boot:
+        return boot.load(self.files, ram, self.sbi, self._make_tree, self.config.append)
+
+    def _load(self) -> None:
+        self._boot = self._place(self.ram)
+        symbols = self._boot.symbols
+        if "tohost" in symbols:
+            self.watch_htif(symbols["tohost"], symbols.get("fromhost", 0))
+        self._add_harts()
+        self._boot.start(self.harts)
 
     def _make_tree(self, initrd: tuple[int, int] | None) -> Tree:
         seed = RandomStream(self.config.seed, f"{self.config.name}/rng-seed").bytes(32)
@@ -295,17 +318,13 @@ class Machine:
             )
         )
 
-    def _watch_htif(self, symbols: Mapping[str, int]) -> None:
-        """Programs with a ``tohost`` symbol talk to the host through it."""
-        if "tohost" in symbols:
-            self.htif = Htif(
-                self.ram,
-                symbols["tohost"],
-                symbols.get("fromhost", 0),
-                self.console,
-                ProgramExit(self.switch),
-            )
-            self.coherence = HtifCoherence(self.ram, self.code, self.htif)
+    def watch_htif(self, tohost: int, fromhost: int) -> None:
+        """Programs with a ``tohost`` symbol talk to the host through it; ``fromhost`` may be 0."""
+        self.htif = Htif(self.ram, tohost, fromhost, self.console, ProgramExit(self.switch))
+        self.coherence = HtifCoherence(self.ram, self.code, self.htif)
+        self._add_harts()
+
+    def _add_harts(self) -> None:
         for hart in self.harts:
             if hart not in self.coherence.harts:
                 self.coherence.add(hart)

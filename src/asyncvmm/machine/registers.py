@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from asyncvmm.arch.hart import Hart
+from asyncvmm.arch.hart import MACHINE, STARTED, STOPPED, SUPERVISOR, USER, Hart
+from asyncvmm.arch.mmu import flush_all
+from asyncvmm.arch.pmp import refresh
+from asyncvmm.base.errors import ConfigError
 
 # Scalars and vectors that make up a hart's architectural state, in the order of the digest.
 SCALARS = (
@@ -100,3 +104,49 @@ def reset_hart(hart: Hart) -> None:
     hart.instret_base = -(hart.steps - hart.traps)
     hart.stop = False
     hart.pmp_open = False
+
+
+def restore_hart(hart: Hart, values: Sequence[int]) -> None:
+    """Give a new hart the state that ``hart_values`` told (signed 64-bit words).
+
+    ConfigError, with nothing changed, for what no hart can be in; whatever else is in CSRs is the
+    guest's own affair.
+    """
+    lengths = {"x": 32, **{name: len(getattr(hart, name)) for name in VECTORS if name != "x"}}
+    scalars = len(SCALARS)
+    if len(values) != scalars + 2 + sum(lengths.values()):
+        raise ConfigError(f"saved hart {hart.hart_id}: {len(values)} values")
+    named = dict(zip(SCALARS, values, strict=False))
+    flags, frm = values[scalars : scalars + 2]
+    vectors: dict[str, Sequence[int]] = {}
+    at = scalars + 2
+    for name, length in lengths.items():
+        vectors[name] = values[at : at + length]
+        at += length
+    possible = (
+        named["priv"] in (USER, SUPERVISOR, MACHINE)
+        and named["state"] in (STOPPED, STARTED)
+        and named["waiting"] in (0, 1)
+        and named["pmp_active"] in (0, 1)
+        and 0 <= named["slice_start_steps"] <= named["steps"] < 1 << 62
+        and 0 <= named["traps"] <= named["steps"]
+        and 0 <= named["slice_start_ns"] < 1 << 62
+        and named["pc"] & 1 == 0
+        and 0 <= flags < 32
+        and 0 <= frm < 8
+        and vectors["x"][0] == 0
+        and all(0 <= config < 256 for config in vectors["pmpcfg"])
+    )
+    if not possible:
+        raise ConfigError(f"saved hart {hart.hart_id}: its state is not possible")
+    for name, value in named.items():
+        boolean = isinstance(getattr(hart, name), bool)
+        setattr(hart, name, bool(value) if boolean else value)
+    hart.fp.flags = flags
+    hart.fp.frm = frm
+    for name, part in vectors.items():
+        vector: Any = getattr(hart, name)
+        for i, value in enumerate(part):
+            vector[i] = value
+    refresh(hart)
+    flush_all(hart)

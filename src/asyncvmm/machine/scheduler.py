@@ -16,6 +16,7 @@ from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.arch.hart import EVENT_CHECK, STARTED, Hart
 from asyncvmm.arch.hart_time import HartTime
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.engine.interpreter import Engine
 from asyncvmm.timeline.clock import Clock
 from asyncvmm.timeline.events import FOREVER, EarlierEventListener, Timeline
@@ -187,7 +188,38 @@ class Scheduler(EarlierEventListener):
             values.append(int(self._slept[i]))
             if self._open:
                 values += [int(self._runs[i]), int(time.base_ns), int(time.share)]
+                values.append(int(time.opened_ns))
         return values
+
+    def restore(self, values: list[int]) -> None:
+        """Become what ``state`` told of as many harts; ConfigError when it is not possible."""
+        harts = len(self.harts)
+        is_open = len(values) > 0 and values[0] >= 0
+        each = 5 if is_open else 1
+        if len(values) != 2 + each * harts:
+            raise ConfigError(f"saved scheduler: {len(values)} values for {harts} harts")
+        if values[1] < 0 or values[1] > harts:
+            raise ConfigError(f"saved scheduler: the turn is hart {values[1]}'s")
+        i = 0
+        while i < harts:
+            share = values[2 + each * i + 3] if is_open else 1
+            if share < 1 or share > harts:
+                raise ConfigError(f"saved scheduler: {share} harts share a quantum")
+            i += 1
+        self._open = is_open
+        self._end_ns = values[0] if is_open else 0
+        self._slot = values[1]
+        i = 0
+        while i < harts:
+            at = 2 + each * i
+            self._slept[i] = 1 if values[at] != 0 else 0
+            if is_open:
+                self._runs[i] = 1 if values[at + 1] != 0 else 0
+                time = self._times[i]
+                time.base_ns = values[at + 2]
+                time.share = values[at + 3]
+                time.opened_ns = values[at + 4]
+            i += 1
 
     def _sleep_until(self, until_ns: i64) -> None:
         first = self.timeline.next_time_ns()

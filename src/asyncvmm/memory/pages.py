@@ -44,6 +44,23 @@ class PageWatcher:
         """Bytes of a page that holds decoded code were written: forget what was decoded there."""
 
 
+def page_of(data: bytes, offset: i64) -> vec[i64]:
+    """A page with the 4096 bytes from ``offset`` of ``data``, which must be there."""
+    page: vec[i64] = vec[i64]([0] * PAGE_WORDS)
+    i: i64 = 0
+    while i < PAGE_WORDS:
+        page[i] = read_i64_le(data, offset + (i << 3))
+        i += 1
+    return page
+
+
+def new_table(page_count: i64) -> PageTable:
+    """A table of absent pages in a store of its own: see ``PageTable.put``."""
+    zero: vec[i64] = vec[i64]([0] * PAGE_WORDS)
+    pages: vec[vec[i64]] = vec[vec[i64]]([zero] * int(page_count))
+    return PageTable(SharedPages(), pages, vec[i64]([0] * int(page_count)))
+
+
 class PageTable:
     """All pages of a RAM at one instant, as a value: ``Ram.freeze`` makes it, ``Ram.thaw`` takes it.
 
@@ -57,6 +74,27 @@ class PageTable:
         self.page_count: i64 = len(kind)
         self.released: bool = False
 
+    def put(self, index: i64, data: bytes, offset: i64) -> None:
+        """Fill page ``index``, which was absent, with the 4096 bytes from ``offset`` of ``data``."""
+        if self.kind[index] != ABSENT:
+            raise ValueError(f"page {int(index)} is there already")
+        page = page_of(data, offset)
+        number = self.shared_pages.adopt(page)
+        self.shared_pages.use(number)
+        self.pages[index] = page
+        self.kind[index] = SHARED + number
+
+    @property
+    def resident(self) -> int:
+        """How many pages are not absent."""
+        count = 0
+        i: i64 = 0
+        while i < self.page_count:
+            if self.kind[i] != ABSENT:
+                count += 1
+            i += 1
+        return count
+
     def is_absent(self, index: i64) -> bool:
         """Whether page ``index`` was never written, or only with zeros."""
         return self.kind[index] == ABSENT
@@ -64,6 +102,20 @@ class PageTable:
     def page_bytes(self, index: i64) -> bytes:
         """The 4096 bytes of page ``index``."""
         return bytes(memoryview(self.pages[index]).cast("B"))
+
+    def moved(self, store: SharedPages) -> PageTable:
+        """The same pages as a table of another store."""
+        kinds: vec[i64] = vec[i64]([0] * int(self.page_count))
+        pages: vec[vec[i64]] = vec[vec[i64]]([self.pages[0]] * int(self.page_count))
+        i: i64 = 0
+        while i < self.page_count:
+            pages[i] = self.pages[i]
+            if self.kind[i] != ABSENT:
+                number = store.adopt(self.pages[i])
+                store.use(number)
+                kinds[i] = SHARED + number
+            i += 1
+        return PageTable(store, pages, kinds)
 
     def release(self) -> None:
         """Give the pages back to the store; once is enough."""

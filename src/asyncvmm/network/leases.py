@@ -31,6 +31,13 @@ class Leases:
         self._owners[mac] = name
         return self._names[name]
 
+    def take_over(self, other: Leases) -> None:
+        """Know what ``other`` knows: for a copy of its network."""
+        self._names = dict(other._names)
+        self._macs = dict(other._macs)
+        self._owners = dict(other._owners)
+        self._next = other._next
+
     def of_mac(self, mac: bytes) -> bytes | None:
         """The address of any card; a new one for a card that was never seen."""
         if mac not in self._macs:

@@ -13,11 +13,11 @@ from typing import Final
 from mypy_extensions import i64
 
 from asyncvmm.base.bits import ult
-from asyncvmm.base.errors import GuestError
+from asyncvmm.base.errors import ConfigError, GuestError
 from asyncvmm.bus.address_map import MmioTarget
 from asyncvmm.interrupts.lines import InterruptLine, InterruptSink
 from asyncvmm.timeline.clock import Clock
-from asyncvmm.timeline.events import FOREVER, Event
+from asyncvmm.timeline.events import FOREVER, MACHINE_TIMERS, Event
 
 MSIP: Final = 0x0000
 MTIMECMP: Final = 0x4000
@@ -34,8 +34,9 @@ LOW_HALF: Final = 0xFFFFFFFF
 class MachineTimer:
     """``mtimecmp`` and the MTIP line of one hart."""
 
-    def __init__(self, clock: Clock, hart: InterruptSink) -> None:
+    def __init__(self, clock: Clock, hart: InterruptSink, number: i64) -> None:
         self.clock: Clock = clock
+        self.priority: i64 = MACHINE_TIMERS + number
         self.line: InterruptLine = InterruptLine(hart, MTI)
         self.compare: i64 = NEVER
         self._event: Event | None = None
@@ -53,7 +54,7 @@ class MachineTimer:
         # Due already: the line falls again when mtime wraps to 0.
         when = self.clock.when(0 if due else self.compare)
         if when != FOREVER:
-            self._event = self.clock.timeline.at(when, self.update)
+            self._event = self.clock.timeline.at(when, self.update, self.priority)
 
 
 class Aclint(MmioTarget):
@@ -61,7 +62,9 @@ class Aclint(MmioTarget):
 
     def __init__(self, clock: Clock, harts: list[InterruptSink]) -> None:
         self.clock: Clock = clock
-        self.timers: list[MachineTimer] = [MachineTimer(clock, hart) for hart in harts]
+        self.timers: list[MachineTimer] = [
+            MachineTimer(clock, harts[number], number) for number in range(len(harts))
+        ]
         self.software: list[InterruptLine] = [InterruptLine(hart, MSI) for hart in harts]
 
     def read(self, offset: i64, size: i64) -> i64:
@@ -114,6 +117,19 @@ class Aclint(MmioTarget):
         for line in self.software:
             values.append(1 if line.level else 0)
         return values
+
+    def restore(self, values: list[int]) -> None:
+        """Become what ``state`` told, as many values, after the clock has been restored."""
+        harts = len(self.timers)
+        if len(values) != 1 + 2 * harts:
+            raise ConfigError(f"saved ACLINT: {len(values)} values for {harts} harts")
+        self.clock.mtime_offset = values[0]
+        i = 0
+        while i < harts:
+            self.timers[i].compare = values[1 + i]
+            self.timers[i].update()
+            self.software[i].set(values[1 + harts + i] != 0)
+            i += 1
 
     def _word(self, offset: i64) -> i64:
         if offset >= MTIME:

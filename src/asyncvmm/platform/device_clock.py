@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mypy_extensions import i64
+
 from asyncvmm.device.guard import DeviceGuard, GuardedAction
 from asyncvmm.device.io import DeviceClock
 from asyncvmm.timeline.clock import Clock
-from asyncvmm.timeline.events import Event
+from asyncvmm.timeline.events import DEVICES, Event
 
 
 class MachineDeviceClock(DeviceClock):
@@ -15,10 +17,17 @@ class MachineDeviceClock(DeviceClock):
     device does then.
     """
 
-    def __init__(self, clock: Clock, epoch_ns: int = 0, guard: DeviceGuard | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        epoch_ns: int = 0,
+        guard: DeviceGuard | None = None,
+        priority: i64 = DEVICES,
+    ) -> None:
         super().__init__(clock.timeline, epoch_ns)
         self._guard: DeviceGuard = guard if guard is not None else DeviceGuard()
         self._clock: Clock = clock
+        self._priority: i64 = priority
 
     @property
     def now_ns(self) -> int:
@@ -28,4 +37,4 @@ class MachineDeviceClock(DeviceClock):
     def after(self, delay_ns: int, action: Callable[[], None]) -> Event:
         """Run ``action`` in ``delay_ns`` (>= 0)."""
         guarded = GuardedAction(self._guard, action)
-        return self._clock.after(delay_ns if delay_ns > 0 else 0, guarded.run)
+        return self._clock.after(delay_ns if delay_ns > 0 else 0, guarded.run, self._priority)

@@ -165,6 +165,42 @@ class Plic(MmioTarget):
                 values.append(int(words[i]))
         return values
 
+    def restore(self, values: list[int]) -> None:
+        """Become what ``state`` told, as many values; ConfigError, with nothing changed, when these
+        are not possible. The devices' lines must be what they were.
+        """
+        parts = (
+            self.priority,
+            self.level,
+            self.pending,
+            self.claimed,
+            self.enabled,
+            self.threshold,
+        )
+        wanted: i64 = 0
+        for words in parts:
+            wanted += len(words)
+        if len(values) != wanted:
+            raise ConfigError(f"saved PLIC: {len(values)} values instead of {int(wanted)}")
+        at = 0
+        for number in range(len(parts)):
+            words = parts[number]
+            for i in range(len(words)):
+                word: i64 = values[at]
+                if number == 0 or number == 5:
+                    wrong = (word & ~PRIORITY_MASK) != 0
+                else:
+                    wrong = (word & ~self._implemented(i & 1)) != 0
+                if wrong:
+                    raise ConfigError(f"saved PLIC: value {at} is {values[at]}")
+                at += 1
+        at = 0
+        for words in parts:
+            for i in range(len(words)):
+                words[i] = values[at]
+                at += 1
+        self._drive()
+
     def _best(self, context: i64, above: i64) -> i64:
         """The source to serve among those with a priority greater than ``above``; 0 when none."""
         best: i64 = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncvmm.device import Blob
 from asyncvmm.plugin import BlobSpec
 from asyncvmm.storage import ImageError, OverlayBlob, open_image
+from asyncvmm.storage.views import ViewBlob, ViewedBlob
 
 
 def open_file_blob(spec: BlobSpec) -> Blob:
@@ -13,4 +14,36 @@ def open_file_blob(spec: BlobSpec) -> Blob:
     if image.size_bytes == 0:
         image.close()
         raise ImageError(f"disk image {spec.path}: has no bytes")
-    return OverlayBlob(image) if spec.snapshot and not spec.read_only else image
+    if spec.read_only:
+        return image
+    return OverlayBlob(image) if spec.snapshot else ViewedBlob(image)
+
+
+def freeze_blob(blob: Blob, reopen: BlobSpec) -> Blob:
+    """What ``blob`` holds now, to be given to ``thaw_blob`` any number of times and closed then."""
+    if isinstance(blob, OverlayBlob):
+        return blob.fork()
+    if isinstance(blob, ViewedBlob):
+        return blob.view()
+    return open_file_blob(reopen)
+
+
+def thaw_blob(frozen: Blob, spec: BlobSpec) -> Blob:
+    """A disk of its own that begins with what ``freeze_blob`` kept; what is written goes with it."""
+    if isinstance(frozen, OverlayBlob):
+        return frozen.fork()
+    if isinstance(frozen, ViewBlob):
+        return OverlayBlob(Borrowed(frozen))
+    return open_file_blob(spec)
+
+
+class Borrowed(Blob):
+    """Somebody else's blob, which stays open when this one is closed. Read-only."""
+
+    def __init__(self, blob: Blob) -> None:
+        super().__init__(blob.size_bytes, True)
+        self._blob = blob
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """See Blob."""
+        return self._blob.pread(offset, length)

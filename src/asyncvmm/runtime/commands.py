@@ -53,7 +53,24 @@ class CommandChannel:
         self._turn = trio.Lock()
         self._ready = False
         self._next_id = 1
+        self._running = 0
         self._abandoned = 0  # the id of a command whose caller was cancelled and that has not ended
+
+    def state(self) -> tuple[bool, int, int, bytes]:
+        """Whether the agent is there, the next command's id, that of one that runs (or 0), and what
+        was heard and not served yet.
+        """
+        heard = b"".join([protocol.encode(f.kind, f.command, f.payload) for f in self._frames])
+        return (
+            self._ready,
+            self._next_id,
+            self._running or self._abandoned,
+            heard + self._reader.rest,
+        )
+
+    def restore(self, ready: bool, next_id: int, command: int) -> None:
+        """Go on where ``state`` was told; the command that ran there is killed before the next one."""
+        self._ready, self._next_id, self._abandoned = ready, next_id, command
 
     async def wait_ready(self) -> None:
         """Return when the guest's agent has said HELLO: the guest is up."""
@@ -81,6 +98,7 @@ class CommandChannel:
             self._next_id = number % 0xFFFF + 1
             program = _bytes(arguments[0]) if arguments else b""
             frame = protocol.encode_run(number, arguments, variables, directory)
+            self._running = number
             try:
                 status = await self._converse(number, program, frame, stdin, out, err)
             except GuestError:
@@ -88,6 +106,8 @@ class CommandChannel:
             except BaseException:
                 self._abandoned = number
                 raise
+            finally:
+                self._running = 0
         return CompletedCommand(
             tuple(arguments), status, bytes(collected_out), bytes(collected_err)
         )

@@ -221,13 +221,13 @@ class Conductor:
 
     # -- guests come and go, between two stretches
 
-    def add(self, guest: Resident, vcpus: list[Vcpu]) -> None:
-        """Let ``guest`` live from now on; its own time begins at 0."""
+    def add(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> None:
+        """Let ``guest`` live from now on; its own time was 0 at ``since_ns`` of the host's."""
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
         scheduler.engine.pauses = True
-        seat = self._roster.join(scheduler, self.now_ns)
-        place = _Place(guest, vcpus, self.now_ns, self.now_ns, seat)
+        seat = self._roster.join(scheduler, since_ns)
+        place = _Place(guest, vcpus, since_ns, self.now_ns, seat)
         self._places[guest.name] = self._seated[seat.number] = place
         self.watchdog.enter(guest.name, guest.machine.bus)
         if self._offset_ns is None:

@@ -17,7 +17,9 @@ from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
+from asyncvmm.runtime.saved import HostSide
 from asyncvmm.runtime.shares import GuestPolicy, GuestUsage, Rates
+from asyncvmm.runtime.snapshots import Snapshot, take
 
 RUN_PORT: Final = "asyncvmm.run"
 LOG_LINES: Final = 1000
@@ -97,12 +99,13 @@ class Guest:
             )
             self._commands = CommandChannel(self._run_stream)
         self.policy: Final = GuestPolicy(machine, conductor, rates)
+        self._rates = rates
         self.log: Final = log
 
     @property
     def name(self) -> str:
         """The guest's name on its host."""
-        return self.machine.config.name
+        return self.machine.name
 
     @property
     def config(self) -> GuestConfig:
@@ -176,6 +179,46 @@ class Guest:
         if check and result.status != 0:
             raise CommandFailedError(result)
         return result
+
+    async def snapshot(self) -> Snapshot:
+        """All that the guest is now, as a value: ``Host.start`` goes on from it, as often as wanted.
+
+        Memory and disks are shared with it until written. A command that runs goes on here and is
+        killed there. ConfigError when the guest has ended.
+        """
+        await self._conductor.turn()
+        self._conductor.kick()
+        if self._exit is not None:
+            raise ConfigError(f"guest {self.name} has ended ({self._exit.reason})")
+        return take(self.machine, self._host_side())
+
+    def _host_side(self) -> HostSide:
+        kept = HostSide(
+            console=self.console.unread,
+            disks=self._rates.disks.state(),
+            cards=self._rates.cards.state(),
+        )
+        if self._commands is None or self._run_stream is None:
+            return kept
+        ready, next_command, command, heard = self._commands.state()
+        return attrs.evolve(
+            kept,
+            ready=ready,
+            next_command=next_command,
+            command=command,
+            heard=heard + self._run_stream.unread,
+        )
+
+    def go_on_from(self, kept: HostSide) -> None:
+        """A guest that was started from a snapshot: take over what its host had of it."""
+        self.console.unread = kept.console
+        if self._commands is not None and self._run_stream is not None:
+            self._commands.restore(kept.ready, kept.next_command, kept.command)
+            self._run_stream.unread = kept.heard
+        if kept.disks is not None:
+            self._rates.disks.restore(kept.disks)
+        if kept.cards is not None:
+            self._rates.cards.restore(kept.cards)
 
     async def power_off(self) -> GuestExit:
         """Let the guest shut down in good order, through its agent, and wait for its end."""

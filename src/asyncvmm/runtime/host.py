@@ -24,6 +24,7 @@ from asyncvmm.hypervisor import (
 from asyncvmm.hypervisor.ledger import GRAVE
 from asyncvmm.machine import BootFileReader, GuestConfig, Machine, parse_size, read_boot_files
 from asyncvmm.machine.engines import find_spin
+from asyncvmm.machine.snapshot import MachineState, restore
 from asyncvmm.memory.merge import Merger
 from asyncvmm.network import Network, NetworkConfig
 from asyncvmm.plugin import PluginManager, create_plugin_manager
@@ -36,10 +37,12 @@ from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
 from asyncvmm.runtime.networks import Networks
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.shares import Knobs, Rates, limit_cards, limit_disks, split_knobs
+from asyncvmm.runtime.snapshots import DiskOpener, Snapshot
 from asyncvmm.runtime.workers import Workers
 from asyncvmm.timeline.events import FOREVER
 
 DEFAULT_CPUS: Final = 8
+MAX_FORKS: Final = 10_000
 DEFAULT_MIPS: Final = 1000
 DEFAULT_MEMORY: Final = 1 << 50  # as good as unlimited
 STEPS_PER_STRETCH: Final = 1_000_000  # of one CPU: about 5 ms of wall time
@@ -79,29 +82,42 @@ class Host:
         """The networks by name: their cables, captures and switches."""
         return self._networks.by_name
 
-    async def start(self, config: GuestConfig, *, max_instructions: int | None = None) -> Guest:
-        """Build a guest, admit it and let it run; its own clock begins at 0.
+    async def start(
+        self,
+        source: GuestConfig | Snapshot,
+        *,
+        name: str | None = None,
+        max_instructions: int | None = None,
+        apart: bool = False,
+    ) -> Guest:
+        """Build a guest, admit it and let it run: from a configuration, its own clock beginning at 0,
+        or from a snapshot, going on at the instant at which that was taken.
 
         ConfigError names what is wrong with its configuration, AdmissionError what the host lacks.
+        ``name`` is what the host calls it, instead of the name in the configuration.
         ``max_instructions`` ends it after that many steps (instructions and traps, all harts).
+        ``apart`` connects its network cards to networks of its own, where nobody else is.
         """
         conductor = self._conductor
-        if config.name in self.guests:
-            raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
+        snapshot = source if isinstance(source, Snapshot) else None
+        config = self._adapted(source)
+        name = name or config.name
+        self._check_name(name)
         knobs = split_knobs(dict(config.policy))
         log = GuestLog()
-        if config.mips != conductor.cpus.spec.mips:
-            config = attrs.evolve(config, mips=conductor.cpus.spec.mips)
-        if self.seed and not config.seed:
-            config = attrs.evolve(config, seed=self.seed)
         machine: Machine | None = None
         outbox = Outbox()
         merger = conductor.sharing.enter(config.trust_group)
         try:
-            with conductor.held():
-                machine = await trio.to_thread.run_sync(self._build, config, log, merger)
-                machine.share_image()
+            if snapshot is not None:
+                machine = self._revive(snapshot, config, name, log, merger)
                 await conductor.turn()
+            else:
+                with conductor.held():
+                    build = functools.partial(self._build, config, name, log, merger)
+                    machine = await trio.to_thread.run_sync(build)
+                    machine.share_image()
+                    await conductor.turn()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)
@@ -109,31 +125,74 @@ class Host:
         conductor.sharing.join(machine)
         guest = Guest(machine, conductor, self._ended, rates, log, outbox, max_instructions)
         guest.policy.remember(dict(config.policy))
-        self.guests[config.name] = guest
-        self._networks.plug(machine, conductor.now_ns)
+        if snapshot is not None:
+            guest.go_on_from(snapshot.saved.host_side)
+        self.guests[name] = guest
+        since_ns = conductor.now_ns - guest.now_ns
+        self._networks.plug(machine, since_ns, apart=apart)
         if config.clock == "realtime":
-            self.paced.add(config.name)
-        conductor.add(guest, vcpus)
+            self.paced.add(name)
+        conductor.add(guest, vcpus, since_ns)
         return guest
+
+    async def fork(self, guest: Guest, count: int = 1) -> list[Guest]:
+        """Live copies of a guest, named ``NAME.1`` and so on, each with networks of its own.
+
+        They share its memory and disks until either side writes, and are equal to it to the bit.
+        """
+        if not 1 <= count <= MAX_FORKS:
+            raise ConfigError(f"1 to {MAX_FORKS} forks, not {count}")
+        made: list[Guest] = []
+        number = 0
+        with await guest.snapshot() as snapshot:
+            while len(made) < count:
+                number += 1
+                name = f"{guest.name}.{number}"
+                if name not in self.guests:
+                    made.append(await self.start(snapshot, name=name, apart=True))
+        return made
+
+    def _adapted(self, source: GuestConfig | Snapshot) -> GuestConfig:
+        """The configuration, as it has to be on this host."""
+        mips = self._conductor.cpus.spec.mips
+        if isinstance(source, Snapshot):
+            source.check_open()
+            if source.config.mips != mips:
+                raise ConfigError(
+                    f"the snapshot is of a guest of {source.config.mips} MIPS: open a host with "
+                    f"mips={source.config.mips}, not {mips}"
+                )
+            return source.config
+        config = source
+        if config.mips != mips:
+            config = attrs.evolve(config, mips=mips)
+        if self.seed and not config.seed:
+            config = attrs.evolve(config, seed=self.seed)
+        return config
+
+    def _check_name(self, name: str) -> None:
+        if name in self.guests:
+            raise ConfigError(f"a guest named {name!r} runs already: give this one a name")
 
     def _admit(self, machine: Machine, knobs: Knobs, outbox: Outbox) -> tuple[Rates, list[Vcpu]]:
         """Give a new machine its part of the host, or raise and give it nothing."""
-        config, conductor = machine.config, self._conductor
-        if config.name in self.guests:
-            raise ConfigError(f"a guest named {config.name!r} runs already: give this one a name")
+        config, conductor, name = machine.config, self._conductor, machine.name
+        self._check_name(name)
         self._networks.check(machine)
         now = conductor.now_ns
+        since_ns = now - int(machine.timeline.now_ns)
         record = functools.partial(outbox.call, conductor.ledger.record)
         rates = Rates(
-            limit_disks(machine, knobs, record, now), limit_cards(machine, knobs, record, now)
+            limit_disks(machine, knobs, record, since_ns),
+            limit_cards(machine, knobs, record, since_ns),
         )
         machine.containment.mode = knobs.device_failure
         group = config.trust_group or ""
-        conductor.memory.add(config.name, config.memory, knobs.memory, now, group)
+        conductor.memory.add(name, config.memory, knobs.memory, now, group)
         try:
-            return rates, conductor.cpus.add(config.name, config.harts, knobs.cpu, now)
+            return rates, conductor.cpus.add(name, config.harts, knobs.cpu, now)
         except ConfigError:
-            conductor.memory.remove(config.name)
+            conductor.memory.remove(name)
             raise
 
     async def run_until(self, until: int | Callable[[], bool]) -> None:
@@ -197,7 +256,43 @@ class Host:
         for guest in list(self.guests.values()):
             guest.finish(GuestExit("closed"))
 
-    def _build(self, config: GuestConfig, log: GuestLog, merger: Merger | None) -> Machine:
+    def _revive(
+        self,
+        snapshot: Snapshot,
+        config: GuestConfig,
+        name: str,
+        log: GuestLog,
+        merger: Merger | None,
+    ) -> Machine:
+        """A machine that is what ``snapshot`` says."""
+        table = snapshot.saved.state.pages
+        machine = Machine(
+            config,
+            snapshot.saved.files,
+            self.plugins.device_types,
+            open_blob=DiskOpener(snapshot),
+            log_sink=log.add,
+            merger=merger,
+            powered=False,
+            store=table.shared_pages,
+            name=name,
+        )
+        own = machine.ram.shared_pages is not table.shared_pages
+        pages = table.moved(machine.ram.shared_pages) if own else table
+        try:
+            restore(machine, MachineState(snapshot.saved.state.values, pages))
+        except BaseException:
+            for device in machine.devices:
+                device.io.blob.close()
+            raise
+        finally:
+            if own:
+                pages.release()
+        return machine
+
+    def _build(
+        self, config: GuestConfig, name: str, log: GuestLog, merger: Merger | None
+    ) -> Machine:
         return Machine(
             config,
             read_boot_files(config, self._files),
@@ -205,6 +300,7 @@ class Host:
             open_blob=open_file_blob,
             log_sink=log.add,
             merger=merger,
+            name=name,
         )
 
     def note(self, event: LedgerEvent) -> None:

@@ -38,7 +38,8 @@ class Networks:
         seed: int,
         conductor: Conductor,
     ) -> None:
-        quantum_ns = conductor.cpus.spec.quantum_ns
+        self._quantum_ns = conductor.cpus.spec.quantum_ns
+        self._seed = seed
         self.by_name: Final[dict[str, Network]] = {}
         self.gateways: Final[dict[str, Gateway]] = {}
         self.entrance: Final = Entrance(conductor, self._entered)
@@ -53,10 +54,7 @@ class Networks:
                 )
             except ConfigError as error:
                 raise ConfigError(f"network {name}: {error}") from error
-            self.by_name[name] = Network(name, known, seed, quantum_ns)
-            if known.gateway:
-                self.gateways[name] = Gateway(name, known, seed)
-                self.by_name[name].attach(self.gateways[name])
+            self._add(name, name, known)
 
     def open(self, nursery: trio.Nursery) -> None:
         """From now on gateways reach the sockets outside, in ``nursery``."""
@@ -75,21 +73,42 @@ class Networks:
                 )
             self.by_name[port.network].check_room(len(ports))
 
-    def plug(self, machine: Machine, since_ns: int) -> None:
-        """Connect all cards of a guest whose own time begins at ``since_ns``."""
+    def plug(self, machine: Machine, since_ns: int, *, apart: bool = False) -> None:
+        """Connect all cards of a guest whose own time begins at ``since_ns``.
+
+        ``apart`` gives it networks of its own, configured as those that it names, with nobody else.
+        """
         cables = []
         for port in _ports(machine):
-            network = self.by_name[port.network]
+            key = f"{port.network}@{machine.name}" if apart else port.network
+            if key not in self.by_name:
+                self._add(key, port.network, self.by_name[port.network].config)
+                if key in self.gateways:
+                    self.gateways[key].leases.take_over(self.gateways[port.network].leases)
+            network = self.by_name[key]
             cable = network.plug(machine.config.name, port, since_ns)
-            gateway = self.gateways.get(network.name)
+            gateway = self.gateways.get(key)
             address = gateway.leases.register(cable.name, port.mac) if gateway else None
             cables.append(_Plugged(network, cable, gateway, address))
-        self._cables[machine.config.name] = cables
+        self._cables[machine.name] = cables
+
+    def _add(self, key: str, name: str, config: NetworkConfig) -> None:
+        network = Network(name, config, self._seed, self._quantum_ns)
+        self.by_name[key] = network
+        if config.gateway:
+            self.gateways[key] = Gateway(name, config, self._seed)
+            network.attach(self.gateways[key])
 
     def unplug(self, guest: str) -> None:
         """A guest has ended."""
         for plugged in self._cables.pop(guest, []):
             plugged.network.unplug(plugged.cable)
+            if not plugged.network.cables:
+                for key in [
+                    k for k, n in self.by_name.items() if n is plugged.network and "@" in k
+                ]:
+                    self.by_name.pop(key).close()
+                    self.gateways.pop(key, None)
             if plugged.gateway is not None and plugged.address is not None:
                 plugged.gateway.guest_left(plugged.address)
 

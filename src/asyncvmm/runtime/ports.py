@@ -71,6 +71,15 @@ class PortStream(trio.abc.Stream):
         if self._writable:
             self._later(self._writable.unpark_all)
 
+    @property
+    def unread(self) -> bytes:
+        """What was taken from the guest and not read yet."""
+        return bytes(self._unread)
+
+    @unread.setter
+    def unread(self, data: bytes) -> None:
+        self._unread[:] = data
+
     def guest_ended(self) -> None:
         """No more output will come: readers get what is left, then b""."""
         self._ended = True

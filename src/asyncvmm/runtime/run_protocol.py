@@ -66,6 +66,11 @@ class FrameReader:
     def __init__(self) -> None:
         self._pending = bytearray()
 
+    @property
+    def rest(self) -> bytes:
+        """The beginning of a frame that is not whole yet."""
+        return bytes(self._pending)
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that ``data`` completes; RunChannelError when one is longer than allowed."""
         self._pending += data

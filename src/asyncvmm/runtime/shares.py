@@ -97,7 +97,7 @@ def split_knobs(knobs: dict[str, Any]) -> Knobs:
 def limit_disks(machine: Machine, knobs: Knobs, record: Recorder, since_ns: int) -> DiskRates:
     """Put ``io.max`` before the disks of a machine; ConfigError when it names one too many."""
     disks = [device for device in machine.devices if device.type.blob(device.config) is not None]
-    rates = DiskRates(machine.config.name, [disk.io.path for disk in disks], record, since_ns)
+    rates = DiskRates(machine.name, [disk.io.path for disk in disks], record, since_ns)
     rates.change(0, knobs.io)
     for disk, rate in zip(disks, rates.disks, strict=True):
         disk.io.rate = rate
@@ -111,7 +111,7 @@ def limit_cards(machine: Machine, knobs: Knobs, record: Recorder, since_ns: int)
     """
     cards = [device for device in machine.devices if device.type.net(device.config) is not None]
     names = [card.io.path for card in cards]
-    rates = DiskRates(machine.config.name, names, record, since_ns, "net")
+    rates = DiskRates(machine.name, names, record, since_ns, "net")
     rates.change(0, knobs.net)
     for card, rate in zip(cards, rates.disks, strict=True):
         card.io.net.rate = rate
@@ -130,7 +130,7 @@ class GuestPolicy:
     """The knobs of one guest, by the names of cgroup v2."""
 
     def __init__(self, machine: Machine, conductor: Conductor, rates: Rates) -> None:
-        self._name = machine.config.name
+        self._name = machine.name
         self._machine = machine
         self._conductor = conductor
         self._rates = rates

@@ -81,7 +81,7 @@ class Sharing:
         if config.trust_group is not None:
             merger = self._groups[config.trust_group].merger
             member = _Member(config.trust_group, machine, merger, MergePace())
-            self._members[config.name] = member
+            self._members[machine.name] = member
 
     def leave(self, name: str) -> None:
         """The guest has ended: what it still holds counts for nobody. Nothing for one of its own."""

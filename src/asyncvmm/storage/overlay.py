@@ -84,6 +84,10 @@ class OverlayBlob(Blob):
         other._closed = False
         return other
 
+    def changed(self) -> list[int]:
+        """The blocks (of 4 KiB, by number) that are not the base's any more, in order."""
+        return sorted(self._places)
+
     def pread(self, offset: int, length: int) -> bytes:
         """See Blob."""
         self._inside(offset, length)

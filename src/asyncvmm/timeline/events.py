@@ -10,6 +10,12 @@ from mypy_extensions import i64, mypyc_attr
 
 FOREVER: Final = 0x7FFFFFFFFFFFFFFF
 
+# Priorities: whose events come first at one instant. Each owner (a hart's timer, a device) has one of its
+# own, so that the order does not depend on who scheduled first, which a snapshot would not know.
+MACHINE_TIMERS: Final = 0  # plus the hart's number
+SUPERVISOR_TIMERS: Final = 10_000  # plus the hart's number
+DEVICES: Final = 20_000  # plus the device's number on its board
+
 
 class Event:
     """A scheduled call. ``cancel`` is O(1): the queue drops the entry when it comes to it."""

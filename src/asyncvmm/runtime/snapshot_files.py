@@ -1,0 +1,292 @@
+"""Snapshots on disk: a folder with a readable manifest and tables, and packs of pages beside it.
+
+``NAME/manifest.json`` says what the guest was; ``NAME/memory.table`` and ``NAME/disk0.table`` say which
+page is where in ``pages/*.pack``, which all snapshots of the folder above share. Everything is written
+beside its place, made durable and renamed, the whole folder last. Whatever is read is checked before
+anything is made of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from asyncvmm.base.errors import BackendError, ConfigError
+from asyncvmm.base.units import PAGE_SIZE
+from asyncvmm.device import Blob
+from asyncvmm.hypervisor import DiskRatesState
+from asyncvmm.machine import BootFiles, GuestConfig, MachineState, SnapshotError, read_boot_files
+from asyncvmm.machine.config import split_disk
+from asyncvmm.memory.pages import PageTable, new_table
+from asyncvmm.plugin import BlobSpec
+from asyncvmm.runtime.blobs import open_file_blob
+from asyncvmm.runtime.saved import HostSide, SavedGuest
+from asyncvmm.storage import OverlayBlob, Qcow2Image, RawImage
+from asyncvmm.storage.packs import sync_folder, write_durably
+from asyncvmm.storage.pagestore import PageStore
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+PAGES: Final = "pages"
+MEMORY: Final = "memory.table"
+MAX_MANIFEST_BYTES: Final = 64 << 20
+MAX_DISK_BYTES: Final = 1 << 43
+MAX_DISKS: Final = 64
+# What a saved disk is over its blocks: the file as it is, or nothing but zeros.
+FILE, ZEROS = "file", "zeros"
+
+
+class Zeros(Blob):
+    """Nothing but zeros, read-only."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes, True)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """See Blob."""
+        return bytes(length)
+
+
+def save(snapshot: SavedGuest, path: Path | str) -> int:
+    """Write a snapshot to the new folder ``path``; how many pages were not there already.
+
+    ConfigError when the folder exists, BackendError when something cannot be written.
+    """
+    target = Path(path)
+    if target.exists():
+        raise ConfigError(f"{target}: there is something already: give the snapshot another name")
+    store = PageStore(target.parent / PAGES)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        store.save(part / MEMORY, _pages(snapshot.state.pages))
+        manifest = {
+            "format": FORMAT,
+            "time_ns": snapshot.state.values["now_ns"],
+            "config": _config_values(snapshot.config),
+            "boot": _boot_values(snapshot.files),
+            "disks": [
+                _save_disk(store, part / f"disk{number}.table", disk, name)
+                for number, (disk, name) in enumerate(
+                    zip(snapshot.disks, snapshot.disk_files, strict=True)
+                )
+            ],
+            "host": _host_values(snapshot.host_side),
+            "machine": dict(snapshot.state.values),
+        }
+        write_durably(part / MANIFEST, json.dumps(manifest, indent=1).encode())
+        part.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise BackendError(f"{target}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return store.pages_written
+
+
+def load(path: Path | str) -> SavedGuest:
+    """The snapshot in a folder. SnapshotError (a ConfigError) names the file and what is wrong."""
+    folder = Path(path)
+    file = folder / MANIFEST
+    manifest = _read_manifest(file)
+    try:
+        config = GuestConfig.from_mapping(_mapping(manifest, "config"))
+    except ConfigError as error:
+        raise SnapshotError(f"{file}: config: {error}") from error
+    files = read_boot_files(config)
+    if _boot_values(files) != _mapping(manifest, "boot"):
+        raise SnapshotError(f"{file}: the kernel or another boot file of this guest has changed")
+    store = PageStore(folder.parent / PAGES)
+    table = new_table(config.memory // PAGE_SIZE)
+    disks: list[Blob] = []
+    try:
+        for number, data, at in store.load(folder / MEMORY, int(table.page_count)):
+            table.put(number, data, at)
+        saved = manifest["disks"]
+        if not isinstance(saved, list) or len(saved) > MAX_DISKS:
+            raise SnapshotError(f"{file}: disks is not a short list")
+        for number, one in enumerate(saved):
+            disks.append(_load_disk(store, folder / f"disk{number}.table", file, one))
+        return SavedGuest(
+            config,
+            files,
+            MachineState(_mapping(manifest, "machine"), table),
+            tuple(disks),
+            tuple(one["file"] for one in saved),
+            _host_side(file, _mapping(manifest, "host")),
+        )
+    except BaseException:
+        table.release()
+        for disk in disks:
+            disk.close()
+        raise
+
+
+def delete(path: Path | str) -> None:
+    """Remove a snapshot and the pages that no other snapshot beside it has."""
+    folder = Path(path)
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder}: there is no snapshot")
+    gone = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
+    folder.replace(gone)
+    shutil.rmtree(gone)
+    tables = [t for s in saved_in(folder.parent) for t in s.glob("*.table")]
+    PageStore(folder.parent / PAGES).sweep(tables)
+
+
+def saved_in(folder: Path | str) -> list[Path]:
+    """The snapshots in a folder, by name."""
+    return sorted(found.parent for found in Path(folder).glob(f"*/{MANIFEST}"))
+
+
+def _read_manifest(file: Path) -> dict[str, Any]:
+    try:
+        size = file.stat().st_size
+        if size > MAX_MANIFEST_BYTES:
+            raise SnapshotError(f"{file}: {size} bytes are too many for a manifest")
+        manifest = json.loads(file.read_bytes())
+    except OSError as error:
+        raise SnapshotError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError(f"{file}: is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise SnapshotError(f"{file}: is of an unknown format (this is {FORMAT})")
+    keys = {"format", "time_ns", "config", "boot", "disks", "host", "machine"}
+    if set(manifest) != keys:
+        wrong = ", ".join(sorted(set(manifest) ^ keys))
+        raise SnapshotError(f"{file}: the parts differ: {wrong}")
+    return manifest
+
+
+def _mapping(manifest: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = manifest[key]
+    if not isinstance(value, dict):
+        raise SnapshotError(f"{key} of the manifest is not a mapping")
+    return value
+
+
+def _pages(table: PageTable) -> Iterator[tuple[int, bytes]]:
+    for index in range(int(table.page_count)):
+        if not table.is_absent(index):
+            yield index, table.page_bytes(index)
+
+
+# -- disks
+
+
+def _save_disk(store: PageStore, table: Path, disk: Blob, file: str) -> dict[str, Any]:
+    """The blocks of a disk that its file does not hold for good."""
+    on_file = isinstance(disk, (RawImage, Qcow2Image))
+    if isinstance(disk, OverlayBlob) and isinstance(disk.base, (RawImage, Qcow2Image)):
+        store.save(table, ((n, _block(disk, n)) for n in disk.changed()), zeros=True)
+        base = FILE
+    elif on_file:
+        store.save(table, ())
+        base = FILE
+    else:
+        count = -(-disk.size_bytes // PAGE_SIZE)
+        store.save(table, ((number, _block(disk, number)) for number in range(count)))
+        base = ZEROS
+    stamp = _stamp(Path(split_disk(file).path)) if base == FILE else 0
+    return {"base": base, "file": file, "stamp": stamp, "size_bytes": disk.size_bytes,
+            "writable": isinstance(disk, OverlayBlob) or not on_file}  # fmt: skip
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _block(disk: Blob, number: int) -> bytes:
+    start = number * PAGE_SIZE
+    return disk.pread(start, min(PAGE_SIZE, disk.size_bytes - start)).ljust(PAGE_SIZE, b"\0")
+
+
+def _load_disk(store: PageStore, table: Path, file: Path, saved: object) -> Blob:
+    keys = {"base", "file", "stamp", "size_bytes", "writable"}
+    if not isinstance(saved, dict) or set(saved) != keys or saved["base"] not in (FILE, ZEROS):
+        raise SnapshotError(f"{file}: a disk has other parts")
+    size = saved["size_bytes"]
+    if type(size) is not int or not 0 < size <= MAX_DISK_BYTES or type(saved["file"]) is not str:
+        raise SnapshotError(f"{file}: a disk of {size!r} bytes")
+    base: Blob = Zeros(size)
+    if saved["base"] == FILE:
+        options = split_disk(saved["file"])
+        base = open_file_blob(BlobSpec(options.path, True, options.format))
+        if base.size_bytes != size or _stamp(options.path) != saved["stamp"]:
+            base.close()
+            raise SnapshotError(f"{options.path}: has changed since it was part of {file.parent}")
+    if saved["writable"] is not True:
+        return base
+    disk = OverlayBlob(base)
+    try:
+        for number, data, at in store.load(table, -(-size // PAGE_SIZE)):
+            start = number * PAGE_SIZE
+            disk.pwrite(start, data[at : at + min(PAGE_SIZE, size - start)])
+    except BaseException:
+        disk.close()
+        raise
+    return disk
+
+
+# -- what is in the manifest
+
+
+def _config_values(config: GuestConfig) -> dict[str, Any]:
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in attrs.asdict(config, recurse=False).items()
+        if value is not None
+    }
+
+
+def _boot_values(files: BootFiles) -> dict[str, str]:
+    """What the guest boots from after a reset, by the hash of each file."""
+    found = {}
+    for field in attrs.fields(BootFiles):
+        file = getattr(files, field.name)
+        if file is not None:
+            found[field.name] = hashlib.sha256(file.data).hexdigest()
+    return found
+
+
+def _host_values(side: HostSide) -> dict[str, Any]:
+    return {
+        "console": side.console.hex(),
+        "ready": side.ready,
+        "next_command": side.next_command,
+        "command": side.command,
+        "heard": side.heard.hex(),
+        "disks": None if side.disks is None else side.disks.save(),
+        "cards": None if side.cards is None else side.cards.save(),
+    }
+
+
+def _host_side(file: Path, saved: dict[str, Any]) -> HostSide:
+    try:
+        side = HostSide(
+            bytes.fromhex(saved["console"]),
+            saved["ready"],
+            saved["next_command"],
+            saved["command"],
+            bytes.fromhex(saved["heard"]),
+            None if saved["disks"] is None else DiskRatesState.load(saved["disks"]),
+            None if saved["cards"] is None else DiskRatesState.load(saved["cards"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SnapshotError(f"{file}: host: {error!r}") from error
+    numbers = (side.next_command, side.command)
+    if type(side.ready) is not bool or any(type(n) is not int for n in numbers):
+        raise SnapshotError(f"{file}: host: numbers were expected")
+    if not all(0 <= number <= 0xFFFF for number in numbers) or not side.next_command:
+        raise SnapshotError(f"{file}: host: a command of {numbers}")
+    return side
