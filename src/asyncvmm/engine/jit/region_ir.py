@@ -25,6 +25,8 @@ MAX_INSTRUCTIONS: Final = 600
 _OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
+# What fills the TLB keeps all registers that a region uses, so that the hot path has no spills.
+_FILL: Final = {False: "preserve_mostcc i64 @region_", True: "preserve_allcc i64 @region_float_"}
 
 # Ways out of a function.
 _WAYS: Final = {
@@ -125,8 +127,7 @@ class _Template(Expander):
             f"{hart} = load ptr, ptr {ph} ;S",
             # It changes the TLB, and nothing else that this function reads: without the mark, code
             # after it could pair a tag read before it with an addend read after it.
-            f"{how} = call preserve_mostcc i64 @region_{kind}(ptr {hart}, i64 {address},"
-            f" i64 {bits // 8}, i1 true) ;T",
+            f"{how} = call FILL_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true) ;T",
             f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
             f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
         )
@@ -389,7 +390,9 @@ class Region:
             number = rs3 if what == "rs3" else registers[what]
             self.floats.add(number)
             value = f"{target}.f"
-            return f"{value} = load double, ptr %f{number}\n{target} = bitcast double {value} to i64"
+            return (
+                f"{value} = load double, ptr %f{number}\n{target} = bitcast double {value} to i64"
+            )
         number = registers["rd"]
         self.floats.add(number)
         self.written_floats.add(number)
@@ -412,7 +415,9 @@ class Region:
             for number in sorted(self.written)
         ]
         if self.written_floats:
-            stores.append(f" %{way}.pf = {word(at.F)}\n %{way}.file = load ptr, ptr %{way}.pf, !tbaa !10\n")
+            stores.append(
+                f" %{way}.pf = {word(at.F)}\n %{way}.file = load ptr, ptr %{way}.pf, !tbaa !10\n"
+            )
         stores += [
             f""" %{way}.w{number} = load double, ptr %f{number}
  %{way}.q{number} = getelementptr i8, ptr %{way}.file, i64 {8 * number}
@@ -462,6 +467,8 @@ class Region:
 """
             for number in sorted(self.floats)
         )
+        fill = _FILL[bool(self.floats)]
+        body = "".join(self.parts).replace("FILL_", fill)
         declared = "\n".join(sorted(self.declared))
         strict = " strictfp" if self.declared else ""
         exits = "".join(
@@ -469,8 +476,8 @@ class Region:
             for name in ("dispatch", "exit_budget", "exit_slow", "system_done")
         )
         return f"""{exits}{declared}
-declare preserve_mostcc i64 @region_load(ptr, i64, i64, i1) nounwind
-declare preserve_mostcc i64 @region_store(ptr, i64, i64, i1) nounwind
+declare {fill}load(ptr, i64, i64, i1) nounwind
+declare {fill}store(ptr, i64, i64, i1) nounwind
 define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
  %a.out = alloca i64
@@ -490,7 +497,7 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  ]
 bad:
  unreachable
-{"".join(self.parts)}{outs}{ways}}}
+{body}{outs}{ways}}}
 !1 = !{{!"branch_weights", i32 1000, i32 1}}
 !2 = !{{!"branch_weights", i32 1, i32 1000}}
 !9 = !{{!"asyncvmm"}}
