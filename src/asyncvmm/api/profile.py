@@ -18,16 +18,16 @@ import attrs
 
 from asyncvmm.arch.hart import MACHINE, SUPERVISOR, USER
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.engine.sampling import INTERPRETED, TRANSLATED, SampledEngine
+from asyncvmm.engine.sampling import INTERPRETED, OPTIMISED, TRANSLATED, SampledEngine
 from asyncvmm.firmware.elf import is_elf
 from asyncvmm.firmware.symbols import ADDRESSES, Symbol, SymbolTable, elf_symbols, map_symbols
-from asyncvmm.machine import Machine
+from asyncvmm.machine import EngineStats, Machine
 from asyncvmm.runtime.guest import Guest
 
 # A prime, so that the samples of a loop do not all meet the same instruction of it.
 DEFAULT_PERIOD: Final = 20_011
 MAX_PERIOD: Final = 10**12
-TIERS: Final = {INTERPRETED: "interpreter", TRANSLATED: "translated"}
+TIERS: Final = {INTERPRETED: "interpreter", TRANSLATED: "translated", OPTIMISED: "optimised"}
 PRIVILEGES: Final = {USER: "user", SUPERVISOR: "supervisor", MACHINE: "machine"}
 PAGE_MASK: Final = -4096
 
@@ -47,13 +47,15 @@ class Sample:
 @attrs.frozen
 class Row:
     """One line of a table. ``share`` is of all samples, 1.0 being all; ``mips`` is million steps per
-    second of wall time."""
+    second of wall time; ``optimised`` is how much of the row was found in optimised code, 1.0 being
+    all of it."""
 
     name: str
     samples: int
     share: float
     wall_ns: int
     mips: float
+    optimised: float
 
 
 @attrs.frozen
@@ -62,7 +64,7 @@ class Profile:
 
     ``steps`` ran in ``wall_ns`` of wall time in the engine while the profiler was not paused;
     ``interpreted_steps`` of them by the interpreter. Both are exact; the rest is from ``samples``,
-    one every ``period`` steps of a hart.
+    one every ``period`` steps of a hart. ``engine`` counts since the guest was made.
     """
 
     period: int
@@ -70,6 +72,7 @@ class Profile:
     interpreted_steps: int
     wall_ns: int
     samples: tuple[Sample, ...]
+    engine: EngineStats
 
     @property
     def count(self) -> int:
@@ -92,10 +95,13 @@ class Profile:
         """The samples added up by ``key``, most samples first."""
         counts: dict[str, int] = {}
         walls: dict[str, int] = {}
+        optimised: dict[str, int] = {}
         for sample in self.samples:
             name = key(sample)
             counts[name] = counts.get(name, 0) + sample.count
             walls[name] = walls.get(name, 0) + sample.wall_ns
+            if sample.tier == TIERS[OPTIMISED]:
+                optimised[name] = optimised.get(name, 0) + sample.count
         total = self.count
         return tuple(
             Row(
@@ -104,6 +110,7 @@ class Profile:
                 count / total,
                 walls[name],
                 count * self.period * 1e3 / walls[name] if walls[name] else 0.0,
+                optimised.get(name, 0) / count,
             )
             for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         )
@@ -125,8 +132,8 @@ def place_name(sample: Sample, symbols: SymbolTable) -> str:
 class Profiler:
     """Watches one machine's harts from now on; begins paused. The guest cannot tell.
 
-    What it looks at are fixed multiples of ``period`` steps of each hart, so the counts (not the wall
-    times) are the same in every run of the same guest on the same engine.
+    What it looks at are fixed multiples of ``period`` steps of each hart, so the places and their counts
+    are the same in every run of the same guest. Wall times are not, nor what was optimised by then.
     """
 
     def __init__(self, machine: Machine, *, period: int = DEFAULT_PERIOD) -> None:
@@ -173,6 +180,7 @@ class Profiler:
             int(engine.interpreted),
             int(engine.wall_ns),
             tuple(samples),
+            EngineStats.of(self._scheduler.engine),
         )
 
 

@@ -42,7 +42,8 @@ examples:
   asyncvmm profile --kernel Image --symbols System.map --timeout 10
 
 The profile goes to standard output, and what the guest says to standard error. Every hart is looked at
-after each --period of its steps (instructions and traps), which the guest cannot notice. Functions
+after each --period of its steps (instructions and traps), which the guest cannot notice. OPT % is how
+much of a row was found in code that the background compiler had optimised by then. Functions
 of Linux and its modules are asked of the guest itself afterwards, when its image runs commands; the
 code of its processes is shown by page unless --symbols names it. Exit status: as `asyncvmm run`.
 """
@@ -237,11 +238,12 @@ def to_json(found: Profile, symbols: SymbolTable, top: int) -> dict[str, Any]:
         "tiers": [attrs.asdict(row) for row in found.by_tier()],
         "privileges": [attrs.asdict(row) for row in found.by_privilege()],
         "symbols": [attrs.asdict(row) for row in found.by_symbol(symbols)[:top]],
+        "engine": attrs.asdict(found.engine),
     }
 
 
 def report(found: Profile, symbols: SymbolTable, top: int) -> str:
-    """Three tables below a line of totals."""
+    """Three tables below a line of totals, and what the engine did since the guest was made."""
     mips = found.steps * 1e3 / found.wall_ns if found.wall_ns else 0.0
     slow = 100 * found.interpreted_steps / found.steps if found.steps else 0.0
     head = (
@@ -255,16 +257,16 @@ def report(found: Profile, symbols: SymbolTable, top: int) -> str:
     shown = _table("FUNCTION", rows[:top])
     if len(rows) > top:
         shown += f"\n... {len(rows) - top} more (--top)"
-    return "\n\n".join(
-        [head, _table("TIER", found.by_tier()), _table("PRIVILEGE", found.by_privilege()), shown]
-    )
+    engine = "\n".join(["ENGINE, since power-on", *run_command.engine_lines(found.engine)])
+    tables = [_table("TIER", found.by_tier()), _table("PRIVILEGE", found.by_privilege()), shown]
+    return "\n\n".join([head, *tables, engine])
 
 
 def _table(title: str, rows: Sequence[Row]) -> str:
-    lines = [f"{'SAMPLES':>10}  {'%':>6}  {'WALL ms':>10}  {'MIPS':>8}  {title}"]
+    lines = [f"{'SAMPLES':>10}  {'%':>6}  {'WALL ms':>10}  {'MIPS':>8}  {'OPT %':>6}  {title}"]
     lines += [
         f"{row.samples:>10,}  {100 * row.share:>6.2f}  {row.wall_ns / 1e6:>10.1f}  "
-        f"{row.mips:>8.1f}  {row.name}"
+        f"{row.mips:>8.1f}  {100 * row.optimised:>6.2f}  {row.name}"
         for row in rows
     ]
     return "\n".join(lines)

@@ -439,7 +439,7 @@ def _say(text: str) -> None:
     print(f"asyncvmm: {text}", file=sys.stderr, flush=True)
 
 
-def _engine_lines(engine: EngineStats) -> list[str]:
+def engine_lines(engine: EngineStats) -> list[str]:
     lines = [f"{'engine':<16}{engine.name:>16}"]
     if engine.name == "interpreter":
         return lines
@@ -467,6 +467,6 @@ def _print_stats(guest: Guest, wall_s: float) -> None:
         f"{'device accesses':<16}{stats.device_accesses:>16,}",
         f"{'TLB misses':<16}{stats.tlb_misses:>16,}",
         f"{'resident memory':<16}{stats.resident_bytes / (1 << 20):>16.1f} MiB",
-        *_engine_lines(stats.engine),
+        *engine_lines(stats.engine),
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)

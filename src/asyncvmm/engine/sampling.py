@@ -11,10 +11,12 @@ from mypy_extensions import i64
 from asyncvmm.arch.hart import EXIT_BUDGET, Hart
 from asyncvmm.engine.interpreter import Engine
 from asyncvmm.engine.jit.engine import TranslatingEngine
+from asyncvmm.engine.jit.state_words import WHERE, WORDS
 
-# Who executed most of the steps that led to a sample.
+# Who executed most of the steps that led to a sample; of translated code, which kind was entered last.
 INTERPRETED: Final = 0
 TRANSLATED: Final = 1
+OPTIMISED: Final = 2
 
 
 class Bucket:
@@ -77,9 +79,14 @@ class SampledEngine(Engine):
             self._sample(hart, number)
         return result
 
+    def _tier(self, hart: Hart, number: i64) -> int:
+        if self._interpreted[number] * 2 > self._steps[number]:
+            return INTERPRETED
+        words = hart.x
+        return OPTIMISED if len(words) > WORDS and words[WHERE] < 0 else TRANSLATED
+
     def _sample(self, hart: Hart, number: i64) -> None:
-        slow = self._interpreted[number] * 2 > self._steps[number]
-        key = (int(hart.pc), int(hart.priv), int(number), INTERPRETED if slow else TRANSLATED)
+        key = (int(hart.pc), int(hart.priv), int(number), self._tier(hart, number))
         bucket = self.buckets.get(key)
         if bucket is None:
             bucket = Bucket()

@@ -8,7 +8,7 @@ from asyncvmm.api import Profiler, SymbolTable
 from asyncvmm.api.profile import Profile, Sample, program_symbols
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.firmware.symbols import Symbol
-from asyncvmm.machine import Machine
+from asyncvmm.machine import EngineStats, Machine
 from asyncvmm.machine.engines import why_not_jit
 from tests.unit.machine.guest_machines import program_machine
 
@@ -104,17 +104,50 @@ def test_a_hot_loop_has_its_function_s_name(engine: str) -> None:
     assert max(hot, key=hot.__getitem__) == profile.by_tier()[0].name
 
 
+def places(profile: Profile) -> dict[str, int]:
+    """Samples by place, of all tiers: which code is optimised when is nothing that repeats."""
+    return {row.name: row.samples for row in profile.rows(lambda s: f"{s.pc:x} {s.hart}")}
+
+
 def test_tiers_are_told_apart() -> None:
     _, slow = profiled(LOOPS, 1009, LOOPS_STEPS, engine="interpreter")
     assert [row.name for row in slow.by_tier()] == ["interpreter"]
     assert slow.interpreted_steps == slow.steps == LOOPS_STEPS
     if not why_not_jit():
         _, fast = profiled(LOOPS, 1009, LOOPS_STEPS, engine="jit")
-        assert fast.by_tier()[0].name == "translated"
-        assert fast.by_tier()[0].share > 0.9
+        shares = {row.name: row.share for row in fast.by_tier()}
+        assert shares.get("translated", 0) + shares.get("optimised", 0) > 0.9
         assert fast.interpreted_steps < LOOPS_STEPS // 10
-        places = [(sample.pc, sample.count) for sample in slow.samples]
-        assert sorted(places) == sorted((sample.pc, sample.count) for sample in fast.samples)
+        assert places(slow) == places(fast)
+
+
+@pytest.mark.skipif(bool(why_not_jit()), reason=why_not_jit())
+def test_optimised_code_is_told_apart() -> None:
+    from asyncvmm.engine.jit.build import Native
+    from asyncvmm.engine.jit.engine import TranslatingEngine
+    from asyncvmm.engine.jit.hot import HotPages
+    from asyncvmm.engine.jit.translator import Translator
+    from tests.differential.test_jit import optimise
+
+    machine = program_machine(LOOPS)
+    native = Native(hot=HotPages(), watch=False)
+    machine.scheduler.engine = machine.scheduler.runner = TranslatingEngine(native, native.enter)
+    profiler = Profiler(machine, period=101)
+    profiler.resume()
+    machine.run(max_steps=100_000)
+    assert [row.optimised for row in profiler.profile().by_tier()] == [0.0, 0.0]
+    translator = machine.code.listener
+    assert isinstance(translator, Translator)
+    optimise(native, translator)
+    machine.run(max_steps=LOOPS_STEPS - 100_000)
+    profile = profiler.profile()
+    tiers = {row.name: row for row in profile.by_tier()}
+    assert 0.7 < tiers["optimised"].share < 0.85
+    assert tiers["optimised"].optimised == 1.0
+    rows = profile.by_symbol(SymbolTable(program_symbols(machine)))
+    assert rows[0].name == "hot" and 0.7 < rows[0].optimised < 0.85
+    assert profile.engine.regions == 1
+    assert profile.engine.steps == LOOPS_STEPS
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -132,14 +165,14 @@ def test_a_profiled_guest_is_the_same_guest(engine: str, period: int) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_counts_repeat_and_every_hart_is_sampled(engine: str) -> None:
-    def counts() -> list[tuple[int, int, int]]:
+    def counts() -> dict[str, int]:
         options = {"engine": engine, "harts": 2, "quantum": 500}
         machine, profile = profiled(INTERRUPTED, 97, 40_000, **options)
         by_hart = profile.rows(lambda sample: str(sample.hart))
         for row in by_hart:
             assert row.samples == machine.harts[int(row.name)].steps // 97
         assert len(by_hart) == 2
-        return [(sample.pc, sample.hart, sample.count) for sample in profile.samples]
+        return places(profile)
 
     assert counts() == counts()
 
@@ -148,7 +181,9 @@ def test_nothing_is_counted_while_paused() -> None:
     machine = program_machine(LOOPS)
     profiler = Profiler(machine, period=100)
     machine.run(max_steps=10_050)
-    assert profiler.profile() == Profile(100, 0, 0, 0, ())
+    nothing = profiler.profile()
+    assert (nothing.steps, nothing.interpreted_steps, nothing.wall_ns) == (0, 0, 0)
+    assert nothing.samples == () and nothing.engine.steps == 10_050
     profiler.resume()
     machine.run(max_steps=1_000)
     profiler.pause()
@@ -172,12 +207,14 @@ def test_code_without_a_symbol_is_shown_by_its_page() -> None:
     samples = (
         Sample(0x1234, "user", 0, "translated", 3, 3000),
         Sample(0x1FFE, "user", 1, "interpreter", 1, 0),
-        Sample(0xFFFFFFFF80000010, "supervisor", 0, "translated", 4, 1000),
+        Sample(0xFFFFFFFF80000010, "supervisor", 0, "translated", 1, 250),
+        Sample(0xFFFFFFFF80000010, "supervisor", 0, "optimised", 3, 750),
     )
-    profile = Profile(1000, 9000, 0, 5000, samples)
+    profile = Profile(1000, 9000, 0, 5000, samples, EngineStats("jit"))
     rows = profile.by_symbol(SymbolTable([Symbol(0xFFFFFFFF80000000, "start")]))
     assert [(row.name, row.samples, row.share) for row in rows] == [
         ("[user] 0x1000", 4, 0.5),
         ("start", 4, 0.5),
     ]
+    assert [row.optimised for row in rows] == [0.0, 0.75]
     assert rows[1].mips == 4000.0  # 4 samples of 1000 steps in 1 us

@@ -25,6 +25,8 @@ MAX_INSTRUCTIONS: Final = 600
 _OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
+# What fills the TLB keeps all registers that a region uses, so that the hot path has no spills.
+_FILL: Final = {False: "preserve_mostcc i64 @region_", True: "preserve_allcc i64 @region_float_"}
 
 # Ways out of a function.
 _WAYS: Final = {
@@ -75,6 +77,21 @@ class _Template(Expander):
         """See Expander."""
         self.emit(f"WRITE {value}")
 
+    def read_float(self, target: str, register: str) -> None:
+        """See Expander."""
+        self.emit(f"{target} = FREAD {register}")
+
+    def write_float(self, value: str) -> None:
+        """See Expander."""
+        self.emit(f"FWRITE {value}")
+
+    def guard(self) -> None:
+        """See Expander; nothing in a region changes what it depends on, so it is read once."""
+        go = self.fresh()
+        self.emit(f"br i1 %fpu, label {go}, label %float.slow, !prof !1")
+        self.lines.append(f"{go[1:]}:")
+        self.leaves = True
+
     def csr(self, target: str, how: int, value: str) -> None:
         """Left to the first tier."""
         raise UnsupportedError("csr")
@@ -110,8 +127,7 @@ class _Template(Expander):
             f"{hart} = load ptr, ptr {ph} ;S",
             # It changes the TLB, and nothing else that this function reads: without the mark, code
             # after it could pair a tag read before it with an addend read after it.
-            f"{how} = call preserve_mostcc i64 @region_{kind}(ptr {hart}, i64 {address},"
-            f" i64 {bits // 8}, i1 true) ;T",
+            f"{how} = call FILL_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true) ;T",
             f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
             f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
         )
@@ -200,6 +216,8 @@ class Region:
         self.entries: list[int] = []
         self.used: set[int] = set()  # registers
         self.written: set[int] = set()
+        self.floats: set[int] = set()  # floating-point registers
+        self.written_floats: set[int] = set()
         budget = MAX_INSTRUCTIONS
         self.blocks: dict[int, list[int]] = {}
         leaders = _Leaders(words)
@@ -317,7 +335,9 @@ class Region:
             self._mode(unique, (w >> 28) & 7, values["fix"])
         out: list[str] = []
         for line in lines:
-            if "READ" in line or "WRITE" in line:
+            if "FREAD" in line or "FWRITE" in line:
+                line = self._float_register(line, registers, imm)
+            elif "READ" in line or "WRITE" in line:
                 line = self._register(line, registers)
                 if not line:
                     continue
@@ -337,9 +357,7 @@ class Region:
 
     def _mode(self, unique: str, mode: int, fix: int) -> None:
         self.parts.append(
-            f""" %{unique}.mp = {word(at.FRM)}
- %{unique}.mf = load i64, ptr %{unique}.mp, !tbaa !10
- %{unique}.ms = icmp eq i64 %{unique}.mf, {mode}
+            f""" %{unique}.ms = icmp eq i64 %frm, {mode}
  br i1 %{unique}.ms, label %{unique}.mgo, label %{unique}.mno, !prof !1
 {unique}.mno:
 {_text(leaving("slow", str(fix)))}
@@ -364,6 +382,23 @@ class Region:
         self.written.add(number)
         return f" store i64 {what}, ptr %x{number}"
 
+    def _float_register(self, line: str, registers: Mapping[str, int], rs3: int) -> str:
+        """Floating-point registers are locals, too: of type double, that they are kept in SSE's."""
+        target, _, rest = line.rpartition(" = ")
+        kind, what = rest.split(None, 1)
+        if kind == "FREAD":
+            number = rs3 if what == "rs3" else registers[what]
+            self.floats.add(number)
+            value = f"{target}.f"
+            return (
+                f"{value} = load double, ptr %f{number}\n{target} = bitcast double {value} to i64"
+            )
+        number = registers["rd"]
+        self.floats.add(number)
+        self.written_floats.add(number)
+        name = f"{what}.w"
+        return f" {name} = bitcast i64 {what} to double\n store double {name}, ptr %f{number}"
+
     def _flush(self, way: str) -> str:
         """Registers and what is left of the slice, to where everybody else looks for them."""
         stores = [
@@ -378,6 +413,17 @@ class Region:
  store i64 %{way}.v{number}, ptr %{way}.p{number}, !tbaa !10
 """
             for number in sorted(self.written)
+        ]
+        if self.written_floats:
+            stores.append(
+                f" %{way}.pf = {word(at.F)}\n %{way}.file = load ptr, ptr %{way}.pf, !tbaa !10\n"
+            )
+        stores += [
+            f""" %{way}.w{number} = load double, ptr %f{number}
+ %{way}.q{number} = getelementptr i8, ptr %{way}.file, i64 {8 * number}
+ store double %{way}.w{number}, ptr %{way}.q{number}, !tbaa !11
+"""
+            for number in sorted(self.written_floats)
         ]
         return "".join(stores)
 
@@ -409,6 +455,20 @@ class Region:
 """
             for number in sorted(self.used)
         )
+        if self.floats:
+            locals_ += f""" %pf = {word(at.F)}
+ %file = load ptr, ptr %pf, !tbaa !10
+"""
+        locals_ += "".join(
+            f""" %f{number} = alloca double
+ %f{number}.p = getelementptr i8, ptr %file, i64 {8 * number}
+ %f{number}.v = load double, ptr %f{number}.p, !tbaa !11
+ store double %f{number}.v, ptr %f{number}
+"""
+            for number in sorted(self.floats)
+        )
+        fill = _FILL[bool(self.floats)]
+        body = "".join(self.parts).replace("FILL_", fill)
         declared = "\n".join(sorted(self.declared))
         strict = " strictfp" if self.declared else ""
         exits = "".join(
@@ -416,13 +476,18 @@ class Region:
             for name in ("dispatch", "exit_budget", "exit_slow", "system_done")
         )
         return f"""{exits}{declared}
-declare preserve_mostcc i64 @region_load(ptr, i64, i64, i1) nounwind
-declare preserve_mostcc i64 @region_store(ptr, i64, i64, i1) nounwind
+declare {fill}load(ptr, i64, i64, i1) nounwind
+declare {fill}store(ptr, i64, i64, i1) nounwind
 define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
  %a.out = alloca i64
  %b.out = alloca i64
-{locals_} %p = {word(at.LEFT)}
+{locals_} %fpu.p = {word(at.FLOAT_READY)}
+ %fpu.v = load i64, ptr %fpu.p, !tbaa !10
+ %fpu = icmp ne i64 %fpu.v, 0
+ %frm.p = {word(at.FRM)}
+ %frm = load i64, ptr %frm.p, !tbaa !10
+ %p = {word(at.LEFT)}
  %l = load i64, ptr %p, !tbaa !10
  store i64 %l, ptr %left
  %where = {word(at.WHERE)}
@@ -432,7 +497,7 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  ]
 bad:
  unreachable
-{"".join(self.parts)}{outs}{ways}}}
+{body}{outs}{ways}}}
 !1 = !{{!"branch_weights", i32 1000, i32 1}}
 !2 = !{{!"branch_weights", i32 1, i32 1000}}
 !9 = !{{!"asyncvmm"}}

@@ -4,8 +4,8 @@ A symbol of ``HOLES`` stands for a number (the operand, or eight times a registe
 for places to jump to. The relocations of the compiled function then say where to put what, so that
 translating an instruction is copying its bytes and filling in the holes.
 
-A comment ``;S``, ``;F``, ``;G`` or ``;T`` tells whoever makes larger pieces what memory is meant: the
-state's words, floating-point registers, the guest's memory or the TLB.
+A comment ``;S``, ``;G`` or ``;T`` tells whoever makes larger pieces what memory is meant: the state's
+words, the guest's memory or the TLB.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ class Expander:
             case [value] if target == "x rd":
                 self.write(value)
             case ["f", register] if register in ("rs1", "rs2", "rs3"):
-                self.emit(f"{target} = load i64, ptr {self.float_register(register)} ;F")
-            case _ if target == "f rd":
-                self.emit(f"store i64 {text}, ptr {self.float_register('rd')} ;F")
+                self.read_float(target, register)
+            case [value] if target == "f rd":
+                self.write_float(value)
             case [name, *arguments] if target and _FLOAT.match(name):
                 self.float_operation(target, name, [a.rstrip(",") for a in arguments])
             case ["npc"]:
@@ -163,19 +163,27 @@ class Expander:
         place, ready, test, go = (self.fresh() for _ in range(4))
         self.emit(
             f"{place} = {word(at.FLOAT_READY)}",
-            f"{ready} = load i64, ptr {place} ;S",
+            f"{ready} = load i64, ptr {place}",
             f"{test} = icmp eq i64 {ready}, 0",
             f"br i1 {test}, label %float.slow, label {go}, !prof !2",
         )
         self.lines.append(f"{go[1:]}:")
         self.leaves = True
 
+    def read_float(self, target: str, register: str) -> None:
+        """A floating-point register's bits."""
+        self.emit(f"{target} = load i64, ptr {self.float_register(register)}")
+
+    def write_float(self, value: str) -> None:
+        """Into the floating-point destination register."""
+        self.emit(f"store i64 {value}, ptr {self.float_register('rd')}")
+
     def float_register(self, name: str) -> str:
         """A pointer to f[name]."""
         pf, file, place = self.fresh(), self.fresh(), self.fresh()
         self.emit(
             f"{pf} = {word(at.F)}",
-            f"{file} = load ptr, ptr {pf} ;S",
+            f"{file} = load ptr, ptr {pf}",
             f"{place} = getelementptr i8, ptr {file}, i64 {hole(name)}",
         )
         return place

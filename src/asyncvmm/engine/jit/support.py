@@ -50,6 +50,18 @@ def _exit(name: str, reason: int, refund: bool) -> str:
     return "\n".join([*lines, " ret void", "}", ""])
 
 
+def _region_fills(prefix: str, convention: str) -> str:
+    """Fills for optimised code, which keeps its values in registers: with floating-point ones or not."""
+    return "".join(
+        f"""define {convention} i64 @{prefix}_{kind}(ptr %hart, i64 %a, i64 %n, i1 %m) nounwind noinline {{
+ %r = call i64 @fill_{kind}(ptr %hart, i64 %a, i64 %n, i1 %m)
+ ret i64 %r
+}}
+"""
+        for kind in ("load", "store")
+    )
+
+
 def support_ir() -> str:
     """The module, with ``<Class.attribute>`` still in it."""
     return (
@@ -170,14 +182,8 @@ trap:
 on:
 {jump("@resume", "%b")}
 }}
-define preserve_mostcc i64 @region_load(ptr %hart, i64 %a, i64 %n, i1 %m) nounwind noinline {{
- %r = call i64 @fill_load(ptr %hart, i64 %a, i64 %n, i1 %m)
- ret i64 %r
-}}
-define preserve_mostcc i64 @region_store(ptr %hart, i64 %a, i64 %n, i1 %m) nounwind noinline {{
- %r = call i64 @fill_store(ptr %hart, i64 %a, i64 %n, i1 %m)
- ret i64 %r
-}}
+{_region_fills("region", "preserve_mostcc")}
+{_region_fills("region_float", "preserve_allcc")}
 define void @enter(ptr %s) nounwind {{
  %pp = {word(at.PC)}
  %pc = load i64, ptr %pp
