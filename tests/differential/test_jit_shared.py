@@ -103,7 +103,9 @@ def test_guests_in_threads_at_once(tmp_path: Path) -> None:
     def run(number: int) -> None:
         native = Native(hot=HotPages(0.0002, 1, store=store))
         machine = program_machine(sources[number])
-        machine.scheduler.engine = machine.scheduler.runner = TranslatingEngine(native, native.enter)
+        machine.scheduler.engine = machine.scheduler.runner = TranslatingEngine(
+            native, native.enter
+        )
         found[number] = digests(machine)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(sources))]

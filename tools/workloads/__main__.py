@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
-import tempfile
-from pathlib import Path
 
 from asyncvmm.base.errors import AsyncvmmError
 from tools.workloads.machines import COMMANDS, OURS, QEMU, Spent, run

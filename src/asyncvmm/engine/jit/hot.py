@@ -20,7 +20,6 @@ from asyncvmm.arch.code import PPN_SLOT
 from asyncvmm.arch.tlb import FETCH_MASK
 from asyncvmm.engine.fetch import decode_slot
 from asyncvmm.engine.jit import state_words as at
-from asyncvmm.engine.jit.region_ir import Region
 from asyncvmm.engine.jit.regions import CachedRegion, RegionStore, page_key
 from asyncvmm.engine.jit.translator import BLOCK_BYTES, SLOTS, Page, Translator
 
@@ -70,6 +69,7 @@ def compile_request(request: Request, rounds: Mapping[int, int]) -> Made | None:
     Any thread may call.
     """
     from asyncvmm.engine.jit.llvm import compile_region
+    from asyncvmm.engine.jit.region_ir import Region
 
     began = time.perf_counter_ns()
     region = Region(_WORDS.unpack(request.words), request.entries, request.roots, rounds)
