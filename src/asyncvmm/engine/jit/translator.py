@@ -138,6 +138,7 @@ class Page:
         self.tried: set[int] = set()  # slots from which this version was optimised, or could not be
         self.placed: i64 = 0  # how many of the regions known for its bytes are in place
         self.looked: i64 = -1  # the version for whose bytes regions were looked up
+        self.learnt: list[int] = []  # slots where blocks begin, for the next run of the same bytes
 
 
 class Translator(CodeListener):
@@ -202,6 +203,7 @@ class Translator(CodeListener):
         page.version += 1
         page.tried = set()
         page.placed = 0
+        page.learnt = []
         self.changed += 1
         i: i64 = 0
         missing: i32 = i32(self.missing)
@@ -257,6 +259,32 @@ class Translator(CodeListener):
             memory.reset()
             self.catch_up()
 
+    def is_new(self, code: vec[i64]) -> bool:
+        """Whether this is the first time that code of these bytes is wanted; then it is a newcomer."""
+        self.make_room()
+        page = self.page_of(code)
+        if page.looked == page.version:
+            return False
+        page.looked = page.version
+        self.newcomers.append(page)
+        return True
+
+    def has_code(self, code: vec[i64], pc: i64) -> bool:
+        """Whether the page has code for ``pc``."""
+        return self.page_of(code).table[(pc & 4095) >> 1] != self.missing
+
+    def translate_ahead(self, hart: Hart, page: Page, slots: list[int]) -> None:
+        """Translate the blocks at these slots of a page, which are likely to be wanted soon.
+
+        The guest sees nothing of it: unlike ``translate`` it looks at no other page.
+        """
+        generation = self.memory.generation
+        for slot in slots:
+            if page.table[slot] == self.missing:
+                self._translate(hart, page, slot << 1, True)
+                if self.memory.generation != generation:
+                    return  # there was no room: the page is another one now, or none
+
     def is_cold(self, code: vec[i64], pc: i64) -> bool:
         """Whether code at ``pc`` of this page has not been wanted ``threshold`` times before."""
         self.make_room()
@@ -268,13 +296,16 @@ class Translator(CodeListener):
         page.seen[slot] = u8(count + 1)
         return True
 
-    def translate(self, hart: Hart, code: vec[i64], pc: i64) -> bool:
-        """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
+    def translate(self, hart: Hart, code: vec[i64], pc: i64) -> None:
+        """Translate the block at ``pc`` of a code page."""
         self.make_room()
         page = self.page_of(code)
-        if page.looked != page.version:
-            page.looked = page.version
-            self.newcomers.append(page)
+        page.learnt.append(int((pc & 4095) >> 1))
+        self._translate(hart, page, pc, False)
+
+    def _translate(self, hart: Hart, page: Page, pc: i64, ahead: bool) -> None:
+        self.make_room()
+        code = page.code
         stencils = self.stencils
         base = pc & -4096
         first = (pc & 4095) >> 1
@@ -292,6 +323,8 @@ class Translator(CodeListener):
                 offset = slot << 1
                 bits = ram_page[offset >> 3] >> ((offset & 7) << 3)
                 reaches = slot == SLOTS - 1 and (bits & 3) == 3
+                if ahead and reaches:
+                    break
                 found = decode_slot(hart, code, base + offset)
                 if (hart.event & EVENT_TRAP) != 0:
                     hart.event = 0
@@ -311,11 +344,12 @@ class Translator(CodeListener):
             ended = stencils.ends[op]
             if ended != 0:
                 break
+        if ahead and count == 0:
+            return
         self._emit(page, count, slot, slow, ended, half)
         self._place(page, first)
         self.blocks += 1
         self.instructions += count
-        return True
 
     def _emit(self, page: Page, count: i64, slot: i64, slow: bool, ended: i64, half: i64) -> None:
         stencils = self.stencils
