@@ -26,7 +26,7 @@ import attrs
 import trio
 
 # What trio.testing exports under this name; that module loads pytest where it is installed.
-from trio._core import wait_all_tasks_blocked
+from trio._core import wait_all_tasks_blocked  # type: ignore[attr-defined]
 
 from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS
