@@ -12,7 +12,7 @@ pytest.importorskip("llvmlite")
 from asyncvmm.engine.jit.build import Native
 from asyncvmm.engine.jit.engine import TranslatingEngine
 from asyncvmm.engine.jit.hot import HotPages, compile_request
-from asyncvmm.engine.jit.regions import RegionStore
+from asyncvmm.engine.jit.regions import RegionStore, page_key
 from asyncvmm.machine import Machine
 from tests.differential.test_jit_regions import CONFLICT, translator_of
 from tests.unit.machine.guest_machines import program_machine
@@ -75,6 +75,34 @@ def test_the_second_process_starts_hot(tmp_path: Path, source: str) -> None:
     counted = native.statistics()
     assert counted["cache_hits"] == counted["regions"] == 1
     assert counted["optimising_ns"] == 0
+
+
+@pytest.mark.parametrize("source", [CONFLICT, MIX], ids=["conflict", "mix"])
+def test_the_second_process_translates_ahead(tmp_path: Path, source: str) -> None:
+    first = RegionStore(tmp_path)
+    native = Native(hot=HotPages(store=first), watch=False)
+    learner = program_machine(source)
+    learner.scheduler.engine = learner.scheduler.runner = TranslatingEngine(native, native.enter)
+    learner.run(max_steps=60_000)
+    first.entries.save()
+    machine, other = guest(source, RegionStore(tmp_path))
+    machine.run(max_steps=1)
+    assert other.statistics()["blocks"] >= native.statistics()["blocks"] > 1
+    machine, other = guest(source, RegionStore(tmp_path))
+    assert digests(machine) == digests(program_machine(source, engine="interpreter"))
+
+
+@pytest.mark.parametrize("source", [CONFLICT, MIX], ids=["conflict", "mix"])
+def test_wrong_entries_change_nothing(source: str) -> None:
+    """Blocks that begin at every slot, in the middle of instructions and at the page's end too."""
+    store = RegionStore(None)
+    code = "j 1f\n" + ".word 0x13\n" * 1022 + "1:\n.half 1\n.word 0x13\n" + source
+    expected = digests(program_machine(code, engine="interpreter"))
+    machine, _ = guest(code, store)
+    for page in range(2):
+        data = machine.ram.read(0x80000000 + 4096 * page, 4096)
+        store.entries.of(page_key(data)).extend(range(2048))
+    assert digests(machine) == expected
 
 
 def test_stores_into_a_region_that_was_not_decoded_here(tmp_path: Path) -> None:

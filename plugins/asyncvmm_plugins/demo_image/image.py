@@ -7,7 +7,6 @@ from importlib import resources
 from typing import Final
 
 from asyncvmm.plugin.images import BootFiles, ImageCache, ImageType, Progress
-from asyncvmm.testing import assemble, to_elf
 
 SOURCES: Final = ("monitor.s", "console.s", "block.s", "commands.s")
 """In this order they are one source text, whose first instruction is the entry."""
@@ -29,6 +28,8 @@ def recipe() -> str:
 
 def build_program() -> bytes:
     """The monitor as an ELF for M-mode at the start of RAM."""
+    from asyncvmm.testing import assemble, to_elf  # only who builds the image needs them
+
     return to_elf(assemble(read_source(), BASE))
 
 

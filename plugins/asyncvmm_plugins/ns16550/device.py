@@ -115,6 +115,8 @@ class Ns16550(MmioDevice):
         if self.mcr & MCR_LOOPBACK:
             self._receive(bytes([value]))
             self.thre_pending = True
+        elif not self.transmit_fifo and self.port.transmit(bytes((value,))):
+            self.thre_pending = True  # gone at once: a console's usual case
         else:
             if len(self.transmit_fifo) < self._fifo_size():
                 self.transmit_fifo.append(value)

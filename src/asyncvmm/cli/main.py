@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
-from asyncvmm.cli import bench, disk, dtb, image, profile, run, terminal, up, verify
+from asyncvmm.cli import terminal
 
+# Each is a module of this package, with ``add_parser``.
+COMMANDS: Final = ("run", "image", "disk", "dtb", "bench", "up", "verify", "profile")
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
 INTERRUPTED_STATUS = 130
@@ -26,8 +30,8 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, or of one: what the others need is then not loaded."""
     parser = argparse.ArgumentParser(
         prog="asyncvmm",
         description="Virtual machines as Python values: RISC-V operating systems in one process.",
@@ -36,14 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"asyncvmm {asyncvmm.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    run.add_parser(commands)
-    image.add_parser(commands)
-    disk.add_parser(commands)
-    dtb.add_parser(commands)
-    bench.add_parser(commands)
-    up.add_parser(commands)
-    verify.add_parser(commands)
-    profile.add_parser(commands)
+    for name in COMMANDS if command is None else (command,):
+        importlib.import_module(f"asyncvmm.cli.{name}").add_parser(commands)
     return parser
 
 
@@ -72,7 +70,7 @@ def _run(words: list[str]) -> int:
     if "--" in words:
         at = words.index("--")
         words, guest_command = words[:at], words[at + 1 :]
-    parser = build_parser()
+    parser = build_parser(words[0] if words and words[0] in COMMANDS else None)
     options = parser.parse_args(words)
     if guest_command is not None:
         if options.command not in ("run", "profile"):

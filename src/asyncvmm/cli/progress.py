@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
-
-from tqdm import tqdm
 
 from asyncvmm.plugin.images import ProgressTask
 
@@ -16,12 +13,12 @@ LEAST_BYTES = 100_000
 
 
 class _Bar:
-    def __init__(self, bar: tqdm[NoReturn]) -> None:
-        self._bar = bar
+    def __init__(self, update: Callable[[float], object]) -> None:
+        self._update = update
 
     def advance(self, amount: int) -> None:
         """See ProgressTask."""
-        self._bar.update(amount)
+        self._update(amount)
 
 
 class BarProgress:
@@ -30,6 +27,8 @@ class BarProgress:
     @contextmanager
     def task(self, label: str, total: int | None) -> Iterator[ProgressTask]:
         """See Progress."""
+        from tqdm import tqdm  # slow to load, and most commands show no bar
+
         terminal = sys.stderr.isatty()
         if not terminal:
             print(f"asyncvmm: {label}", file=sys.stderr, flush=True)
@@ -45,7 +44,7 @@ class BarProgress:
             disable=not terminal,
             leave=False,
         ) as bar:
-            yield _Bar(bar)
+            yield _Bar(bar.update)
 
     def note(self, text: str) -> None:
         """See Progress."""

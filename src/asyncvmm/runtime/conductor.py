@@ -24,7 +24,9 @@ from typing import Final, Protocol
 
 import attrs
 import trio
-from trio.testing import wait_all_tasks_blocked
+
+# What trio.testing exports under this name; that module loads pytest where it is installed.
+from trio._core import wait_all_tasks_blocked  # type: ignore[attr-defined]
 
 from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS

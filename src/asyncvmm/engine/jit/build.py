@@ -228,6 +228,7 @@ class Native(Attacher):
         self.pending = 0  # first: what comes later sets it again
         if self.hot is not None:
             self.hot.serve(runs, self.arena, self.symbols)
+        runs.newcomers.clear()
 
     def _advance(self, length: int) -> None:
         self.arena.used = self.arena.used + (length + 63 & -64)

@@ -163,14 +163,18 @@ class TranslatingEngine(Engine):
                 self.misses += 1
                 code = fetch_page(hart, hart.pc)
                 if hart.event == 0:
+                    if translator.is_new(code):
+                        began = perf_counter_ns()
+                        self.attacher.install(translator)
+                        self.translation_ns += perf_counter_ns() - began
+                        if translator.has_code(code, hart.pc):
+                            continue
                     if translator.is_cold(code, hart.pc):
                         reason = COLD
                     else:
                         began = perf_counter_ns()
                         translator.translate(hart, code, hart.pc)
                         self.translation_ns += perf_counter_ns() - began
-                        if len(translator.newcomers) > 0:
-                            self.attacher.pending = 1
                         if hart.event == 0:
                             continue
                 if reason != COLD:

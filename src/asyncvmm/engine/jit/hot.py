@@ -20,7 +20,6 @@ from asyncvmm.arch.code import PPN_SLOT
 from asyncvmm.arch.tlb import FETCH_MASK
 from asyncvmm.engine.fetch import decode_slot
 from asyncvmm.engine.jit import state_words as at
-from asyncvmm.engine.jit.region_ir import Region
 from asyncvmm.engine.jit.regions import CachedRegion, RegionStore, page_key
 from asyncvmm.engine.jit.translator import BLOCK_BYTES, SLOTS, Page, Translator
 
@@ -70,6 +69,7 @@ def compile_request(request: Request, rounds: Mapping[int, int]) -> Made | None:
     Any thread may call.
     """
     from asyncvmm.engine.jit.llvm import compile_region
+    from asyncvmm.engine.jit.region_ir import Region
 
     began = time.perf_counter_ns()
     region = Region(_WORDS.unpack(request.words), request.entries, request.roots, rounds)
@@ -122,7 +122,10 @@ class HotPages:
         """
         newcomers, runs.newcomers = runs.newcomers, []
         for page in newcomers:
-            self.look_up(runs, page, memory, symbols)
+            key = self.look_up(runs, page, memory, symbols)
+            if key:
+                page.learnt = self.store.entries.of(key)
+                runs.translate_ahead(runs.harts[0], page, page.learnt)
         while self.wanted:
             translator, table, roots = self.wanted.popleft()
             translator.catch_up()
@@ -146,15 +149,17 @@ class HotPages:
 
     def look_up(
         self, translator: Translator, page: Page, memory: Memory, symbols: Mapping[str, int]
-    ) -> None:
-        """Put into place what is known for a page's bytes and is not there yet."""
+    ) -> str:
+        """Put into place what is known for a page's bytes and is not there yet; their name, or nothing."""
         translator.catch_up()
         if page.looked != page.version:
-            return  # it changed, or was evicted, before anybody came here
-        found = self.store.find(_key(translator, page))
+            return ""  # it changed, or was evicted, before anybody came here
+        key = _key(translator, page)
+        found = self.store.find(key)
         for region in found[int(page.placed) :]:
             self.hits += self.install(region, translator, page, memory, symbols)
         page.placed = len(found)
+        return key
 
     def request(
         self, translator: Translator, page: Page, roots: Iterable[int] | None = None

@@ -22,6 +22,7 @@ from asyncvmm.isa.opcodes import NAMES
 
 SLOTS: Final = 2048
 MAX_INSTRUCTIONS: Final = 600
+MAX_BLOCK: Final = 64
 _OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
@@ -198,7 +199,8 @@ class _Leaders:
 class Region:
     """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start.
 
-    Of these it takes the ones that ``roots`` lead to, the nearest first, up to MAX_INSTRUCTIONS.
+    Of these it takes the ones that ``roots`` lead to, the nearest first, up to MAX_INSTRUCTIONS; a root's
+    straight line is taken to its end, however long that is.
     """
 
     def __init__(
@@ -228,9 +230,13 @@ class Region:
         while near:
             slot = near.popleft()
             block = self._block(slot, starts)
-            if block and len(block) <= budget:
+            if block and (len(block) <= budget or slot in first):
                 self.blocks[slot] = block
                 budget -= len(block)
+                if len(block) == MAX_BLOCK:
+                    # Cut for its length: what follows was no leader, and is not far from a root.
+                    starts.add(block[-1] + ((words[block[-1]] >> 26) & 3))
+                    first += self._after(block[-1]) if slot in first else []
                 found = [place for place in self._after(block[-1]) if place in starts - met]
                 met.update(found)
                 near.extend(found)
@@ -247,7 +253,7 @@ class Region:
 
     def _block(self, slot: int, starts: set[int]) -> list[int]:
         block: list[int] = []
-        while slot < SLOTS and len(block) < 64 and (slot not in starts or not block):
+        while slot < SLOTS and len(block) < MAX_BLOCK and (slot not in starts or not block):
             w = self.words[slot]
             if w == 0 or not self._supported(w) or slot + ((w >> 26) & 3) > SLOTS:
                 break

@@ -7,6 +7,7 @@ into a guest's memory.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import json
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from asyncvmm.engine.jit.entry_store import EntryStore
 from asyncvmm.engine.jit.object_cache import ObjectCache, host_key, translator_key
 from asyncvmm.engine.jit.objects import LinkError, Object, parse_object
 
@@ -56,6 +58,7 @@ class RegionStore:
 
     def __init__(self, folder: Path | None) -> None:
         self.files = ObjectCache(None if folder is None else folder / _FOLDER)
+        self.entries = EntryStore(self.files, f"entries-{_fixed_key().hex()[:32]}")
         self._lock = threading.Lock()  # of _pages
         self._pages: OrderedDict[str, tuple[CachedRegion, ...]] = OrderedDict()
 
@@ -113,7 +116,9 @@ _creating: Final = threading.Lock()
 
 @functools.cache
 def _store(folder: Path | None) -> RegionStore:
-    return RegionStore(folder)
+    store = RegionStore(folder)
+    atexit.register(store.entries.save)
+    return store
 
 
 def region_store(folder: Path | None) -> RegionStore:

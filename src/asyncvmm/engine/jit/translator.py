@@ -53,6 +53,7 @@ FIXED: Final = 32  # from here on an index of ``addresses``
 MAX_BLOCK: Final = 64
 THRESHOLD: Final = 1  # how often code is interpreted (up to 255) before it is translated
 BLOCK_BYTES: Final = 65536  # more than any block takes
+BATCH_BYTES: Final = 16384  # of blocks translated ahead, before they are put into memory
 PAGE_LIMIT: Final = 8192  # pages with an entry table (11 KiB each) before all are forgotten
 SLOTS: Final = 2048
 _PLACES: Final = 40  # links that one block may leave open
@@ -138,6 +139,7 @@ class Page:
         self.tried: set[int] = set()  # slots from which this version was optimised, or could not be
         self.placed: i64 = 0  # how many of the regions known for its bytes are in place
         self.looked: i64 = -1  # the version for whose bytes regions were looked up
+        self.learnt: list[int] = []  # slots where blocks begin, for the next run of the same bytes
 
 
 class Translator(CodeListener):
@@ -162,7 +164,7 @@ class Translator(CodeListener):
         self.tables: vec[i64] = vec[i64]([0] * int(pages))
         self.pages: dict[int, Page] = {}
         self.by_table: dict[int, Page] = {}
-        self.buffer: vec[u8] = vec[u8]([0] * int(BLOCK_BYTES))
+        self.buffer: vec[u8] = vec[u8]([0] * int(BLOCK_BYTES + BATCH_BYTES))
         self.words: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.offsets: vec[i64] = vec[i64]([0] * (MAX_BLOCK + 2))
         self.values: vec[i64] = vec[i64]([0] * 32)
@@ -172,6 +174,8 @@ class Translator(CodeListener):
         self.refused: i64 = 0
         self.refused_by: vec[i64] = vec[i64]([0] * (4 * MAX_BLOCK))
         self.refused_at: vec[i64] = vec[i64]([0] * (4 * MAX_BLOCK))
+        # Where in the buffer a block begins, and how far it is filled.
+        self.begin: i64 = 0
         self.length: i64 = 0
         self.place_count: i64 = 0
         self.place_slots: vec[i64] = vec[i64](
@@ -202,6 +206,7 @@ class Translator(CodeListener):
         page.version += 1
         page.tried = set()
         page.placed = 0
+        page.learnt = []
         self.changed += 1
         i: i64 = 0
         missing: i32 = i32(self.missing)
@@ -253,9 +258,43 @@ class Translator(CodeListener):
     def make_room(self) -> None:
         """Reset the memory when the next block may not fit, or there are too many pages."""
         memory = self.memory
-        if memory.used + BLOCK_BYTES > memory.size or len(self.pages) >= self.page_limit:
+        if (
+            memory.used + BLOCK_BYTES + BATCH_BYTES > memory.size
+            or len(self.pages) >= self.page_limit
+        ):
             memory.reset()
             self.catch_up()
+
+    def is_new(self, code: vec[i64]) -> bool:
+        """Whether this is the first time that code of these bytes is wanted; then it is a newcomer."""
+        self.make_room()
+        page = self.page_of(code)
+        if page.looked == page.version:
+            return False
+        page.looked = page.version
+        self.newcomers.append(page)
+        return True
+
+    def has_code(self, code: vec[i64], pc: i64) -> bool:
+        """Whether the page has code for ``pc``."""
+        return self.page_of(code).table[(pc & 4095) >> 1] != self.missing
+
+    def translate_ahead(self, hart: Hart, page: Page, slots: list[int]) -> None:
+        """Translate the blocks at these slots of a page, which are likely to be wanted soon.
+
+        The guest sees nothing of it: unlike ``translate`` it looks at no other page.
+        """
+        generation = self.memory.generation
+        for slot in slots:
+            if self.begin == 0:
+                self.make_room()
+                if self.memory.generation != generation:
+                    return  # there was none: the page is another one now, or none at all
+            if page.table[slot] == self.missing:
+                self._translate(hart, page, slot << 1, True)
+                if self.begin >= BATCH_BYTES:
+                    self._flush()
+        self._flush()
 
     def is_cold(self, code: vec[i64], pc: i64) -> bool:
         """Whether code at ``pc`` of this page has not been wanted ``threshold`` times before."""
@@ -268,13 +307,16 @@ class Translator(CodeListener):
         page.seen[slot] = u8(count + 1)
         return True
 
-    def translate(self, hart: Hart, code: vec[i64], pc: i64) -> bool:
-        """Translate the block at ``pc`` of a code page; False when it is the interpreter's."""
+    def translate(self, hart: Hart, code: vec[i64], pc: i64) -> None:
+        """Translate the block at ``pc`` of a code page."""
         self.make_room()
         page = self.page_of(code)
-        if page.looked != page.version:
-            page.looked = page.version
-            self.newcomers.append(page)
+        page.learnt.append(int((pc & 4095) >> 1))
+        self._translate(hart, page, pc, False)
+        self._flush()
+
+    def _translate(self, hart: Hart, page: Page, pc: i64, ahead: bool) -> None:
+        code = page.code
         stencils = self.stencils
         base = pc & -4096
         first = (pc & 4095) >> 1
@@ -292,6 +334,8 @@ class Translator(CodeListener):
                 offset = slot << 1
                 bits = ram_page[offset >> 3] >> ((offset & 7) << 3)
                 reaches = slot == SLOTS - 1 and (bits & 3) == 3
+                if ahead and reaches:
+                    break
                 found = decode_slot(hart, code, base + offset)
                 if (hart.event & EVENT_TRAP) != 0:
                     hart.event = 0
@@ -311,16 +355,17 @@ class Translator(CodeListener):
             ended = stencils.ends[op]
             if ended != 0:
                 break
+        if ahead and count == 0:
+            return
         self._emit(page, count, slot, slow, ended, half)
         self._place(page, first)
         self.blocks += 1
         self.instructions += count
-        return True
 
     def _emit(self, page: Page, count: i64, slot: i64, slow: bool, ended: i64, half: i64) -> None:
         stencils = self.stencils
         values = self.values
-        self.length = 0
+        self.length = self.begin
         self.place_count = 0
         self.refused = 0
         if count > 0:
@@ -459,10 +504,10 @@ class Translator(CodeListener):
         self.length = at + size
 
     def _place(self, page: Page, first: i64) -> None:
-        """Give open jumps a way to go, put the code into memory and let others find it."""
-        memory = self.memory
-        used = memory.used
-        page.table[first] = i32(used)
+        """Give open jumps a way to go and let others find the block, which ``_flush`` will put there."""
+        used = self.memory.used
+        place = used + self.begin
+        page.table[first] = i32(place)
         k: i64 = 0
         while k < self.place_count:
             target = self.place_slots[k]
@@ -482,11 +527,17 @@ class Translator(CodeListener):
                     self.values[OFF] = target
                     self._copy(STUB, 0)
             k += 1
-        memory.put(used, self.buffer, self.length)
-        memory.used = used + ((self.length + 15) & -16)
-        self._link(page, first, used)
+        self.begin = (self.length + 15) & -16
+        self._link(page, first, place)
 
-    def _link(self, page: Page, slot: i64, used: i64) -> None:
+    def _flush(self) -> None:
+        """Put what the buffer holds into memory."""
+        memory = self.memory
+        memory.put(memory.used, self.buffer, self.begin)
+        memory.used += self.begin
+        self.begin = 0
+
+    def _link(self, page: Page, slot: i64, place: i64) -> None:
         """Let jumps that waited for ``slot`` go to it."""
         slots = page.link_slots
         places = page.link_places
@@ -495,7 +546,11 @@ class Translator(CodeListener):
         i: i64 = 0
         while i < count:
             if slots[i] == slot:
-                self.memory.patch(places[i], used - (places[i] + 4))
+                distance = place - (places[i] + 4)
+                if places[i] >= self.memory.used:
+                    self._put(places[i] - self.memory.used, 4, distance)
+                else:
+                    self.memory.patch(places[i], distance)
             else:
                 slots[kept] = slots[i]
                 places[kept] = places[i]
