@@ -137,7 +137,8 @@ def own_cost(elf: Path, *, guests: int, cpus: int, plugins: PluginManager) -> Ow
         async with open_host(cpus=cpus, paused=True, plugins=plugins, workers=1) as host:
             residents = await _start_elves(host, elf, guests, "interpreter")
             for guest in residents:
-                guest.machine.scheduler.engine = InstantEngine()
+                scheduler = guest.machine.scheduler
+                scheduler.engine = scheduler.runner = InstantEngine()
             await host.run_until(host.now_ns + 50 * MS)
             costs = []
             steps = quanta = 0
