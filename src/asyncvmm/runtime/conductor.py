@@ -28,6 +28,7 @@ import trio
 # What trio.testing exports under this name; that module loads pytest where it is installed.
 from trio._core import wait_all_tasks_blocked  # type: ignore[attr-defined]
 
+from asyncvmm.arch.hart import STARTED
 from asyncvmm.base.errors import AsyncvmmError, InternalError
 from asyncvmm.base.units import MS
 from asyncvmm.hypervisor import WAITING, Cpus, Grant, HostMemory, Ledger, Vcpu
@@ -57,6 +58,9 @@ LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up cat
 SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for longer
 IMPATIENT_S: Final = 0.001  # ... once that happened
 TURN_NS: Final = 5 * MS  # wall time after which the event loop has its turn whatever happens
+COLD_GUESTS: Final = 8  # more than this push each other's code out of the host's caches
+COLD_NS: Final = 2 * MS  # wall time without running after which that has happened
+COLD_STEPS: Final = 12_000  # what a wake-up of Linux takes that has nothing to do
 BREATH_NS: Final = 10 * MS  # wall time after which trio has its turn in the middle of a stretch
 
 
@@ -166,6 +170,13 @@ class _Place:
     slices: dict[int, _Slice] = attrs.field(factory=dict)
     why: int = RAN_TIME
     error: Exception | None = None
+    ran_ns: int = 0  # wall time at which it ran last
+
+    @property
+    def wants_thread(self) -> bool:
+        """It has a CPU and uses it outside Python's lock; whoever only stands by does not."""
+        runnable = self.guest.machine.scheduler.runnable
+        return self.guest.machine.runs_unlocked and any([runnable(hart) for hart in self.slices])
 
     @property
     def unfinished(self) -> bool:
@@ -461,7 +472,18 @@ class Conductor:
                     if number not in place.slices:
                         self._stand_by(place, number)
             return
-        for seat, number in self._roster.idle_started(self.cpus.free + 1):  # one too many is enough
+        idle = self._roster.idle_started(self.cpus.free + 1)  # one too many is enough
+        if len(idle) > self.cpus.free:
+            # The stretch ends at the first event, so only those with a sibling that runs may wake up.
+            self._roomy = False
+            idle = [
+                (place.seat.number, number)
+                for place in self._busy.values()
+                if len(place.vcpus) > 1
+                for number, hart in enumerate(place.guest.machine.harts)
+                if hart.state == STARTED and number not in place.slices
+            ]
+        for seat, number in idle:
             place = self._seated[seat]
             if number not in place.slices:
                 self._stand_by(place, number)
@@ -576,7 +598,7 @@ class Conductor:
         """Run guests up to ``until_ns``: in threads what gains from it, here the others."""
         aside: list[_Place] = []
         if self.workers.count > 1:
-            aside = [p for p in places if p.slices and p.guest.machine.runs_unlocked]
+            aside = [p for p in places if p.wants_thread]
         if len(aside) > 1:
             places = [place for place in places if place not in aside]
         else:
@@ -619,7 +641,9 @@ class Conductor:
         limit = UNLIMITED
         if guest.max_steps is not None:
             limit = max(0, guest.max_steps - sum([int(hart.steps) for hart in machine.harts]))
-        started = time.perf_counter_ns()  # for statistics only
+        started = time.perf_counter_ns()  # for what no guest can see
+        cold = len(self._places) > COLD_GUESTS and started - place.ran_ns > COLD_NS
+        scheduler.cold_steps = COLD_STEPS if cold else 0
         place.error = None
         guest.outbox.close()
         try:
@@ -631,7 +655,8 @@ class Conductor:
         except Exception as error:  # whatever it is: the neighbours go on
             place.error = error
         finally:
-            guest.busy_ns += time.perf_counter_ns() - started
+            place.ran_ns = time.perf_counter_ns()
+            guest.busy_ns += place.ran_ns - started
         if not place.unfinished:
             lived_ns = until_ns
             if place.why == RAN_ASLEEP:

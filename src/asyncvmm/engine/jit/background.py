@@ -11,17 +11,19 @@ import logging
 import threading
 import time
 import weakref
+from collections import deque
 from typing import Any, Final
 
 from asyncvmm.engine.jit.hot import HotPages, Request, compile_request, sample
 
 IDLE_LOOKS: Final = 50  # in vain before an engine is not looked at until it runs again
+FEW_ENGINES: Final = 4  # of more than these, each is left at the first look in vain
 _MAX_COUNTS: Final = 1 << 16
 
 _log = logging.getLogger("asyncvmm")
 
 
-class _Watched:
+class Watched:
     """One engine: how often its pages were seen, and how often in vain it was looked at."""
 
     def __init__(self, session: Any) -> None:
@@ -34,25 +36,29 @@ class Background:
     """Samples the harts of every engine that was added, and compiles what they ask for."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # of _all and _thread
-        self._all: list[_Watched] = []
+        self._lock = threading.Lock()  # of _thread
+        self._woken: deque[Watched] = deque()
+        self._active: list[Watched] = []  # those that are looked at: the thread's own
         self._thread: threading.Thread | None = None
         self._awake = threading.Event()
         self._over = False
         self.failures = 0
 
-    def add(self, session: Any) -> None:
-        """Look after an engine until it is gone. Any thread may call."""
+    def add(self, session: Any) -> Watched:
+        """Look after an engine until it is gone; what to ``wake`` it with. Any thread may call."""
+        watched = Watched(session)
         with self._lock:
-            self._all.append(_Watched(session))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="asyncvmm-jit")
                 self._thread.start()
-        self._awake.set()
+        self.wake(watched)
+        return watched
 
-    def wake(self) -> None:
+    def wake(self, watched: Watched) -> None:
         """An engine runs again. Any thread may call."""
-        self._awake.set()
+        self._woken.append(watched)
+        if not self._awake.is_set():
+            self._awake.set()
 
     def finish(self) -> None:
         """End the thread: LLVM must not be at work when the process takes it down."""
@@ -71,14 +77,20 @@ class Background:
                 self._awake.wait()
 
     def _round(self) -> float:
-        """One look at each engine; the seconds until the next, or 0 to sleep until there is news."""
-        with self._lock:
-            self._all = [each for each in self._all if each.session() is not None]
-            watched = list(self._all)
+        """One look at each engine that runs; the seconds until the next, or 0 to sleep until there is
+        news.
+        """
+        active = self._active
+        while self._woken:
+            watched = self._woken.popleft()
+            if watched not in active:
+                active.append(watched)
+        vain = IDLE_LOOKS if len(active) <= FEW_ENGINES else 1
         interval_s = 0.0
-        for each in watched:
+        stay = []
+        for each in active:
             session = each.session()
-            if session is None or session.asleep:
+            if session is None:
                 continue
             hot: HotPages = session.hot
             each.idle = 0 if sample(session, hot, each.counts) else each.idle + 1
@@ -86,11 +98,13 @@ class Background:
                 each.counts.clear()  # tables come and go
             if hot.requests:
                 self._compile(session, hot, hot.requests.popleft())
-            elif each.idle >= IDLE_LOOKS:
+            elif each.idle >= vain and not hot.wanted:
                 each.idle = 0
                 session.asleep = True
                 continue
+            stay.append(each)
             interval_s = min(interval_s or hot.interval_s, hot.interval_s)
+        self._active = stay
         return interval_s
 
     def _compile(self, session: Any, hot: HotPages, request: Request) -> None:

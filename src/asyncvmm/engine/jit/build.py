@@ -192,8 +192,7 @@ class Native(Attacher):
         self.missing = self.symbols["missing"] - self.arena.address
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self.enter = prototype(self.symbols["enter"])
-        if hot is not None and watch:
-            background().add(self)
+        self.watched = background().add(self) if hot is not None and watch else None
 
     def statistics(self) -> dict[str, int]:
         """See Attacher."""
@@ -220,8 +219,8 @@ class Native(Attacher):
     def wake(self) -> None:
         """See Attacher."""
         self.asleep = False
-        if self.hot is not None:
-            background().wake()
+        if self.watched is not None:
+            background().wake(self.watched)
 
     def install(self, runs: Translator) -> None:
         """See Attacher."""

@@ -126,6 +126,14 @@ class TranslatingEngine(Engine):
         result: i64 = 0
         hart.event |= EVENT_CHECK
         x[CLOCK] = self._clock(hart)
+        if self.cold_steps > 0:
+            steps = hart.steps
+            result = run_within(hart, self.cold_steps)
+            self.cold_steps = 0
+            self.interpreted += hart.steps - steps
+            if result != EXIT_BUDGET:
+                return result
+            hart.event |= EVENT_CHECK
         while True:
             if hart.event != 0:
                 hart.event = 0
