@@ -19,7 +19,7 @@ from pathlib import Path
 
 from asyncvmm.engine.jit.regions import RegionStore
 from tools.soak.linux import LinuxWorks, missing_images
-from tools.soak.rounds import Result, compare, growth, plan
+from tools.soak.rounds import compare, growth, halves, plan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1_000_000, help="at most so many")
     parser.add_argument("--first-round", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0, help="work in a round, default 1")
     parser.add_argument("--bare", action="store_true", help="the bare-metal guest only")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each piece of work")
     options = parser.parse_args(arguments)
@@ -43,30 +44,45 @@ def main(arguments: list[str] | None = None) -> int:
         while number < options.first_round + options.rounds:
             if memory and time.monotonic() - began >= options.minutes * 60:
                 break
-            for trial in plan(options.seed, number, linux):
+            highest = 0
+            for trial in plan(options.seed, number, linux, options.scale):
                 result = compare(trial, store)
-                _tell(result, number, options.json)
+                _report(
+                    {"round": number, **result.values()}, f"round {number}: {result}", options.json
+                )
                 if result.failure:
                     print(
                         f"FAILED, to repeat: python -m tools.soak --seed {options.seed}"
-                        f" --first-round {number} --rounds 1{' --bare' * options.bare}",
-                        flush=True,
+                        f" --first-round {number} --rounds 1 --scale {options.scale}"
+                        f"{' --bare' * options.bare}",
+                        file=sys.stderr,
                     )
                     return 1
-            memory.append(result.rss_bytes)
+                highest = max(highest, result.rss_bytes)
+            memory.append(highest)
             number += 1
-    problem = growth(memory)
     minutes = (time.monotonic() - began) / 60
-    print(f"seed {options.seed}: {len(memory)} rounds in {minutes:.1f} minutes; no difference")
-    print(problem or "memory is bounded", "MiB after rounds:", *(size >> 20 for size in memory))
+    problem = growth(memory)
+    first, second = halves(memory)
+    _report(
+        {
+            "seed": options.seed,
+            "rounds": len(memory),
+            "minutes": round(minutes, 1),
+            "first_half_bytes": first,
+            "second_half_bytes": second,
+            "failure": problem,
+        },
+        f"seed {options.seed}: {len(memory)} rounds in {minutes:.1f} minutes, no difference;"
+        f" medians of memory in both halves: {first >> 20} and {second >> 20} MiB"
+        f"{problem and f'; FAILED: {problem}'}",
+        options.json,
+    )
     return 1 if problem else 0
 
 
-def _tell(result: Result, number: int, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"round": number, **result.values()}), flush=True)
-    else:
-        print(f"round {number}: {result}", flush=True)
+def _report(values: dict[str, object], text: str, as_json: bool) -> None:
+    print(json.dumps(values) if as_json else text, flush=True)
 
 
 if __name__ == "__main__":

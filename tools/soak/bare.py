@@ -4,7 +4,8 @@ S-mode under Sv39. Sixteen frames are seen through sixteen pages of a window. In
 writes a function of random instructions into a frame through another address, does FENCE.I and calls
 it through the window up to some hundred times; or writes over one instruction of a function that was
 called before; or swaps two pages of the window, with an SFENCE.VMA for one address or for all. Functions
-store instructions into their own page, too. What goes wrong traps, and counts as a return.
+store instructions into their own page, too. What goes wrong traps, and counts as a return. With several harts
+each has a window of its own, and they write and run in the same frames.
 """
 
 from __future__ import annotations
@@ -32,15 +33,23 @@ SOURCE: Final = """
     csrw pmpaddr0, t0
     li   t0, 0x1f
     csrw pmpcfg0, t0
-    li   s0, 0x80102000       # the window's page table
-    li   t0, 0x80100000
-    li   t1, 0x20040401       # its parent
-    sd   t1, 8(t0)
+    csrr a0, mhartid
+    slli t0, a0, 14           # each hart has page tables of its own: root, middle, window
+    li   s0, 0x80100000
+    add  s0, s0, t0
+    li   t3, 0x1000
+    add  t4, s0, t3
+    add  t5, t4, t3
+    srli t1, t4, 2
+    ori  t1, t1, 1
+    sd   t1, 8(s0)
     li   t1, 0x200000cf       # all memory as it is
-    sd   t1, 16(t0)
-    li   t0, 0x80101000
-    li   t1, 0x20040801
-    sd   t1, 0(t0)
+    sd   t1, 16(s0)
+    srli t1, t5, 2
+    ori  t1, t1, 1
+    sd   t1, 0(t4)
+    srli t6, s0, 12
+    mv   s0, t5
     li   t1, 0x200800cf       # frames from 0x80200000
     mv   t0, s0
     li   t2, 16
@@ -49,7 +58,8 @@ SOURCE: Final = """
     addi t0, t0, 8
     addi t2, t2, -1
     bnez t2, 1b
-    li   t0, 0x8000000000080100
+    li   t0, 0x8000000000000000
+    or   t0, t0, t6
     csrw satp, t0
     sfence.vma
     li   t0, 0x1800
@@ -67,6 +77,7 @@ trapped:
 
 start:
     li   s1, {seed}
+    add  s1, s1, a0
     li   s2, 6364136223846793005
     li   s3, 1442695040888963407
     la   s6, templates
@@ -169,7 +180,7 @@ templates:
 
 
 def _template(random: Random) -> int:
-    """An instruction word that goes on to the next, or a little further, and keeps the loop's registers."""
+    """An instruction word that goes on to the next or a little further, and keeps others' registers."""
     kind = random.randrange(12)
     if kind == 0:
         imm = 4 * random.randrange(512)
@@ -203,12 +214,12 @@ def program(seed: int) -> bytes:
     return to_elf(assemble(source + words, 0x80000000))
 
 
-def self_modifying(seed: int, steps: int, looks: int) -> Work:
-    """``steps`` of the program, compared ``looks`` times."""
+def self_modifying(seed: int, steps: int, looks: int, harts: int = 1) -> Work:
+    """``steps`` of the program in all, compared ``looks`` times."""
     elf = program(seed)
 
     def make(engine: Engine) -> Machine:
-        config = GuestConfig(elf="program.elf", memory="8M", seed=seed)
+        config = GuestConfig(elf="program.elf", memory="8M", seed=seed, harts=harts)
         files = BootFiles(elf=BootFile("program.elf", elf))
         return Machine(config, files, {}, engine=engine)
 

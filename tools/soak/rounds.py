@@ -24,19 +24,30 @@ from tools.soak.work import Trace, Work, perform
 
 MOST_GROWTH: Final = 1.1
 MOST_GROWTH_BYTES: Final = 32 << 20
-_KIB: Final = 1 << 10
-_COUNTED: Final = ("blocks", "regions", "changed", "evictions", "resets", "stale", "code_bytes_most")
+LOOKS: Final = 12  # at a bare-metal guest
+SMALL_ARENAS: Final = (400 << 10, 512 << 10, 1 << 20, 4 << 20)
+ARENAS: Final = (2 << 20, 8 << 20, ARENA_BYTES, ARENA_BYTES)
+_COUNTED: Final = (
+    "blocks",
+    "regions",
+    "changed",
+    "evictions",
+    "resets",
+    "stale",
+    "code_bytes_most",
+)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Work, and the settings of the translating engine that does it.
+    """Work of a guest with ``harts``, and the settings of the translating engine that does it.
 
     ``eager`` optimises what is seen once; ``threshold`` is how often a block is interpreted first.
     """
 
     work: Work
     seed: int
+    harts: int
     arena_bytes: int
     eager: bool
     threshold: int
@@ -61,6 +72,7 @@ class Result:
         return {
             "work": trial.work.name,
             "seed": trial.seed,
+            "harts": trial.harts,
             "arena_bytes": trial.arena_bytes,
             "eager": trial.eager,
             "threshold": trial.threshold,
@@ -77,7 +89,7 @@ class Result:
         trial = self.trial
         counted = ", ".join(f"{name} {self.counters.get(name, 0)}" for name in _COUNTED)
         return (
-            f"{trial.work.name} seed {trial.seed} arena {trial.arena_bytes >> 10} KiB"
+            f"{trial.work.name} seed {trial.seed} harts {trial.harts} arena {trial.arena_bytes >> 10} KiB"
             f"{' eager' if trial.eager else ''} threshold {trial.threshold}:"
             f" {self.failure or f'{self.compared} digests equal'}, {self.steps / 1e6:.0f} M steps,"
             f" jit {self.jit_s:.1f} s, interpreter {self.interpreter_s:.1f} s; {counted};"
@@ -85,25 +97,32 @@ class Result:
         )
 
 
-def plan(seed: int, number: int, linux: LinuxWorks | None) -> list[Trial]:
-    """The trials of a round; without ``linux`` the bare-metal ones only."""
+def plan(seed: int, number: int, linux: LinuxWorks | None, scale: float = 1.0) -> list[Trial]:
+    """The trials of a round, in any order; without ``linux`` the bare-metal ones only.
+
+    ``scale`` is how much work there is in each, as a part of the usual.
+    """
     random = Random(f"{seed} {number}")
+
+    def some(least: int, most: int) -> int:
+        return max(1, int(random.randrange(least, most) * scale))
+
+    def trial(work: Work, own: int, harts: int, arenas: tuple[int, ...], eager: float) -> Trial:
+        arena, threshold = random.choice(arenas), random.choice((0, 1, 16))
+        return Trial(work, own, harts, arena, random.random() < eager, threshold)
+
     trials = []
-    for _ in range(2):
+    for harts in (1, random.choice((2, 3))):
         own = random.getrandbits(32)
-        work = self_modifying(own, random.randrange(20, 60) * 1_000_000, 12)
-        arena = random.choice((400, 512, 1024, 4096)) * _KIB
-        trials.append(Trial(work, own, arena, random.random() < 0.5, random.choice((0, 1, 16))))
+        work = self_modifying(own, some(20_000_000, 60_000_000), LOOKS, harts)
+        trials.append(trial(work, own, harts, SMALL_ARENAS, 0.5))
     if linux is not None:
-        own = random.getrandbits(32)
-        works = [
-            linux.modules(own, random.randrange(12, 24)),
-            linux.compiler(own, random.randrange(200, 400), random.randrange(10_000, 30_000)),
-        ]
-        for one in works:
-            arena = random.choice((2 << 20, 8 << 20, ARENA_BYTES, ARENA_BYTES))
-            eager = random.random() < 0.3
-            trials.append(Trial(one, own, arena, eager, random.choice((0, 1, 16))))
+        own, harts = random.getrandbits(32), random.choice((1, 1, 2))
+        work = linux.modules(own, some(12, 24), harts)
+        trials.append(trial(work, own, harts, ARENAS, 0.3))
+        own, harts = random.getrandbits(32), random.choice((1, 1, 2))
+        work = linux.compiler(own, some(200, 400), some(10_000, 30_000), harts)
+        trials.append(trial(work, own, harts, ARENAS, 0.3))
     random.shuffle(trials)
     return trials
 
@@ -111,9 +130,7 @@ def plan(seed: int, number: int, linux: LinuxWorks | None) -> list[Trial]:
 def compare(trial: Trial, store: RegionStore) -> Result:
     """Do the work on both engines. Never raises for what a guest does; see ``Result.failure``."""
     hot = HotPages(0.0003 if trial.eager else INTERVAL_S, 1 if trial.eager else SAMPLES, store)
-    native = Native(
-        default_cache_root() / "jit", trial.arena_bytes, hot, threshold=trial.threshold
-    )
+    native = Native(default_cache_root() / "jit", trial.arena_bytes, hot, threshold=trial.threshold)
     found = expected = Trace((), b"", 0, 0)
     failure = ""
     times = [time.process_time()]
@@ -161,11 +178,16 @@ def growth(memory: list[int]) -> str:
 
     The first round is not counted: it loads what the others share.
     """
+    first, second = halves(memory)
+    if second <= first * MOST_GROWTH + MOST_GROWTH_BYTES:
+        return ""
+    return f"memory grows from {first >> 20} to {second >> 20} MiB (medians of the halves)"
+
+
+def halves(memory: list[int]) -> tuple[int, int]:
+    """The median of the first and of the second half of all rounds but the first; zeros when few."""
     counted = memory[1:]
     half = len(counted) // 2
     if half < 2:
-        return ""
-    first, second = statistics.median(counted[:half]), statistics.median(counted[-half:])
-    if second <= first * MOST_GROWTH + MOST_GROWTH_BYTES:
-        return ""
-    return f"MEMORY GROWS from {first / 2**20:.0f} to {second / 2**20:.0f} MiB (medians of halves)"
+        return 0, 0
+    return int(statistics.median(counted[:half])), int(statistics.median(counted[-half:]))

@@ -14,6 +14,9 @@ from asyncvmm.machine import RAN_STEPS, Machine
 MARK: Final = "SOAK-END"
 """What a session's script says when it comes to its end."""
 
+FAULT: Final = "SOAK-BAD"
+"""What it says when a command failed."""
+
 MakeMachine = Callable[[Engine], Machine]
 
 
@@ -72,7 +75,7 @@ def perform(work: Work, engine: Engine, cuts: Random | None = None) -> Trace:
     else:
         if work.session:
             raise WorkFailedError(f"{work.name}: it does not come to its end{_said(output)}")
-    if b"SOAK-BAD" in output:
+    if FAULT.encode() in output:
         raise WorkFailedError(f"{work.name}: a command failed{_said(output)}")
     steps = sum(int(hart.steps) for hart in machine.harts)
     return Trace(tuple(digests), bytes(output), steps, int(machine.scheduler.now_ns()))
