@@ -23,7 +23,7 @@ SCENARIOS = Path(__file__).parents[2] / "specs" / "scenarios"
 SAID = {
     "database": ("errors: 0, replies: 1000", "sum 333833500", "visits 42", "wrench|14297500"),
     "file": ("Access denied", "alice 16000000", "whole"),
-    "application": ("40 201", "40 notes through 2 workers"),
+    "application": ("40 201", "40 answers from 2 workers"),
     "mail": ("refused: {}", "Invalid recipient", "alice: From curl", "bob: Guests"),
     "print": ("request id is paper-1", "Dear printer,"),
     "game": ("teeworlds 0.7", "0 of 8 clients", "1 of 8 clients"),
