@@ -1,7 +1,9 @@
-"""The command line on real images. One that is missing is skipped; ``debian`` is pulled first."""
+"""Guests from real images. A test whose image is missing is skipped, except that ``debian`` and the images
+that ``ASYNCVMM_TEST_PULL`` names (words between spaces) are pulled first."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,9 +36,18 @@ def why_missing(name: str, pull: bool) -> str:
 
 def require(*names: str) -> None:
     """Skip the test unless these images are here."""
+    wanted = {"debian", *os.environ.get("ASYNCVMM_TEST_PULL", "").split()}
     for name in names:
-        if reason := why_missing(name, pull=name == "debian"):
+        if reason := why_missing(name, pull=name in wanted):
             pytest.skip(reason)
+
+
+def require_recipe(name: str, recipe: str) -> None:
+    """Skip the test unless the image was built by this version, whose guests have what it asks for."""
+    require(name)
+    manifest = ImageCache().manifest(name)
+    if manifest is None or manifest.recipe != recipe:
+        pytest.skip(f"image {name} is older than this version: asyncvmm image build {name}")
 
 
 @pytest.fixture(scope="session")

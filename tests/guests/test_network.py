@@ -8,22 +8,13 @@ import pytest
 
 from asyncvmm.api.scenarios import run_scenario
 from asyncvmm.api.verify import verify_scenario
-from asyncvmm.plugin.images import ImageCache
 from asyncvmm.runtime.scenario import load_scenario
 from asyncvmm_plugins.debian_images import root_disk, small_linux
-from tests.guests.conftest import Run, require
+from tests.guests.conftest import Run, require_recipe
 
 pytestmark = pytest.mark.guest
 
 WEB = Path(__file__).parents[2] / "specs" / "scenarios" / "web.toml"
-
-
-def require_recipe(name: str, recipe: str) -> None:
-    """Skip the test unless the image was built by this version, whose guests ask for a lease."""
-    require(name)
-    manifest = ImageCache().manifest(name)
-    if manifest is None or manifest.recipe != recipe:
-        pytest.skip(f"image {name} is older than this version: asyncvmm image build {name}")
 
 
 async def test_web_server_and_client() -> None:

@@ -25,7 +25,7 @@ from asyncvmm.plugin.images import (
     MissingToolError,
     Progress,
 )
-from asyncvmm_plugins.debian_images import initramfs
+from asyncvmm_plugins.debian_images import initramfs, servers
 from asyncvmm_plugins.debian_images.agent import agent_program
 from asyncvmm_plugins.debian_images.apt import AptDirectory, package_file
 from asyncvmm_plugins.debian_images.closure import PackageIndex
@@ -34,7 +34,7 @@ from asyncvmm_plugins.debian_images.kernel_package import DebianFullImage, verif
 from asyncvmm_plugins.debian_images.small_linux import SmallLinuxImage
 
 SUITES_STABLE_FIRST: Final = ("trixie", "forky", "sid")
-RECIPE: Final = "debian-root 2"
+RECIPE: Final = "debian-root 3"
 DISK: Final = "root.ext4"
 FIRST: Final = ("base-files", "base-passwd", "libc6", "libc-bin")
 PACKAGES: Final = (
@@ -42,9 +42,9 @@ PACKAGES: Final = (
     # A system to work in.
     *("bash", "dash", "coreutils", "util-linux", "mount", "grep", "sed", "mawk", "findutils"),
     *("tar", "gzip", "hostname", "procps", "ncurses-base", "ncurses-bin", "busybox-static"),
-    *("e2fsprogs", "kmod", "iproute2", "iputils-ping", "netbase"),
+    *("e2fsprogs", "kmod", "iproute2", "iputils-ping", "netbase", "python3", "curl"),
     # What it is for.
-    *("nginx", "redis-server", "redis-tools", "sqlite3", "python3", "curl"),
+    *servers.PACKAGES,
 )
 ROOT_APPEND: Final = "root=/dev/vda ro asyncvmm.overlay=1"
 """The cached disk is never written: init.sh puts an overlay in the guest's memory over it. A copy of the
@@ -64,7 +64,10 @@ class DebianRootImage(ImageType):
     """``debian-root``."""
 
     name = "debian-root"
-    summary = "a Debian 13 root disk: bash, nginx, redis, sqlite3, python3, curl, iproute2 (~60 MB)"
+    summary = (
+        "a Debian 13 root disk: bash, python3, curl; web, database, mail, print, file, game servers "
+        "(~60 MB)"
+    )
     size_bytes_estimate = 450 * MIB
 
     def pull(self, cache: ImageCache, progress: Progress) -> None:
@@ -138,13 +141,16 @@ def finish_root(root: Path) -> None:
     for name in ("bin", "sbin", "lib"):
         if not (root / name).is_symlink():
             raise BuildError(f"the root's /{name} is not the link that Debian 13 has")
-    for name in ("proc", "sys", "dev", "run", "tmp", "mnt", "root", "var/www/html", "etc/nginx"):
+    mount_points = ("proc", "sys", "dev", "run", "tmp", "mnt", "root")
+    for name in (*mount_points, *servers.DIRECTORIES):
         (root / name).mkdir(parents=True, exist_ok=True)
     accounts = root / "usr/share/base-passwd"
     passwd = (accounts / "passwd.master").read_text("utf-8").replace("root:*:", "root::")
     group = (accounts / "group.master").read_text("utf-8")
-    for name, number in (("redis", 101), ("messagebus", 102)):
-        passwd += f"{name}:*:{number}:{number}::/var/lib/{name}:/usr/sbin/nologin\n"
+    for name, (number, home) in servers.ACCOUNTS.items():
+        passwd += f"{name}:*:{number}:{number}::{home}:/usr/sbin/nologin\n"
+        group += f"{name}:*:{number}:\n"
+    for name, number in servers.GROUPS.items():
         group += f"{name}:*:{number}:\n"
     texts = {
         "etc/passwd": passwd,
@@ -154,7 +160,7 @@ def finish_root(root: Path) -> None:
         "etc/fstab": FSTAB,
         "etc/asyncvmm-root": "This root was made by asyncvmm from unpacked Debian packages.\n",
         "etc/profile.d/asyncvmm.sh": "export HOME=/root\n",
-        "var/www/html/index.html": "<title>asyncvmm</title>\n<h1>nginx on Debian in asyncvmm</h1>\n",
+        **servers.FILES,
     }
     for name, text in texts.items():
         _write(root / name, text.encode(), 0o644)
@@ -164,7 +170,7 @@ def finish_root(root: Path) -> None:
         "usr/bin/awk": "mawk",
         "etc/inittab": "/run/inittab",
         "etc/mtab": "/proc/mounts",
-        "etc/nginx/sites-enabled/default": "../sites-available/default",
+        **servers.LINKS,
         **{f"usr/sbin/{name}": "../bin/busybox" for name in ("poweroff", "reboot", "halt")},
     }
     for name, target in links.items():

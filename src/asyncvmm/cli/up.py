@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -44,9 +45,11 @@ a scenario:
                               disks, devices, seed, quantum, engine, trust_group
   policy = {"cpu.weight" = 200, "cpu.max" = "50000 100000", "memory.max" = "64M"}
   [[steps]]                   in order; at = "1.5s" waits for that virtual time
-  guest = "a"                 and one of: run = ["cmd", ...] (status, contains); send and expect;
-                              policy = {...}. Others: start = "a", stop = "a", until = "2s"
-                              within = "10s" limits a step, background = true goes on meanwhile
+  guest = "a"                 and one of: run = ["cmd", ...] (status, contains,
+                              show = true prints what it said); send and expect; policy = {...},
+                              link = {...}. Others: start = "a", stop = "a", until = "2s"
+                              within = "10s" limits a step, background = true goes on meanwhile,
+                              name = "..." is what the report calls it
 
 exit status: 0 when all steps held, 1 when one failed, 2 for wrong input.
 """
@@ -199,13 +202,16 @@ class LiveTable(ScenarioObserver):
 
 
 def step_line(result: StepResult) -> str:
-    """One step's result."""
+    """One step's result, with what its command said, if it is to be shown, on lines below it."""
     step = result.step
+    said = ""
+    if step.show and result.output.strip():
+        said = "\n" + textwrap.indent(result.output.strip("\n"), " " * 15)
     times = ""
     if result.ended_ns >= 0:
         times = f"  [{result.began_ns / 1e9:.6f} - {result.ended_ns / 1e9:.6f} s]"
     why = f": {result.detail}" if result.detail else ""
-    return f"{result.outcome:<7} step {step.number}  {step.title}{times}{why}"
+    return f"{result.outcome:<7} step {step.number}  {step.title}{times}{why}{said}"
 
 
 def report(result: ScenarioResult) -> str:

@@ -69,10 +69,12 @@ class Step:
     """``[[steps]]``: one action. ``number`` counts from 1.
 
     ``at_ns`` is the virtual time before which it does not begin, ``within_ns`` how long it may take.
-    The sequence does not wait for a ``background`` step; the next step of its guest does.
+    The sequence does not wait for a ``background`` step; the next step of its guest does. ``name`` is
+    what people call it; what a command says is part of the report if ``show`` is set.
     """
 
     number: int
+    name: str = ""
     guest: str | None = None
     at_ns: int | None = None
     within_ns: int = STEP_LIMIT_NS
@@ -80,6 +82,7 @@ class Step:
     run: tuple[str, ...] | None = None
     status: int = 0
     contains: str | None = None
+    show: bool = False
     send: str | None = None
     expect: str | None = None
     start: bool = False
@@ -91,9 +94,11 @@ class Step:
 
     @property
     def title(self) -> str:
-        """What it does, in a few words."""
+        """Its name, else what it does, in a few words."""
         who = f"{self.guest}: " if self.guest else ""
-        if self.run is not None:
+        if self.name:
+            what = self.name
+        elif self.run is not None:
             what = f"run {' '.join(self.run)}"
         elif self.start or self.stop:
             what = "start" if self.start else "stop"
@@ -265,7 +270,7 @@ def _read_step(where: str, number: int, values: Any, guests: Mapping[str, GuestS
         LinkShape().change(**given["link"])
     elif "network" in given:
         raise ConfigError(f"{where}: network goes with link")
-    for key in ("status", "contains"):
+    for key in ("status", "contains", "show"):
         if key in given and "run" not in given:
             raise ConfigError(f"{where}: {key} goes with run")
     for key in ("start", "stop"):
@@ -442,6 +447,7 @@ _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "policy": _policy,
 }
 _STEP_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
+    "name": _some_text,
     "guest": _text,
     "at": _time,
     "within": _time,
@@ -449,6 +455,7 @@ _STEP_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "run": _command,
     "status": _number,
     "contains": _text,
+    "show": _boolean,
     "send": _some_text,
     "expect": _some_text,
     "start": _text,

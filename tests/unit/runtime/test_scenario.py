@@ -34,8 +34,10 @@ def test_a_whole_scenario() -> None:
         guest = "a"
         run = ["uname", "-a"]
         contains = "riscv64"
+        show = true
         background = true
         [[steps]]
+        name = "b comes"
         start = "b"
         [[steps]]
         guest = "b"
@@ -56,6 +58,7 @@ def test_a_whole_scenario() -> None:
     assert b.settings["kernel"] == Path("there/boot/Image")
     assert b.settings["disks"] == ("there/root.img,readonly", "/abs.img")
     run, start, type_, until = scenario.steps
+    assert run.show and not start.show
     assert run.at_ns == 1_500_000_000 and run.background and run.run == ("uname", "-a")
     assert start.start and start.guest == "b" and scenario.starts_later("b")
     assert (type_.send, type_.expect, type_.within_ns) == ("x", "y", 20_000_000)
@@ -63,7 +66,7 @@ def test_a_whole_scenario() -> None:
     assert scenario.runs_commands("a") and not scenario.runs_commands("b")
     assert [step.title for step in scenario.steps] == [
         "a: run uname -a",
-        "b: start",
+        "b: b comes",
         "b: send 'x', expect 'y'",
         "until 2 s",
     ]
@@ -111,6 +114,7 @@ def test_wrong_times(text: str) -> None:
         (STEP + 'run = "ls"', "s.toml: step 1: run: a list of strings is expected, not 'ls'"),
         (STEP + 'run = ["x"]\nsend = "y"', "s.toml: step 1: run and send do not go together"),
         (STEP + 'expect = "x"\nstatus = 1', "s.toml: step 1: status goes with run"),
+        (STEP + 'expect = "x"\nshow = true', "s.toml: step 1: show goes with run"),
         (STEP + 'expect = ""', "s.toml: step 1: expect: a text that is not empty is expected"),
         (STEP + 'at = "soon"\nexpect = "x"', "s.toml: step 1: at: 'soon' is not a time"),
         (STEP + 'stop = "b"', "s.toml: step 1: stop names 'b' and guest 'a'"),

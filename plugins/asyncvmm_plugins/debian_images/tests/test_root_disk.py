@@ -41,6 +41,9 @@ def test_the_root_gets_accounts_init_and_agent(root: Path) -> None:
     finish_root(root)
     assert (root / "etc/passwd").read_text().startswith("root::0:0:")
     assert "redis" in (root / "etc/group").read_text()
+    assert "ftp:*:103:103::/srv/ftp:" in (root / "etc/passwd").read_text()
+    assert (root / "etc/pam.d/common-auth").is_file(), "vsftpd asks PAM"
+    assert (root / "var/spool/cups/tmp").is_dir()
     assert (root / "usr/sbin/init").read_text().startswith("#!/bin/sh")
     assert (root / "usr/sbin/asyncvmm-agent").read_bytes()[:4] == b"\x7fELF"
     assert os.access(root / "usr/sbin/init", os.X_OK)
