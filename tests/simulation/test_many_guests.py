@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import GuestConfig
+from asyncvmm.runtime import conductor
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.host import open_host
 from asyncvmm.testing import assemble, to_elf
@@ -74,3 +76,39 @@ async def test_a_guest_that_is_passed_by_is_what_it_would_be(
 
     monkeypatch.setattr(Conductor, "_others", touched)
     assert await digests(made, cpus) == passed_by
+
+
+async def test_cold_wake_ups_are_only_another_way_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = configs(tmp_path)
+    monkeypatch.setattr(conductor, "COLD_GUESTS", 1000)
+    usual = await digests(made, 2)
+    monkeypatch.setattr(conductor, "COLD_GUESTS", 0)
+    monkeypatch.setattr(conductor, "COLD_NS", -1)
+    for steps in (1, 50, 10_000_000):
+        monkeypatch.setattr(conductor, "COLD_STEPS", steps)
+        assert await digests(made, 2) == usual
+
+
+async def test_a_long_quantum_is_a_long_slice(tmp_path: Path) -> None:
+    path = tmp_path / "spin"
+    path.write_bytes(to_elf(assemble(SPIN, 0x80000000)))
+    quanta = []
+    for quantum_us in (1000, 8000):
+        async with open_host(cpus=1, mips=MIPS, quantum_us=quantum_us, paused=True) as host:
+            assert host.quantum_ns == quantum_us * 1000
+            guests = [
+                await host.start(GuestConfig(name=f"g{number}", elf=path, memory="1M"))
+                for number in range(3)
+            ]
+            await host.run_until(96 * MS)
+            assert {guest.stats.instructions for guest in guests} == {32 * MIPS * 1000}
+            quanta.append(sum(guest.machine.scheduler.quanta for guest in guests))
+    assert quanta == [96, 12]
+
+
+async def test_a_cable_is_no_faster_than_the_quantum() -> None:
+    with pytest.raises(ConfigError, match="at least one quantum"):
+        async with open_host(quantum_us=4000, networks={"fast": {"latency_ns": MS}}):
+            pass

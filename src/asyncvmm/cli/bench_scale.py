@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hours", type=_hours, default=1.0, help="of virtual time for the idle guests (default 1)"
     )
     group.add_argument("--workers", type=_cpus, help="threads for busy guests (default all cores)")
+    group.add_argument(
+        "--quantum-ms", type=_cpus, help="of the busy guests' host, in virtual time (default 1)"
+    )
     group.add_argument("--cpus", type=_cpus, default=8, help="of the simulated host (default 8)")
 
 
@@ -76,6 +79,7 @@ def run(given: argparse.Namespace) -> int:
             engine=given.engine,
             plugins=plugins,
             workers=given.workers,
+            quantum_us=None if given.quantum_ms is None else given.quantum_ms * 1000,
         )
         print(format_busy(busy), flush=True)
         results["busy"] = attrs.asdict(busy)

@@ -40,7 +40,7 @@ examples:
   asyncvmm verify two-shells.toml                    is it the same every time?
 
 a scenario:
-  [host]                      cpus, mips, memory, policy, seed, overcommit
+  [host]                      cpus, mips, quantum_us, memory, policy, seed, overcommit
   [guests.a]                  image, or kernel, initrd, firmware, elf; append, memory, harts,
                               disks, devices, seed, quantum, engine, trust_group
   policy = {"cpu.weight" = 200, "cpu.max" = "50000 100000", "memory.max" = "64M"}

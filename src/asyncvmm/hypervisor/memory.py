@@ -301,13 +301,13 @@ class HostMemory:
 
     def _resident_without(self, gone: set[str]) -> int:
         """At most so many pages are resident when ``gone`` are: a group keeps what the rest uses."""
+        if not gone:
+            return self.resident_pages
         rest = [guest for guest in self._guests.values() if guest.name not in gone]
         used = dict.fromkeys(self._shared, 0)
         for guest in rest:
             if guest.group in used:
                 used[guest.group] += guest.shared
-        if not gone:
-            return self.resident_pages
         kept = sum(min(pages, used[group]) for group, pages in self._shared.items())
         return sum(guest.private for guest in rest) + kept
 

@@ -64,6 +64,8 @@ class Containment(FailureListener):
 
     def take_news(self) -> list[DeviceFailure]:
         """The devices given up since the last call."""
+        if not self._news:
+            return []
         news, self._news = self._news, []
         return news
 

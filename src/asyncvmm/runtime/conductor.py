@@ -50,7 +50,7 @@ from asyncvmm.machine import (
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
-from asyncvmm.runtime.workers import Workers
+from asyncvmm.runtime.workers import FEW_LOOKS, LOOKS, Workers
 from asyncvmm.timeline.events import FOREVER
 
 PACE_NS: Final = 5 * MS  # how finely a realtime host follows the wall
@@ -58,6 +58,7 @@ LAG_NS: Final = 100 * MS  # a realtime host that is later than this gives up cat
 SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for longer
 IMPATIENT_S: Final = 0.001  # ... once that happened
 TURN_NS: Final = 5 * MS  # wall time after which the event loop has its turn whatever happens
+LONG_CHUNK: Final = 3  # so many guests in a row are a long job for a worker
 COLD_GUESTS: Final = 8  # more than this push each other's code out of the host's caches
 COLD_NS: Final = 2 * MS  # wall time without running after which that has happened
 COLD_STEPS: Final = 12_000  # what a wake-up of Linux takes that has nothing to do
@@ -171,12 +172,17 @@ class _Place:
     why: int = RAN_TIME
     error: Exception | None = None
     ran_ns: int = 0  # wall time at which it ran last
+    private: int = -1  # resident pages, as last counted
+    name: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.name = self.guest.name
 
     @property
     def wants_thread(self) -> bool:
         """It has a CPU and uses it outside Python's lock; whoever only stands by does not."""
         runnable = self.guest.machine.scheduler.runnable
-        return self.guest.machine.runs_unlocked and any([runnable(hart) for hart in self.slices])
+        return self.guest.machine.runs_unlocked and any(runnable(hart) for hart in self.slices)
 
     @property
     def unfinished(self) -> bool:
@@ -385,12 +391,10 @@ class Conductor:
         self._turn.unpark_all()
 
     async def _breathe(self) -> None:
-        """Let trio go on when that is due: the wall clock never stands still for long."""
-        now = self._wall.now_ns()
-        if now - self._breath_ns > BREATH_NS:
-            self._alone = False
-            await trio.lowlevel.checkpoint()
-            self._breath_ns = self._wall.now_ns()
+        """Let trio go on, which is due: the wall clock never stands still for long."""
+        self._alone = False
+        await trio.lowlevel.checkpoint()
+        self._breath_ns = self._wall.now_ns()
 
     async def _wait_kick(self) -> None:
         self._tell()
@@ -610,14 +614,17 @@ class Conductor:
                 [
                     functools.partial(self._run_in_time, aside[i::count], until_ns, breath_ns)
                     for i in range(count)
-                ]
+                ],
+                LOOKS if len(aside) < LONG_CHUNK * count else FEW_LOOKS,
             )
-            await self._breathe()
+            if self._wall.now_ns() - self._breath_ns > BREATH_NS:
+                await self._breathe()
             aside = [place for place in aside if place.unfinished and self._lives(place)]
         for place in places:
             while self._lives(place):
                 self._run_guest(place, until_ns)
-                await self._breathe()
+                if self._wall.now_ns() - self._breath_ns > BREATH_NS:
+                    await self._breathe()
                 if not place.unfinished:
                     break
 
@@ -630,7 +637,7 @@ class Conductor:
                 self._run_guest(place, until_ns)
 
     def _lives(self, place: _Place) -> bool:
-        return self._places.get(place.guest.name) is place
+        return self._places.get(place.name) is place
 
     def _run_guest(self, place: _Place, until_ns: int) -> None:
         """One guest's stretch, in whatever thread: touches nothing that another guest has."""
@@ -668,18 +675,19 @@ class Conductor:
         guest = place.guest
         if not self._lives(place):
             return
-        for device, text in self.watchdog.reports(guest.name):
-            self.ledger.record(self.now_ns, BLOCKED, guest.name, f"{device} {text}")
+        for device, text in self.watchdog.reports(place.name):
+            self.ledger.record(self.now_ns, BLOCKED, place.name, f"{device} {text}")
         for failure in guest.machine.containment.take_news():
             cause = f"{failure.device}: {failure.cause}"
-            self.ledger.record(self.now_ns, FAILED, guest.name, cause)
+            self.ledger.record(self.now_ns, FAILED, place.name, cause)
         error, place.error = place.error, None
         if error is not None:
             self._fail(guest, error)
             return
         guest.raise_tap_error()
         why, place.why = place.why, RAN_TIME
-        self._ran(place, why)
+        if why in (RAN_STEPS, RAN_STOP):
+            self._ran(place, why)
 
     def _fail(self, guest: Resident, error: Exception) -> None:
         known = error if isinstance(error, AsyncvmmError) else InternalError(repr(error))
@@ -688,12 +696,10 @@ class Conductor:
         guest.machine_failed(known)
 
     def _ran(self, place: _Place, why: int) -> None:
-        """The guest has come back: is it over, or does it begin again?"""
+        """The guest came back for RAN_STEPS or RAN_STOP: is it over, or does it begin again?"""
         guest, machine = place.guest, place.guest.machine
         if why == RAN_STEPS:
             guest.limit_reached()
-            return
-        if why != RAN_STOP:
             return
         try:
             over = guest.machine_stopped()
@@ -716,10 +722,16 @@ class Conductor:
 
     def _account(self, places: list[_Place]) -> None:
         """Resident pages of those who ran, against the limits."""
-        names = [place.guest.name for place in places if self._lives(place)]
-        for name in names:
-            ram = self._places[name].guest.machine.ram
-            self.memory.set_private(name, int(ram.resident - ram.shared))
+        names = []
+        for place in places:
+            if not self._lives(place):
+                continue
+            names.append(place.name)
+            ram = place.guest.machine.ram
+            private = int(ram.resident - ram.shared)
+            if private != place.private:
+                place.private = private
+                self.memory.set_private(place.name, private)
         self.sharing.serve(self.now_ns, self.memory, names)
         for error in self.memory.enforce(self.now_ns):
             place_of = self._places.get(error.guest)

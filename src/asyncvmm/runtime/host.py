@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.units import US
 from asyncvmm.hypervisor import (
     DEFAULT_POLICY,
     Cpus,
@@ -323,6 +324,7 @@ async def open_host(
     memory: int | str = DEFAULT_MEMORY,
     overcommit: bool = False,
     policy: str = DEFAULT_POLICY,
+    quantum_us: int | None = None,
     seed: int = 0,
     paused: bool = False,
     workers: int | None = None,
@@ -334,6 +336,10 @@ async def open_host(
 
     ``cpus`` physical CPUs of ``mips`` million steps per second of virtual time and ``memory`` bytes are
     simulated: every guest's share of them is exact, and steal time shows in Linux guests.
+    ``quantum_us`` is the policy's quantum in virtual time: the longest slice, the grid on which tasks
+    have their turn, and the shortest latency of a cable (by default one million steps of a CPU, at
+    most 1 ms). A crowded host is faster with a longer one, since every change of guests finds cold
+    caches; like ``cpus``, it is part of what guests can see.
     ``networks`` are those that guests' cards may be in, besides ``lan``, which is always there.
     ``paused`` begins with time standing still: ``run_until`` moves it. Guests that still run at the end
     of the block stop. ``workers`` threads (by default one for each core that this process may use)
@@ -343,6 +349,8 @@ async def open_host(
         plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
     )
     quantum_ns = max(1_000, min(1_000_000, STEPS_PER_STRETCH * 1000 // mips)) if mips > 0 else 0
+    if quantum_us is not None:
+        quantum_ns = quantum_us * US
     spec = CpuSpec(cpus, mips, quantum_ns)
     ledger = Ledger()
     books = Cpus(spec, make_policy(policy, spec, manager), ledger)

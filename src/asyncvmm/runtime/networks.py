@@ -11,7 +11,7 @@ import trio
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import NetPort
 from asyncvmm.machine import Machine
-from asyncvmm.network import DEFAULT_NETWORK, Cable, Network, NetworkConfig
+from asyncvmm.network import DEFAULT_NETWORK, Cable, LinkShape, Network, NetworkConfig
 from asyncvmm.network.gateway import Gateway
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.conductor import Conductor
@@ -45,7 +45,10 @@ class Networks:
         self.entrance: Final = Entrance(conductor, self._entered)
         self._edge: Edge | None = None
         self._cables: dict[str, list[_Plugged]] = {}
-        for name, config in {DEFAULT_NETWORK: {}, **configs}.items():
+        usual = LinkShape()
+        slow = attrs.evolve(usual, latency_ns=max(usual.latency_ns, self._quantum_ns))
+        lan = NetworkConfig(shape=slow)
+        for name, config in {DEFAULT_NETWORK: lan, **configs}.items():
             try:
                 known = (
                     config

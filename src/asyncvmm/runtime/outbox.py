@@ -31,6 +31,8 @@ class Outbox:
     def open(self) -> None:
         """The guest does not run any more: make the calls that waited, in their order."""
         self._closed = False
+        if not self._calls:
+            return
         calls = self._calls.copy()
         self._calls.clear()
         for function, arguments in calls:

@@ -386,6 +386,7 @@ def _policy(value: Any) -> dict[str, Any]:
 _HOST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "cpus": _number,
     "mips": _number,
+    "quantum_us": _number,
     "memory": _size,
     "policy": _text,
     "seed": _number,

@@ -18,6 +18,9 @@ from asyncvmm.base.errors import ConfigError
 
 MAX_WORKERS: Final = 64
 LOOKS: Final = 10_000  # 150 to 500 us
+FEW_LOOKS: Final = (
+    1_000  # 15 to 50 us: where jobs are long, less is lost by sleeping than by looking
+)
 LINGER: Final = 200  # 4 to 10 us: whoever advanced the gate has let go of Python's lock by then
 Spin = Callable[[int, int, int, int], int]
 Job = Callable[[], None]
@@ -50,8 +53,11 @@ class Workers:
         self._find_spin = find_spin
         self._helpers: list[_Helper] = []
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Return when all jobs are done, even when an interrupt comes meanwhile: then raise it."""
+    def run(self, jobs: Sequence[Job], looks: int = LOOKS) -> None:
+        """Return when all jobs are done, even when an interrupt comes meanwhile: then raise it.
+
+        Threads look ``looks`` times for more, or for the end of others, before they sleep.
+        """
         left = list(reversed(jobs))
         wanted = max(min(self.count, len(jobs)) - 1, 0)
         while len(self._helpers) < wanted:
@@ -59,7 +65,7 @@ class Workers:
         helpers = self._helpers[:wanted]
         interrupt: BaseException | None = None
         for helper in helpers:
-            helper.begin(left)
+            helper.begin(left, looks)
         try:
             _work(left)
         except BaseException as error:  # KeyboardInterrupt: the others have to come home first
@@ -100,6 +106,7 @@ class _Gate:
         self._sleep: Final = threading.Lock()
         self._sleep.acquire()
         self._asleep = False
+        self.looks = LOOKS
 
     @property
     def count(self) -> int:
@@ -113,7 +120,7 @@ class _Gate:
 
     def wait(self, seen: int) -> None:
         """Return when the count is not ``seen`` any more, or now and then before that."""
-        if self._spin(self._address, seen, LOOKS, LINGER):
+        if self._spin(self._address, seen, self.looks, LINGER):
             return
         self._asleep = True
         if self.count == seen:
@@ -137,8 +144,9 @@ class _Helper:
     def is_home(self) -> bool:
         return self._home.count == self._go.count
 
-    def begin(self, left: list[Job]) -> None:
+    def begin(self, left: list[Job], looks: int) -> None:
         self._left = left
+        self._go.looks = self._home.looks = looks
         self._go.advance()
 
     def wait(self) -> None:

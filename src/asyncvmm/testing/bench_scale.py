@@ -6,6 +6,7 @@ each other, so that a slow spell of the machine hits both, and their median is t
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -64,7 +65,8 @@ class OwnCost:
 @attrs.frozen
 class IdleCost:
     """What ``virtual_s`` seconds of ``guests`` idle guests took; ``wakeups`` are interrupts taken by
-    all of them, ``resident_bytes`` and ``boot_cpu_s`` are of all guests too.
+    all of them, ``resident_bytes`` (as charged, in one trust group) and ``boot_cpu_s`` are of all guests
+    too. ``process_bytes`` is the most memory that this process ever had.
     """
 
     image: str
@@ -73,6 +75,7 @@ class IdleCost:
     wakeups: int
     instructions: int
     resident_bytes: int
+    process_bytes: int
     boot_cpu_s: float
     cpu_s: float
     wall_s: float
@@ -96,9 +99,10 @@ def busy_cost(
     engine: str,
     plugins: PluginManager,
     workers: int | None = None,
+    quantum_us: int | None = None,
 ) -> BusyCost:
     """One guest and many of an ELF that does not end, on hosts of ``cpus`` CPUs, in turn; ``workers``
-    as in ``open_host``.
+    and ``quantum_us`` as in ``open_host``.
     """
 
     async def main() -> BusyCost:
@@ -106,7 +110,13 @@ def busy_cost(
             hosts = []
             for count in (1, guests):
                 host = await stack.enter_async_context(
-                    open_host(cpus=cpus, paused=True, plugins=plugins, workers=workers)
+                    open_host(
+                        cpus=cpus,
+                        paused=True,
+                        plugins=plugins,
+                        workers=workers,
+                        quantum_us=quantum_us,
+                    )
                 )
                 hosts.append(host)
                 await _start_elves(host, elf, count, engine)
@@ -172,7 +182,9 @@ def idle_cost(
             residents = []
             agent = image.boot_files(ImageCache()).run_protocol == "agent"
             for number in range(guests):
-                config = image_config(image, commands=agent, name=f"idle{number}", engine=engine)
+                config = image_config(
+                    image, commands=agent, name=f"idle{number}", engine=engine, trust_group="idle"
+                )
                 residents.append(await host.start(config))
                 if agent:
                     await residents[-1].wait_ready()
@@ -192,6 +204,7 @@ def idle_cost(
                 wakeups=wakeups + _interrupts(residents),
                 instructions=steps + _steps(residents),
                 resident_bytes=sum(int(g.machine.ram.resident) for g in residents) * PAGE_SIZE,
+                process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 boot_cpu_s=boot,
                 cpu_s=cpu,
                 wall_s=wall,
@@ -223,7 +236,8 @@ def format_idle(cost: IdleCost) -> str:
         f"idle   {cost.guests} x {cost.image}: {cost.virtual_s:.0f} s of virtual time in "
         f"{cost.wall_s:.1f} s ({cost.cpu_s:.1f} s CPU); {cost.wakeups} wake-ups, {each:.0f} us and "
         f"{cost.instructions // max(cost.wakeups, 1)} instructions each; "
-        f"{cost.resident_bytes >> 20} MiB of guest pages, booted in {cost.boot_cpu_s:.1f} s CPU"
+        f"{cost.resident_bytes >> 20} MiB of guest pages, "
+        f"{cost.process_bytes >> 20} MiB of process memory, booted in {cost.boot_cpu_s:.1f} s CPU"
     )
 
 
@@ -244,7 +258,8 @@ async def _advance(host: Host, steps: int, cpus: int) -> float:
     rate = DEFAULT_MIPS / 1000 * min(len(guests), cpus)  # steps per ns of virtual time
     before = _steps(guests)
     started = time.process_time_ns()
-    await host.run_until(host.now_ns + max(int(steps / rate) // MS, 1) * MS)
+    quanta = max(round(steps / rate / host.quantum_ns), 1)
+    await host.run_until(host.now_ns + quanta * host.quantum_ns)
     spent = time.process_time_ns() - started
     done = _steps(guests) - before
     if len(host.guests) < len(guests) or not done:
