@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from dataclasses import replace
 from random import Random
 
@@ -10,11 +12,18 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
+from asyncvmm.arch.code import LENGTH, CodeCache
 from asyncvmm.arch.hart import Hart
 from asyncvmm.engine.interpreter import Engine, Interpreter
+from asyncvmm.engine.jit.build import Native
+from asyncvmm.engine.jit.engine import TranslatingEngine
+from asyncvmm.engine.jit.hot import HotPages, compile_request
 from asyncvmm.engine.jit.regions import RegionStore
-from asyncvmm.machine import Machine
-from tests.unit.machine.guest_machines import program_machine
+from asyncvmm.engine.jit.translator import Translator
+from asyncvmm.isa.asm import assemble
+from asyncvmm.isa.elf_writer import to_elf
+from asyncvmm.machine import BootFile, BootFiles, GuestConfig, Machine
+from tests.unit.machine.guest_machines import device_types, program_machine
 from tools.differential.lockstep import new_hart
 from tools.soak import guest_compiler
 from tools.soak.__main__ import main
@@ -37,7 +46,7 @@ def test_code_that_changes_is_the_same_on_both_engines(harts: int) -> None:
     assert result.failure == ""
     assert result.compared == 6
     assert result.counters["changed"] > 1000
-    assert result.counters["resets"] > 3
+    assert result.counters["resets"] > 0
 
 
 def test_the_program_does_what_it_is_for() -> None:
@@ -72,9 +81,10 @@ def test_a_guest_that_stops_is_reported() -> None:
     """With the engine that it stopped on."""
 
     def make(engine: Engine) -> Machine:
-        machine = program_machine("li t0, 0x100000\nli t1, 0x5555\nsw t1, 0(t0)\n1: j 1b\n")
-        machine.scheduler.engine = engine
-        return machine
+        elf = to_elf(assemble("li t0, 0x100000\nli t1, 0x5555\nsw t1, 0(t0)\n1: j 1b\n", RAM))
+        files = BootFiles(elf=BootFile("stops.elf", elf))
+        config = GuestConfig(elf="stops.elf", memory="8M")
+        return Machine(config, files, device_types(), engine=engine)
 
     result = compare(trial(Work("stops", make, 1000, 3)), RegionStore(None))
     assert result.failure.startswith("jit: stops: it stopped")
@@ -136,3 +146,49 @@ def test_the_guests_compiler(seed: int) -> None:
     Interpreter().run(hart, 7 * (len(code) // 4 - 1) + 1)
     assert hart.pc == 0
     assert hart.x[10] & guest_compiler.MASK == guest_compiler.interpret(tree, a, b, 7)
+
+
+def pages_kept() -> int:
+    """Blocks of memory of a code page's size; tracemalloc must run."""
+    sizes = [int(trace.size) for trace in tracemalloc.take_snapshot().traces]
+    return sum(8 * LENGTH <= size < 8 * LENGTH + 64 for size in sizes)
+
+
+def spin(store: RegionStore) -> Native:
+    """A guest that is there for a moment; its one page is optimised, or found in the store."""
+    native = Native(hot=HotPages(store=store), watch=False, threshold=0)
+    # The last two instructions are not decoded yet when the region is put into place.
+    source = "1: addi a0, a0, 1\nandi t0, a0, 64\nbeqz t0, 1b\nxor a1, a1, a0\nj 1b\n"
+    elf = to_elf(assemble(source, RAM))
+    files = BootFiles(elf=BootFile("spin.elf", elf))
+    config = GuestConfig(elf="spin.elf", memory="8M")
+    machine = Machine(config, files, {}, engine=TranslatingEngine(native, native.enter))
+    machine.run(max_steps=2000)
+    translator = machine.code.listener
+    assert isinstance(translator, Translator)
+    assert native.hot is not None
+    if not native.hot.hits:
+        for page in translator.pages.values():
+            request = native.hot.request(translator, page)
+            made = request and compile_request(request, native.parts.rounds)
+            assert made
+            store.add(made.request.key, made.region)
+    return native
+
+
+def test_a_guest_leaves_no_memory_behind() -> None:
+    """Code pages go with it, also those that regions from the store were put into."""
+    store = RegionStore(None)
+    spin(store)
+    tracemalloc.start()
+    try:
+        cache = CodeCache()
+        before = pages_kept()
+        cache.create(1)
+        assert pages_kept() == before + 1  # they are found
+        for _ in range(8):
+            assert spin(store).statistics()["cache_hits"] == 1
+        gc.collect()
+        assert pages_kept() <= before + 2
+    finally:
+        tracemalloc.stop()

@@ -36,7 +36,7 @@ _OVERLAY: Final = (
     " && echo 1 >> /t/m/x && md5sum /t/m/x /t/a/x && umount /t/m && umount /t"
 )
 
-FAMILIES: Final = (
+FAMILIES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("squashfs",), "grep squashfs /proc/filesystems"),
     (("overlay",), _OVERLAY),
     (("vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"), "true"),

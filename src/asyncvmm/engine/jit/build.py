@@ -11,7 +11,6 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any, Final
 
-from librt.vecs import vec
 from mypy_extensions import i64
 
 from asyncvmm.arch.hart import Hart
@@ -183,11 +182,10 @@ class Native(Attacher):
         home = self.arena.address + self.arena.used
         self.arena.write(self.arena.used, part.image)
         self._advance(len(part.image))
-        values = [
+        self.addresses = [
             home + part.sections[name] if name in part.sections else self.symbols[name]
             for name in self.parts.symbols
         ]
-        self.addresses = vec[i64](values)
         self.arena.start = self.arena.used
         self.missing = self.symbols["missing"] - self.arena.address
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -242,10 +240,6 @@ class Native(Attacher):
 
     def attach(self, hart: Hart) -> Translator:
         """See Attacher."""
-        words = vec[i64]([0] * (at.WORDS + 1))
-        for i in range(33):
-            words[i] = hart.x[i]
-        hart.x = words
         translator = hart.code.listener
         if not isinstance(translator, Translator):
             translator = Translator(
@@ -260,12 +254,12 @@ class Native(Attacher):
             hart.code.listener = translator
             self.translators.append(translator)
         translator.add_hart(hart)
+        words = hart.x
         words[at.HART] = id(hart)
         words[at.F] = address_of(hart.f)
         words[at.TABLES] = address_of(translator.tables)
         words[at.ARENA] = self.arena.address
         words[at.WORDS] = address_of(words)
-        hart.tlb.native = words
         hart.tlb.has_native = True
         hart.tlb.clear_native()
         if self.hot is not None:

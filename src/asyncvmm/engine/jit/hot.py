@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol
 
 from asyncvmm.arch.code import PPN_SLOT
 from asyncvmm.arch.tlb import FETCH_MASK
-from asyncvmm.engine.fetch import decode_slot
 from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit.regions import CachedRegion, RegionStore, page_key
 from asyncvmm.engine.jit.translator import BLOCK_BYTES, SLOTS, Page, Translator
@@ -202,10 +201,8 @@ class HotPages:
             self.homeless += 1  # the next block that is translated makes room
             return False
         # Only of what is decoded is it noticed that it changes.
-        hart = translator.harts[0]
         for slot in region.slots:
-            if page.code[slot] == 0:
-                decode_slot(hart, page.code, slot << 1)
+            translator.decode(page, slot)
         self.regions += 1
         self.instructions += len(region.slots)
         memory.write(start, code.link(memory.address + start, symbols))

@@ -15,6 +15,7 @@ from mypy_extensions import i32, i64, mypyc_attr, u8
 from asyncvmm.arch.code import PPN_SLOT, CodeListener
 from asyncvmm.arch.hart import EVENT_TRAP, Hart
 from asyncvmm.engine.fetch import decode_slot, instruction_bits
+from asyncvmm.engine.jit.state_words import WORDS
 
 # Stencils that are no operation's.
 BLOCK: Final = 512
@@ -148,15 +149,18 @@ class Translator(CodeListener):
     def __init__(
         self,
         stencils: Stencils,
-        addresses: vec[i64],
+        addresses: list[int],
         memory: CodeMemory,
         missing: i64,
         first_ppn: i64,
         pages: i64,
     ) -> None:
-        """``missing`` is the offset of the routine for slots without code."""
+        """``missing`` is the offset of the routine for slots without code.
+
+        No vec is taken from interpreted code, here or below: mypyc's wrappers never let go of one.
+        """
         self.stencils: Stencils = stencils
-        self.addresses: vec[i64] = addresses
+        self.addresses: vec[i64] = vec[i64](addresses)
         self.memory: CodeMemory = memory
         self.generation: i64 = memory.generation
         self.missing: i64 = missing
@@ -194,8 +198,23 @@ class Translator(CodeListener):
         self.evicted: i64 = 0  # pages whose code made room
 
     def add_hart(self, hart: Hart) -> None:
-        """A hart that runs this translator's code: its fetch entries lead to the entry tables."""
+        """A hart that runs this translator's code: its registers move to where that code has its state.
+
+        Its fetch entries lead to the entry tables.
+        """
+        words = vec[i64]([0] * (WORDS + 1))
+        i: i64 = 0
+        while i < 33:
+            words[i] = hart.x[i]
+            i += 1
+        hart.x = words
+        hart.tlb.native = words
         self.harts.append(hart)
+
+    def decode(self, page: Page, slot: i64) -> None:
+        """Decode the instruction of a slot, if it is not yet."""
+        if page.code[slot] == 0:
+            decode_slot(self.harts[0], page.code, slot << 1)
 
     def code_changed(self, ppn: i64) -> None:
         """See CodeListener: none of the page's code is entered again."""
