@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from asyncvmm.testing import DeviceBench, DeviceConformance
 from asyncvmm_example_thermometer.config import ThermometerConfig
 from asyncvmm_example_thermometer.device import Thermometer
 from asyncvmm_example_thermometer.hooks import THERMOMETER
-
-from asyncvmm.testing import DeviceBench, DeviceConformance
 
 SECOND = 1_000_000_000
 TEMPERATURE, LIMIT, ALARM, COUNT = 0x00, 0x04, 0x08, 0x0C

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from asyncvmm.device import RO, W1C, DeviceIo, MmioDevice, Register
-
 from asyncvmm_example_thermometer.config import ThermometerConfig
 from asyncvmm_example_thermometer.state import ThermometerState
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from asyncvmm.plugin import DeviceType, hookimpl
-
 from asyncvmm_example_thermometer.config import ThermometerConfig
 from asyncvmm_example_thermometer.device import Thermometer
 
