@@ -15,7 +15,16 @@ from asyncvmm.cli import terminal
 
 # Each is a module of this package, with ``add_parser``.
 COMMANDS: Final = (
-    *("run", "image", "disk", "devices", "new-device", "dtb", "bench", "up", "verify", "profile"),
+    "run",
+    "image",
+    "disk",
+    "devices",
+    "new-device",
+    "dtb",
+    "bench",
+    "up",
+    "verify",
+    "profile",
 )
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
