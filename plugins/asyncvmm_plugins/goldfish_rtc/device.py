@@ -28,6 +28,8 @@ class GoldfishRtc(MmioDevice):
     Reading the low half of the time latches the high half. Writing a low half acts on both.
     """
 
+    state_type = GoldfishRtcState
+
     def __init__(self, config: GoldfishRtcConfig, io: DeviceIo) -> None:
         super().__init__(io, REGISTERS, 0x1000, UNKNOWN_IS_ZERO)
         epoch_ns = io.clock.epoch_ns if config.epoch is None else config.epoch * 1_000_000_000
@@ -154,11 +156,3 @@ class GoldfishRtc(MmioDevice):
         if state.alarm_armed:
             self._arm()
         self._update()
-
-    def save(self) -> dict[str, object]:
-        """``state()`` as plain data."""
-        return self.state().save()
-
-    def load(self, saved: dict[str, object]) -> None:
-        """``restore`` from plain data."""
-        self.restore(GoldfishRtcState.load(saved))

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from asyncvmm.base.errors import BackendError, ConfigError, GuestError
 from asyncvmm.device import DeviceIo
-from asyncvmm.virtio import Chain, VirtioDevice, VirtQueue
+from asyncvmm.virtio import DEVICE_NEEDS_RESET, Chain, VirtioDevice, VirtQueue
 from asyncvmm_plugins.virtio_blk.config import VirtioBlkConfig
 from asyncvmm_plugins.virtio_blk.requests import Request, RequestLine
 from asyncvmm_plugins.virtio_blk.state import VirtioBlkState
@@ -228,7 +228,9 @@ class VirtioBlk(VirtioDevice):
                 f"{self.io.path}: the saved disk has {state.capacity_sectors} sectors, "
                 f"this one has {self.capacity_sectors}"
             )
-        if len(state.waiting) != len(saved["queues"][0]["in_flight"]):
+        # A driver that broke the rules leaves a chain in flight that nothing will come of.
+        broken = saved["status"] & DEVICE_NEEDS_RESET and not state.waiting
+        if len(state.waiting) != len(saved["queues"][0]["in_flight"]) and not broken:
             raise ConfigError(f"{self.io.path}: the saved disk has other requests in flight")
 
     def load(self, saved: dict[str, Any]) -> None:

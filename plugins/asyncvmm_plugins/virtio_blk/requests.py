@@ -28,6 +28,11 @@ class Request:
     payload: bytes
     due_ns: int = 0
 
+    @property
+    def lives(self) -> bool:
+        """Whether its queue was not stopped, reset or broken meanwhile."""
+        return self.queue.live and self.chain.generation == self.queue.generation
+
 
 class RequestLine:
     """Serves requests in order, each when ``io.rate`` and the disk's own speed allow it."""
@@ -41,9 +46,15 @@ class RequestLine:
         self._event = io.clock.after(0, self._go_on)
         self._event.cancel()
 
+    def _forget_dead(self) -> None:
+        """Drop the requests of queues that were stopped, reset or broken meanwhile."""
+        if any(not request.lives for request in self._waiting):
+            self._waiting = deque(request for request in self._waiting if request.lives)
+
     def submit(self, request: Request, size_bytes: int | None, write: bool) -> None:
         """Serve ``request`` now or later. It moves ``size_bytes``; None is never limited."""
         now = self._io.clock.now_ns
+        self._forget_dead()
         request.due_ns = self._due_ns(now, size_bytes, write)
         if not self._waiting and request.due_ns <= now:
             self._serve(request)
@@ -74,8 +85,7 @@ class RequestLine:
             if request.queue.index not in queues:
                 queues[request.queue.index] = request.queue
                 request.queue.hold_signals()
-            # Its queue may have been stopped or reset meanwhile.
-            if request.queue.live and request.chain.generation == request.queue.generation:
+            if request.lives:
                 self._serve(request)
         for queue in queues.values():
             queue.release_signals()
@@ -92,6 +102,7 @@ class RequestLine:
     @property
     def due_times(self) -> tuple[int, ...]:
         """When the waiting requests are due, in order."""
+        self._forget_dead()
         return tuple(request.due_ns for request in self._waiting) or tuple(self._expected)
 
     def expect(self, due_times: tuple[int, ...], work_ns: int) -> None:

@@ -12,7 +12,7 @@ import trio
 from asyncvmm.api.scenarios import Probe, ScenarioResult, run_scenario, scenario_configs
 from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.machine.config import split_disk
-from asyncvmm.plugin import PluginManager, create_plugin_manager
+from asyncvmm.plugin import PluginManager, create_plugin_manager, split_options
 from asyncvmm.plugin.images import ImageCache
 from asyncvmm.runtime.scenario import Scenario
 
@@ -65,7 +65,9 @@ async def verify_scenario(
     when a run is not over after ``timeout_s`` of wall time.
     """
     manager = plugins if plugins is not None else create_plugin_manager()
-    _refuse_writable(scenario, scenario_configs(scenario, manager, cache))
+    configs = scenario_configs(scenario, manager, cache)
+    _refuse_writable(scenario, configs)
+    _refuse_live(scenario, configs, manager)
 
     async def run(probe: Probe) -> ScenarioResult:
         with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
@@ -121,4 +123,15 @@ def _refuse_writable(scenario: Scenario, configs: dict[str, Any]) -> None:
                 raise ConfigError(
                     f"{scenario.path}: guests.{name}: the second run would find what the first one "
                     f"wrote to {options.path}: add ',snapshot' or ',readonly' to the disk"
+                )
+
+
+def _refuse_live(scenario: Scenario, configs: dict[str, Any], manager: PluginManager) -> None:
+    for name, config in configs.items():
+        for text in config.devices:
+            kind = manager.device_type(split_options(text)[0])
+            if kind.live:
+                raise ConfigError(
+                    f"{scenario.path}: guests.{name}: device {kind.name!r} lives with the world "
+                    "outside: its runs cannot be repeated"
                 )

@@ -14,7 +14,18 @@ from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.cli import terminal
 
 # Each is a module of this package, with ``add_parser``.
-COMMANDS: Final = ("run", "image", "disk", "dtb", "bench", "up", "verify", "profile")
+COMMANDS: Final = (
+    "run",
+    "image",
+    "disk",
+    "devices",
+    "new-device",
+    "dtb",
+    "bench",
+    "up",
+    "verify",
+    "profile",
+)
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
 INTERRUPTED_STATUS = 130
@@ -41,7 +52,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"asyncvmm {asyncvmm.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS if command is None else (command,):
-        importlib.import_module(f"asyncvmm.cli.{name}").add_parser(commands)
+        module = importlib.import_module(f"asyncvmm.cli.{name.replace('-', '_')}")
+        module.add_parser(commands)
     return parser
 
 

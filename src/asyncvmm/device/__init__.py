@@ -13,6 +13,10 @@ How a machine makes one (``DeviceType`` is in ``asyncvmm.plugin``)::
     other.reset(); other.load(saved)                     # ... checked before any change;
     other.resume()                                       # once the whole machine is loaded
 
+A device with state besides its registers names an attrs class in ``state_type`` and has ``state()``
+and ``restore(state)``; one that lives with the world outside has ``async def run(self, io)``, a task
+that the runtime starts, restarts when it fails, and cancels (``asyncvmm.plugin.BackendIo``).
+
 A device never learns its address, the time of day or who its neighbours are. It refuses an access
 with ``GuestError`` (the guest takes an access fault); any other exception is the device's bug.
 """
@@ -20,6 +24,7 @@ with ``GuestError`` (the guest takes an access fault); any other exception is th
 from asyncvmm.device.blob import Blob, MemoryBlob
 from asyncvmm.device.charport import CharPort
 from asyncvmm.device.guard import BusGuard, DeviceGuard
+from asyncvmm.device.inbox import Inbox
 from asyncvmm.device.io import DeviceClock, DeviceIo, Dma, Power
 from asyncvmm.device.mmio import MmioDevice
 from asyncvmm.device.net import NetPort, Packet
@@ -51,6 +56,7 @@ __all__ = [
     "DeviceGuard",
     "DeviceIo",
     "Dma",
+    "Inbox",
     "InterruptLine",
     "IoRate",
     "MemoryBlob",

@@ -11,6 +11,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.device.blob import Blob
 from asyncvmm.device.charport import CharPort
 from asyncvmm.device.guard import DeviceGuard
+from asyncvmm.device.inbox import Inbox
 from asyncvmm.device.net import NetPort
 from asyncvmm.device.rate import IoRate
 from asyncvmm.device.rng import RandomStream
@@ -110,7 +111,8 @@ class DeviceIo:
 
     ``blob``, ``console``, ``power``, ``rate``, ``guard`` and ``log_sink`` may be replaced before the
     device is created: an empty blob, a port nobody reads, a power button that only records, no limit,
-    no guard and a list of log lines are what it gets otherwise.
+    no guard and a list of log lines are what it gets otherwise. ``inbox`` leads to the device's own
+    ``run(io)``, for those that have one.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class DeviceIo:
         self.power: Power = Power()
         self.rate: IoRate = IoRate()
         self.guard: DeviceGuard = DeviceGuard()
+        self.inbox: Inbox = Inbox()
         self.ports: dict[str, CharPort] = {}
         self.messages: list[str] = []
         self.log_sink: Callable[[str, str], None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -21,7 +22,13 @@ class MmioDevice(MmioTarget):
     ... A subclass declares its registers, gives those that do something
     ``read_name``/``write_name`` methods (see ``RegisterBank``), and extends ``reset``, which must
     be idempotent.
+
+    Registers and the interrupt's level are in snapshots by themselves. What else a device has to keep
+    is an attrs class (``asyncvmm.plugin.DeviceState``) in ``state_type``, made by ``state`` and taken
+    back by ``restore``.
     """
+
+    state_type: ClassVar[Any] = None
 
     def __init__(
         self,
@@ -45,18 +52,52 @@ class MmioDevice(MmioTarget):
     def reset(self) -> None:
         """Power-on state: reset values in all registers, interrupt line low."""
         self.registers.reset()
+        self.io.inbox.clear()
         self.io.irq.set(False)
+
+    def state(self) -> Any:
+        """What the device has besides its registers, as a ``state_type``."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Become what ``state`` says; registers, line and virtual time were restored before."""
+
+    def fdt_properties(self) -> dict[str, Any]:
+        """What the device has to say in its device tree node, besides what the board knows."""
+        return {}
 
     def save(self) -> dict[str, object]:
         """Everything that a reset device lacks, as plain data with a ``version``."""
-        return {"version": 1, "registers": self.registers.save(), "irq": self.io.irq.level}
+        saved: dict[str, object] = {
+            "version": 1,
+            "registers": self.registers.save(),
+            "irq": self.io.irq.level,
+        }
+        if _state_type(self) is not None:
+            saved["state"] = self.state().save()
+        return saved
 
     def load(self, saved: dict[str, object]) -> None:
-        """Take back what ``save`` gave to a device just reset; ConfigError when it does not fit."""
+        """Take back what ``save`` gave to a device just reset; ConfigError, with nothing changed,
+        when it does not fit.
+        """
         if saved.get("version") != 1 or type(saved.get("irq")) is not bool:
             raise ConfigError(f"{self.io.path}: saved state of an unknown version")
+        state = load_state(self, saved)
         self.registers.load(saved.get("registers"))
         self.io.irq.set(saved["irq"] is True)
+        if state is not None:
+            self.restore(state)
 
     def resume(self) -> None:
         """Called once after ``load``, when the whole machine was loaded: take up work in flight."""
+
+
+def _state_type(device: object) -> Any:
+    return getattr(device, "state_type", None)
+
+
+def load_state(device: object, saved: dict[str, object]) -> Any:
+    """The device's own state in ``saved``, checked; None for devices without one."""
+    kind = _state_type(device)
+    return None if kind is None else kind.load(saved.get("state"))

@@ -118,6 +118,7 @@ class RegisterBank:
             raise InternalError(f"no such policy for unknown offsets: {unknown!r}")
         self.size_bytes: int = size_bytes
         self.unknown: str = unknown
+        self.declared: list[Register] = list(registers)
         self._by_name: dict[str, RegisterSlot] = {}
         # Every byte that belongs to a register.
         self._by_offset: dict[int, RegisterSlot] = {}

@@ -21,6 +21,7 @@ from asyncvmm.device import (
     RandomStream,
 )
 from asyncvmm.interrupts.lines import InterruptSink
+from asyncvmm.machine.attachable import check_device, check_snapshot, node_properties
 from asyncvmm.machine.board import STANDARD, Board, Place
 from asyncvmm.machine.config import GuestConfig, split_disk
 from asyncvmm.machine.device_tree import DeviceNode
@@ -61,22 +62,15 @@ class Attached:
     def node(self) -> DeviceNode:
         """What the device tree says about it."""
         kind = self.type
-        if kind.kind == "virtio":
-            return DeviceNode(
-                "virtio_mmio",
-                self.place.base,
-                int(self.region.size),
-                self.place.irq,
-                ("virtio,mmio",),
-                kind.fdt_properties(self.config),
-            )
+        properties = node_properties(kind, self.config, self.device, self.io.path)
+        virtio = kind.kind == "virtio"
         return DeviceNode(
-            kind.node_name or kind.name,
+            "virtio_mmio" if virtio else kind.node_name or kind.name,
             self.place.base,
             int(self.region.size),
             self.place.irq,
-            kind.compatible,
-            kind.fdt_properties(self.config),
+            ("virtio,mmio",) if virtio else kind.compatible,
+            properties,
         )
 
 
@@ -155,8 +149,8 @@ class DeviceFactory:
         self._attached = 0
 
     def attach(self, wanted: Wanted) -> Attached:
-        """Create, reset and attach one device; ConfigError when it cannot be, InternalError when
-        its own code fails.
+        """Create, reset and attach one device; ConfigError when it cannot be (a device that cannot be
+        saved, for one), InternalError when its own code fails.
         """
         kind = wanted.type
         number = self._counts.get(kind.name, 0)
@@ -189,8 +183,11 @@ class DeviceFactory:
             io.net.mac = net.mac or card_address(self._config.seed, self._config.name, card)
         try:
             device = kind.factory(wanted.config, io)
+            check_device(kind, device, path)
             target: MmioDevice = VirtioMmio(io, device) if kind.kind == "virtio" else device
             target.reset()
+            check_snapshot(target, path)
+            node_properties(kind, wanted.config, device, path)
         except AsyncvmmError:
             raise
         except Exception as error:

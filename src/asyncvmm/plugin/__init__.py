@@ -3,17 +3,29 @@
 A plugin is a module with functions marked ``@hookimpl``, named by an entry point of the group
 ``asyncvmm``. Hooks are few and cold: they are called while a machine is put together, never on an
 access. Reading order: ``hookspecs.py`` (what can be extended), ``devices.py`` (what a device type
-is), ``options.py`` (``virtio-blk,path=disk.img,readonly`` to a config), ``state.py`` (what a
-snapshot keeps), ``manager.py`` (how plugins are found and what happens when one is broken).
+is), ``backend.py`` (the task of a live device), ``options.py`` (``virtio-blk,path=disk.img,readonly``
+to a config), ``state.py`` (what a snapshot keeps), ``manager.py`` (how plugins are found and what
+happens when one is broken).
 """
 
-from asyncvmm.plugin.devices import BlobSpec, Compatible, DeviceType, FdtValue, NetSpec
+from asyncvmm.plugin.backend import Backend, BackendIo, backend_of
+from asyncvmm.plugin.devices import (
+    DEVICE_API,
+    BlobSpec,
+    Compatible,
+    DeviceType,
+    FdtValue,
+    NetSpec,
+)
 from asyncvmm.plugin.hookspecs import hookimpl, hookspec
 from asyncvmm.plugin.manager import PluginManager, PluginProblem, create_plugin_manager
 from asyncvmm.plugin.options import parse_options, split_options
 from asyncvmm.plugin.state import DeviceState, VersionedState
 
 __all__ = [
+    "DEVICE_API",
+    "Backend",
+    "BackendIo",
     "BlobSpec",
     "Compatible",
     "DeviceState",
@@ -23,6 +35,7 @@ __all__ = [
     "NetSpec",
     "PluginManager",
     "PluginProblem",
+    "backend_of",
     "create_plugin_manager",
     "hookimpl",
     "hookspec",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import DeviceIo
 from asyncvmm.plugin.options import check_config_class, parse_options
+
+# The version of the device API that this package offers: everything that ``asyncvmm.device``,
+# ``asyncvmm.virtio`` and ``asyncvmm.plugin`` export. It grows when a plugin has to be changed.
+DEVICE_API: Final = 1
 
 # A device tree property: a 32-bit cell, cells, a string, strings, bytes, or True for an empty one.
 FdtValue: TypeAlias = "int | str | bytes | bool | list[int] | list[str]"
@@ -65,10 +70,11 @@ class DeviceType:
     options. ``size_bytes`` is the address range of an mmio device. ``blob`` and ``ports`` say from
     a config what the machine must bring: disk contents, and the names of the ``io.port(name)`` used
     besides ``io.console``; ``net`` which network the host plugs ``io.net`` into.
-    ``fdt_properties`` adds to a device tree node that the board writes;
-    ``compatible`` is empty for virtio devices, whose node is the transport's. ``live`` marks a
-    device that uses wall time or the network, which marks the run. ``snapshot`` is False when it
-    cannot be saved and restored.
+    The board writes the device tree node from ``node_name``, ``compatible`` (empty for virtio devices,
+    whose node is the transport's), ``fdt_properties``, and last the device's own
+    ``fdt_properties()``. ``live`` marks a device that uses wall time or the world outside, and so may
+    have ``async def run(self, io)``; it marks the run. ``api_version`` is the version of the device API
+    that the plugin was written for.
     """
 
     name: str = attrs.field(validator=attrs.validators.matches_re(r"[a-z0-9][a-z0-9-]*"))
@@ -86,9 +92,16 @@ class DeviceType:
     ports: Callable[[Any], tuple[str, ...]] = _no_ports
     net: Callable[[Any], NetSpec | None] = _no_net
     live: bool = False
-    snapshot: bool = True
+    api_version: int = 1
 
     def __attrs_post_init__(self) -> None:
+        if self.api_version != DEVICE_API:
+            newer = type(self.api_version) is int and self.api_version > DEVICE_API
+            raise ConfigError(
+                f"device type {self.name!r} is written for version {self.api_version!r} of the device "
+                f"API, and this asyncvmm has version {DEVICE_API}: it needs "
+                f"{'a newer asyncvmm' if newer else 'a newer release of its plugin'}"
+            )
         check_config_class(self.name, self.config)
 
     def parse(self, options: Mapping[str, str | None]) -> Any:

@@ -48,6 +48,7 @@ class PluginManager:
         self._manager.add_hookspecs(hookspecs)
         self._distributions: dict[str, str] = {}
         self._device_types: dict[str, DeviceType] | None = None
+        self._owners: dict[str, str] = {}
         self.problems: list[PluginProblem] = []
 
     @property
@@ -105,7 +106,7 @@ class PluginManager:
         """
         if self._device_types is None:
             self._device_types = {}
-            owners: dict[str, str] = {}
+            owners = self._owners = {}
             for name, offered in self._each("asyncvmm_device_types"):
                 if not isinstance(offered, DeviceType):
                     error: Exception = TypeError(f"{offered!r} is not a DeviceType")
@@ -127,6 +128,11 @@ class PluginManager:
             broken = "".join(f"\n{problem}" for problem in self.problems)
             raise ConfigError(f"no device {name!r}: {nearest(name, self.device_types)}{broken}")
         return found
+
+    def origin(self, device_type: str) -> tuple[str, str]:
+        """(plugin, its distribution or "") that a known device type is from."""
+        plugin = self._owners[device_type]
+        return plugin, self._distributions.get(plugin, "")
 
     def images(self) -> list[tuple[str, Any]]:
         """(plugin's name, image type) of every image that a plugin offers."""

@@ -83,6 +83,34 @@ def check_config_class(name: str, config: type[Any]) -> None:
             raise InternalError(f"device type {name}: option {field.name} has type {field.type!r}")
 
 
+def describe_options(config: type[Any]) -> list[dict[str, Any]]:
+    """The options of the attrs class ``config``: name, type, whether it is required, default (as plain
+    data; None also for one that is computed).
+    """
+    described = []
+    for field in _fields(config):
+        if not field.init:
+            continue
+        required = field.default is attrs.NOTHING
+        plain = isinstance(field.default, (bool, int, str, list, tuple))
+        described.append(
+            {
+                "name": field.name.replace("_", "-"),
+                "type": _type_name(field.type),
+                "required": required,
+                "default": field.default if plain and not required else None,
+            }
+        )
+    return described
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(str(choice) for choice in typing.get_args(annotation))
+    names = {bool: "yes|no", int: "NUMBER", str: "TEXT", Path: "PATH", tuple: "TEXT+TEXT..."}
+    return names.get(_base_type(annotation), "TEXT")
+
+
 def _fields(config: type[Any]) -> tuple[Any, ...]:
     return tuple(attrs.fields(attrs.resolve_types(config)))
 

@@ -30,6 +30,7 @@ from asyncvmm.memory.merge import Merger
 from asyncvmm.network import Network, NetworkConfig
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.plugin.options import nearest
+from asyncvmm.runtime.backends import Backends
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.connections import GuestStream
@@ -53,7 +54,12 @@ class Host:
     """Runs guests side by side. Made by ``open_host``; ends them all when its block ends."""
 
     def __init__(
-        self, plugins: PluginManager, conductor: Conductor, seed: int, networks: Networks
+        self,
+        plugins: PluginManager,
+        conductor: Conductor,
+        seed: int,
+        networks: Networks,
+        backends: Backends,
     ) -> None:
         self.plugins: Final = plugins
         self.guests: dict[str, Guest] = {}
@@ -62,6 +68,7 @@ class Host:
         self._conductor = conductor
         self._files = BootFileReader()
         self._networks = networks
+        self._backends = backends
 
     @property
     def now_ns(self) -> int:
@@ -134,6 +141,7 @@ class Host:
         if config.clock == "realtime":
             self.paced.add(name)
         conductor.add(guest, vcpus, since_ns)
+        self._backends.start(guest)
         return guest
 
     async def fork(self, guest: Guest, count: int = 1) -> list[Guest]:
@@ -245,7 +253,9 @@ class Host:
 
     @property
     def live(self) -> bool:
-        """Whether anything came through real sockets: the run cannot be repeated from its seed."""
+        """Whether anything came through real sockets, or a guest has a live device: the run cannot be
+        repeated from its seed.
+        """
         return self._networks.entrance.live
 
     def resume(self) -> None:
@@ -313,6 +323,7 @@ class Host:
     def _ended(self, guest: Guest) -> None:
         self.guests.pop(guest.name, None)
         self._networks.unplug(guest.name)
+        self._backends.stop(guest.name)
         self.paced.discard(guest.name)
 
 
@@ -364,7 +375,8 @@ async def open_host(
     )
     between = Networks(networks or {}, seed, conductor)
     conductor.exchange = between
-    host = Host(manager, conductor, seed, between)
+    backends = Backends(conductor, between.entrance)
+    host = Host(manager, conductor, seed, between, backends)
     if paused:
         conductor.set_goal(0)
     ledger.listener = host.note
@@ -373,6 +385,7 @@ async def open_host(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(conductor.task)
         between.open(nursery)
+        backends.open(nursery)
         try:
             yield host
         except Exception as error:  # carried past the nursery, which would wrap it in a group

@@ -1,17 +1,20 @@
 """The public kit for plugins and tests: what a third party needs to test what it adds.
 
-``check_device`` is the conformance kit for device types, ``DeviceBench`` holds one device without a
+``check_device`` is the conformance kit for device types, ``DeviceConformance`` the same as separate
+pytest checks, ``DeviceBench`` holds one device without a
 machine, ``VirtioDriver`` is the other side of a virtio device, ``assemble`` makes guest programs.
 """
 
 from asyncvmm.testing.assembler import AssemblyError, Program, assemble, to_elf
 from asyncvmm.testing.device_bench import DeviceBench
-from asyncvmm.testing.device_conformance import check_device
+from asyncvmm.testing.device_conformance import CHECKS, DeviceConformance, check_device
 from asyncvmm.testing.virtio_driver import DriverQueue, VirtioDriver
 
 __all__ = [
+    "CHECKS",
     "AssemblyError",
     "DeviceBench",
+    "DeviceConformance",
     "DriverQueue",
     "Program",
     "VirtioDriver",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -34,14 +34,22 @@ def run_bare_metal(
     harts: int = 1,
     max_steps: int = 10_000_000_000,
     engine: str = "auto",
+    devices: Sequence[str] = (),
 ) -> BareMetalResult:
-    """Run the ELF in M-mode on a machine of its own, with the devices in `types`.
+    """Run the ELF in M-mode on a machine of its own, with the standard devices in `types` and those
+    of `devices` (``name,option=value``).
 
     Raises GuestError when it waits for what cannot come, or has not ended after `max_steps`
     instructions and traps; ConfigError for a file that is no RISC-V program.
     """
     config = GuestConfig.from_mapping(
-        {"elf": elf, "memory": memory_bytes, "harts": harts, "engine": engine}
+        {
+            "elf": elf,
+            "memory": memory_bytes,
+            "harts": harts,
+            "engine": engine,
+            "devices": tuple(devices),
+        }
     )
     machine = Machine(config, read_boot_files(config), types or {})
     console = bytearray()

@@ -18,6 +18,7 @@ nothing but a line in the log. Clause numbers in this package are those of virti
 
 from asyncvmm.virtio.chain import Chain, Segment
 from asyncvmm.virtio.device import (
+    DEVICE_NEEDS_RESET,
     F_EVENT_IDX,
     F_INDIRECT_DESC,
     F_VERSION_1,
@@ -29,6 +30,7 @@ from asyncvmm.virtio.mmio import VirtioMmio
 from asyncvmm.virtio.queue import QueueError, VirtQueue
 
 __all__ = [
+    "DEVICE_NEEDS_RESET",
     "F_EVENT_IDX",
     "F_INDIRECT_DESC",
     "F_VERSION_1",

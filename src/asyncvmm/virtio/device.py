@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from mypy_extensions import mypyc_attr
 
 from asyncvmm.base.errors import ConfigError, GuestError
 from asyncvmm.device.io import DeviceIo
+from asyncvmm.device.mmio import load_state
 from asyncvmm.virtio.chain import Chain
 from asyncvmm.virtio.queue import QueueOwner, VirtQueue
 
@@ -42,7 +43,12 @@ class VirtioDevice(QueueOwner):
 
     Life: created -> ``reset`` -> features negotiated -> ``activated`` -> (``handle`` |
     ``notified`` | ``write_config``)* -> ``reset`` -> ... Nothing is popped before ``activated``.
+
+    Status, features and queues are in snapshots by themselves, chains in flight included. What else
+    a device has to keep is an attrs class in ``state_type``, as for ``MmioDevice``.
     """
+
+    state_type: ClassVar[Any] = None
 
     def __init__(
         self,
@@ -103,7 +109,19 @@ class VirtioDevice(QueueOwner):
         self.interrupt_status = 0
         for queue in self.queues:
             queue.reset()
+        self.io.inbox.clear()
         self.io.irq.set(False)
+
+    def state(self) -> Any:
+        """What the device has besides status and queues, as a ``state_type``."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Become what ``state`` says; status, queues and virtual time were restored before."""
+
+    def fdt_properties(self) -> dict[str, Any]:
+        """What the device has to say in its device tree node, besides what the transport knows."""
+        return {}
 
     # What a device author calls.
 
@@ -212,7 +230,7 @@ class VirtioDevice(QueueOwner):
 
     def save(self) -> dict[str, object]:
         """Plain data with a version; a subclass with state of its own adds to it."""
-        return {
+        saved: dict[str, object] = {
             "version": 1,
             "status": self.status,
             "negotiated": self.negotiated,
@@ -220,6 +238,9 @@ class VirtioDevice(QueueOwner):
             "config_generation": self.config_generation,
             "queues": [queue.save() for queue in self.queues],
         }
+        if getattr(self, "state_type", None) is not None:
+            saved["state"] = self.state().save()
+        return saved
 
     def check_saved(self, saved: dict[str, object]) -> None:
         """ConfigError unless ``saved`` can be loaded; a subclass checks its own part as well."""
@@ -243,6 +264,7 @@ class VirtioDevice(QueueOwner):
             if not isinstance(queues[number], dict):
                 raise ConfigError(f"{self.io.path}: saved queue {number} is not a mapping")
             scratch.load(queues[number])
+        load_state(self, saved)
 
     def load(self, saved: dict[str, object]) -> None:
         """Take back what ``save`` gave, into a device just reset; ConfigError, with nothing
@@ -258,6 +280,9 @@ class VirtioDevice(QueueOwner):
             self.queues[number].load(queues[number])
         self._set_live()
         self.io.irq.set(self.interrupt_status != 0)
+        state = load_state(self, saved)
+        if state is not None:
+            self.restore(state)
 
     def resume(self) -> None:
         """After ``load`` of the whole machine: take up the requests that were in flight."""

@@ -214,3 +214,23 @@ def test_first_party_plugins_all_load() -> None:
     assert set(manager.names) == set(declared)
     for kind in manager.device_types.values():
         assert kind.summary
+
+
+@pytest.mark.parametrize(("version", "remedy"), [(2, "a newer asyncvmm"), (0, "a newer release")])
+def test_a_device_written_for_another_version_of_the_api_is_named(
+    version: int, remedy: str
+) -> None:
+    class Plugin:
+        @hookimpl
+        def asyncvmm_device_types(self) -> list[DeviceType]:
+            return [DeviceType("sample", "", Config, make, "mmio", api_version=version)]
+
+    manager = PluginManager()
+    manager.register(Plugin(), "future", "future-devices")
+    assert manager.device_types == {}
+    (problem,) = manager.problems
+    assert isinstance(problem.error, ConfigError)
+    assert f"is written for version {version} of the device API" in str(problem)
+    assert remedy in str(problem)
+    with pytest.raises(ConfigError, match="plugin 'future' of future-devices failed"):
+        manager.device_type("sample")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from asyncvmm.base.errors import ConfigError
@@ -104,7 +106,8 @@ def test_snapshot_keeps_date_and_alarm() -> None:
     rtc = Rtc()
     rtc[ENABLED] = 1
     rtc.set_alarm(rtc.now_ns + SECOND)
-    saved = rtc.device.save()
+    saved: dict[str, Any] = rtc.device.save()
+    state = saved["state"]
     other = Rtc(epoch=0)
     other.device.load(saved)
     assert other.device.save() == saved
@@ -112,4 +115,4 @@ def test_snapshot_keeps_date_and_alarm() -> None:
     other.bench.advance(SECOND)
     assert other.bench.irq
     with pytest.raises(ConfigError):
-        other.device.load({**saved, "alarm_ns": -1})
+        other.device.load({**saved, "state": {**state, "alarm_ns": -1}})
