@@ -54,6 +54,7 @@ class Sharing:
         self._groups: dict[str, _Group] = {}
         self._members: dict[str, _Member] = {}
         self._interval = 0  # the number of the one that was served last
+        self._ran: set[str] = set()  # since then
         self._given_up = 0  # pages since the last trim
 
     def enter(self, group: str | None) -> Merger | None:
@@ -93,15 +94,18 @@ class Sharing:
         """Look for equal pages if it is time to, and count what those have that ``ran`` since."""
         if not self._members:
             return
+        self._ran.update(ran)
         interval = now_ns // INTERVAL_NS
         if interval != self._interval:
             self._interval = interval
-            for member in self._members.values():
-                self._walk(member)
+            # Whoever has not run has earned no look. In the order in which they came.
+            ran = [name for name in self._members if name in self._ran]
+            self._ran.clear()
+            for name in ran:
+                self._walk(self._members[name])
             if self._given_up >= TRIM_PAGES:
                 self._given_up = 0
                 trim()
-            ran = list(self._members)  # a walk may have changed any
         for name in ran:
             if name not in self._members:
                 continue
