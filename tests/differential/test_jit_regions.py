@@ -48,7 +48,7 @@ def translated(source: str, **options: object) -> tuple[Machine, Native]:
     """A machine whose pages are optimised when ``optimise`` says so."""
     native = Native(hot=HotPages(), watch=False)
     machine = program_machine(source, **options)
-    machine.scheduler.engine = machine.scheduler.runner = TranslatingEngine(native, native.enter)
+    machine.scheduler.use(TranslatingEngine(native, native.enter))
     return machine, native
 
 

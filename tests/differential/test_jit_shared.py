@@ -41,7 +41,7 @@ def guest(source: str, store: RegionStore) -> tuple[Machine, Native]:
     """A machine with an engine of its own."""
     native = Native(hot=HotPages(store=store), watch=False, threshold=0)
     machine = program_machine(source)
-    machine.scheduler.engine = machine.scheduler.runner = TranslatingEngine(native, native.enter)
+    machine.scheduler.use(TranslatingEngine(native, native.enter))
     return machine, native
 
 
@@ -82,7 +82,7 @@ def test_the_second_process_translates_ahead(tmp_path: Path, source: str) -> Non
     first = RegionStore(tmp_path)
     native = Native(hot=HotPages(store=first), watch=False)
     learner = program_machine(source)
-    learner.scheduler.engine = learner.scheduler.runner = TranslatingEngine(native, native.enter)
+    learner.scheduler.use(TranslatingEngine(native, native.enter))
     learner.run(max_steps=60_000)
     first.entries.save()
     machine, other = guest(source, RegionStore(tmp_path))
@@ -131,9 +131,7 @@ def test_guests_in_threads_at_once(tmp_path: Path) -> None:
     def run(number: int) -> None:
         native = Native(hot=HotPages(0.0002, 1, store=store))
         machine = program_machine(sources[number])
-        machine.scheduler.engine = machine.scheduler.runner = TranslatingEngine(
-            native, native.enter
-        )
+        machine.scheduler.use(TranslatingEngine(native, native.enter))
         found[number] = digests(machine)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(sources))]

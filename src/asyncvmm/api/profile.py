@@ -157,7 +157,7 @@ class Profiler:
 
     def close(self) -> None:
         """Leave the machine alone; what was seen stays."""
-        self._scheduler.runner = self._scheduler.engine
+        self._scheduler.use(self._scheduler.engine)
 
     def profile(self) -> Profile:
         """What was seen so far."""

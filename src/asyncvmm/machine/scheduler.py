@@ -74,6 +74,11 @@ class Scheduler(EarlierEventListener):
         self._stop: bool = False
         self.timeline.listener = self
 
+    def use(self, engine: Engine) -> None:
+        """Run the harts by ``engine`` from now on, with nothing that watches it."""
+        self.engine = engine
+        self.runner = engine
+
     def request_stop(self) -> None:
         """Let ``run`` come back with RAN_STOP after the instruction that is being executed."""
         self._stop = True

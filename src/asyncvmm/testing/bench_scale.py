@@ -148,7 +148,7 @@ def own_cost(elf: Path, *, guests: int, cpus: int, plugins: PluginManager) -> Ow
             residents = await _start_elves(host, elf, guests, "interpreter")
             for guest in residents:
                 scheduler = guest.machine.scheduler
-                scheduler.engine = scheduler.runner = InstantEngine()
+                scheduler.use(InstantEngine())
             await host.run_until(host.now_ns + 50 * MS)
             costs = []
             steps = quanta = 0

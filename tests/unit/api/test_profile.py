@@ -131,7 +131,7 @@ def test_optimised_code_is_told_apart() -> None:
 
     machine = program_machine(LOOPS)
     native = Native(hot=HotPages(), watch=False)
-    machine.scheduler.engine = machine.scheduler.runner = TranslatingEngine(native, native.enter)
+    machine.scheduler.use(TranslatingEngine(native, native.enter))
     profiler = Profiler(machine, period=101)
     profiler.resume()
     machine.run(max_steps=100_000)

@@ -352,7 +352,7 @@ def test_an_engine_that_pauses_changes_nothing(harts: int) -> None:
     ends = []
     for pauses in (False, True):
         bench = Bench(harts=harts, quantum=1000)
-        bench.scheduler.engine = bench.scheduler.runner = Slow(bench.actions)
+        bench.scheduler.use(Slow(bench.actions))
         bench.scheduler.engine.pauses = pauses
         bench.scheduler.hosted = True
         bench.timeline.at(1700, bench.see("event"))

@@ -104,7 +104,7 @@ def test_a_restored_machine_goes_on_as_the_first(
     values = json.loads(json.dumps(state.values))
     for other in ENGINES:
         again = revived(parted, values, state)
-        again.scheduler.engine = again.scheduler.runner = busy(1, other).scheduler.engine
+        again.scheduler.use(busy(1, other).scheduler.engine)
         assert again.digest() == there, same_values(values, save(again).values)
         again.run(first_ns + more_ns)
         assert again.digest() == whole.digest()
