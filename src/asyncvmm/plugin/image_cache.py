@@ -19,6 +19,7 @@ from attrs import field, frozen
 
 from asyncvmm.base.units import MIB
 from asyncvmm.plugin.image_errors import ImageError, NoSpaceError
+from asyncvmm.storage.hostfile import sync_folder
 
 MANIFEST: Final = "manifest.json"
 MANIFEST_FORMAT: Final = 1
@@ -112,7 +113,7 @@ class ImageCache:
             with contextlib.suppress(FileNotFoundError):
                 target.rename(old / name)
             staging.rename(target)
-            _sync_directory(self.root)
+            sync_folder(self.root)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise _os_error(error, self.root) from error
@@ -190,15 +191,7 @@ def _write_manifest(staging: Path, name: str, recipe: str, sources: tuple[str, .
         json.dump(manifest, out, indent=1)
         out.flush()
         os.fsync(out.fileno())
-    _sync_directory(staging)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(staging)
 
 
 def _os_error(error: OSError, root: Path) -> ImageError:

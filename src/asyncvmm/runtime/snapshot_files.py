@@ -29,7 +29,8 @@ from asyncvmm.plugin import BlobSpec
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.saved import HostSide, SavedGuest
 from asyncvmm.storage import OverlayBlob, Qcow2Image, RawImage
-from asyncvmm.storage.packs import sync_folder, write_durably
+from asyncvmm.storage.hostfile import sync_folder
+from asyncvmm.storage.packs import write_durably
 from asyncvmm.storage.pagestore import PageStore
 
 FORMAT: Final = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -165,18 +166,19 @@ class HostFile:
             self._fd = -1
 
 
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable, where the system can."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable: what was renamed there stays renamed after a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
-    except OSError:
-        pass
     finally:
         os.close(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """As ``sync_folder``, where the system can."""
+    with contextlib.suppress(OSError):
+        sync_folder(path)
 
 
 def _find_fallocate() -> ctypes._NamedFuncPointer | None:

@@ -20,6 +20,7 @@ import zstandard
 
 from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.base.units import PAGE_SIZE
+from asyncvmm.storage.hostfile import sync_folder
 
 MAGIC: Final = b"AVMPACK1"
 TABLE_MAGIC: Final = b"AVMTABL1"
@@ -59,15 +60,6 @@ def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """What was renamed in ``folder`` stays renamed after a power cut."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 @attrs.frozen
