@@ -30,6 +30,7 @@ from asyncvmm.api import (
 )
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
+from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
 from asyncvmm.firmware.elf import is_elf
 from asyncvmm.network import DEFAULT_NETWORK
@@ -159,8 +160,7 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise ConfigError for what the parser of ``add_arguments`` lets through."""
     if options.max_instructions is not None and options.max_instructions < 1:
         raise ConfigError(f"--max-instructions must be positive, not {options.max_instructions}")
-    if options.timeout is not None and not options.timeout > 0:
-        raise ConfigError(f"--timeout must be positive, not {options.timeout}")
+    check_timeout(options)
     if options.until == "":
         raise ConfigError("--until needs a text to wait for")
     if options.until is not None and options.guest_command is not None:

@@ -24,6 +24,7 @@ from asyncvmm.api.scenarios import (
 )
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
+from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.guest_table import Snapshot, final, format_table, make_row, row_json, snapshot
 from asyncvmm.plugin.images import ImageCache
@@ -78,8 +79,7 @@ def add_parser(commands: Any) -> None:
 
 def up(options: argparse.Namespace) -> int:
     """Run it and report."""
-    if options.timeout is not None and not options.timeout > 0:
-        raise ConfigError(f"--timeout must be positive, not {options.timeout}")
+    check_timeout(options)
     scenario = load_scenario(options.scenario)
     ensure_images(scenario)
     started = time.monotonic()

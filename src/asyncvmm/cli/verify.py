@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from asyncvmm.api.verify import Verdict, verify_scenario
-from asyncvmm.base.errors import ConfigError
+from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.up import ensure_images
 from asyncvmm.runtime.scenario import load_scenario
@@ -44,8 +44,7 @@ def add_parser(commands: Any) -> None:
 
 def verify(options: argparse.Namespace) -> int:
     """Run it twice and report."""
-    if options.timeout is not None and not options.timeout > 0:
-        raise ConfigError(f"--timeout must be positive, not {options.timeout}")
+    check_timeout(options)
     scenario = load_scenario(options.scenario)
     ensure_images(scenario)
 
