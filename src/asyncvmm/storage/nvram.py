@@ -70,7 +70,9 @@ def _is_pages(part: Any, _attribute: Any, pages: Mapping[int, bytes]) -> None:
         if type(number) is not int or not 0 <= number < part.size_bytes // PAGE_SIZE:
             raise ConfigError(f"NVRAM: a flash of {part.size_bytes} bytes has no page {number!r}")
         if not isinstance(data, bytes) or len(data) != PAGE_SIZE or data == ERASED:
-            raise ConfigError(f"NVRAM: page {number} is not {PAGE_SIZE} bytes, some of them written")
+            raise ConfigError(
+                f"NVRAM: page {number} is not {PAGE_SIZE} bytes, some of them written"
+            )
 
 
 def _part_size(_part: Any, _attribute: Any, value: int) -> None:
@@ -188,7 +190,9 @@ class Nvram:
         if version != VERSION:
             raise NvramError(f"{name}: byte 8: version {version} is not known (this is {VERSION})")
         if start + length != len(data):
-            raise NvramError(f"{name}: byte 12: {length} bytes follow, the file has {len(data) - start}")
+            raise NvramError(
+                f"{name}: byte 12: {length} bytes follow, the file has {len(data) - start}"
+            )
         if hashlib.sha256(data[: _HEAD.size] + data[start:]).digest() != data[_HEAD.size : start]:
             raise NvramError(f"{name}: byte {_HEAD.size}: the checksum does not fit: it is damaged")
         return _Reader(data, start, name).nvram()

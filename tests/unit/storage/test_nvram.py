@@ -133,7 +133,12 @@ def test_values_are_checked() -> None:
     for changes in ({"uuid": b"short"}, {"mac_seed": -1}, {"clock_offset_ns": 1 << 63}):
         with pytest.raises(ConfigError):
             attrs.evolve(good, **changes)  # type: ignore[arg-type]
-    for size, pages in ((4095, {}), (4096, {1: bytes(4096)}), (4096, {0: ERASED}), (4096, {0: b""})):
+    for size, pages in (
+        (4095, {}),
+        (4096, {1: bytes(4096)}),
+        (4096, {0: ERASED}),
+        (4096, {0: b""}),
+    ):
         with pytest.raises(ConfigError):
             FlashPart(size, pages)
 
