@@ -36,8 +36,8 @@ from asyncvmm_plugins.debian_images.installer import (
 )
 
 PACKAGE: Final = "linux-source-6.12"
-RECIPE: Final = "linux 2"
-SAME_KERNEL: Final = ("linux 1", "linux 2")
+RECIPE: Final = "linux 3"
+SAME_KERNEL: Final = ("linux 3",)
 """Recipes that give the same kernel: one of them that is here need not be compiled again."""
 
 CROSS_COMPILE: Final = "riscv64-linux-gnu-"
