@@ -25,26 +25,22 @@ def load(hart: Hart, address: i64, size: i64) -> i64:
     if physical == -1:
         return 0
     ram = hart.ram
-    if not ram.contains(physical, size):
+    index = ram.readable(physical, size)
+    if index == -1:
         return _load_mmio(hart, address, physical, size)
-    _enter_load(hart, address, physical)
-    offset = physical - ram.base
-    word = ram.pages[offset >> 12][(offset & 4095) >> 3]
-    if size == 8:
-        return word
-    one: i64 = 1
-    return (word >> ((offset & 7) << 3)) & ((one << (size << 3)) - 1)
+    _enter_load(hart, address, index)
+    return ram.page_bits(index, physical, size)
 
 
-def _enter_load(hart: Hart, address: i64, physical: i64) -> None:
+def _enter_load(hart: Hart, address: i64, index: i64) -> None:
     """Put the page into the load table, where its rights hold for all of it."""
     if hart.walk_whole_page:
         ram = hart.ram
         tlb = hart.tlb
         i = (address >> 12) & INDEX_MASK
         tlb.load_tags[i] = (address & -4096) | tlb.context
-        tlb.load_pages[i] = ram.pages[(physical - ram.base) >> 12]
-        tlb.load_ppns[i] = physical >> 12
+        tlb.load_pages[i] = ram.pages[index]
+        tlb.load_ppns[i] = ram.first_ppn + index
 
 
 def _load_misaligned(hart: Hart, address: i64, size: i64) -> i64:
@@ -75,12 +71,13 @@ def _load_bytes(hart: Hart, address: i64, size: i64) -> i64:
         physical = translate(hart, address + i, LOAD, 1)
         if physical == -1:
             return 0
-        if not hart.ram.contains(physical, 1):
+        index = hart.ram.readable(physical, 1)
+        if index == -1:
             if hart.bus.find(physical, 1) is None:
                 return access_fault(hart, address + i, LOAD)
             return fault(hart, LOAD_MISALIGNED, address)  # devices take aligned accesses only
-        _enter_load(hart, address + i, physical)
-        value |= hart.ram.load(physical, 1) << (i << 3)
+        _enter_load(hart, address + i, index)
+        value |= hart.ram.page_bits(index, physical, 1) << (i << 3)
         i += 1
     return value
 

@@ -27,6 +27,12 @@ class Coherence(PageWatcher):
         for hart in self.harts:
             hart.tlb.drop_physical(ppn, True, True, False)
 
+    def view_closed(self, ppn: i64, count: i64) -> None:
+        """Loads and fetches of these pages must come and ask: they go to a device, or fault."""
+        for hart in self.harts:
+            hart.tlb.drop_pages(ppn, count)
+            hart.event |= EVENT_CHECK
+
     def pages_frozen(self) -> None:
         """The same page objects, shared from now on: loads may go on, stores must come and ask."""
         for hart in self.harts:

@@ -227,6 +227,28 @@ class Tlb:
                         native[i + 1] = NO_TAG
                 i += 4
 
+    def drop_pages(self, ppn: i64, count: i64) -> None:
+        """Forget how to load and fetch from ``count`` physical pages from ``ppn``, and their objects."""
+        i: i64 = 0
+        while i < ENTRIES:
+            if self.load_ppns[i] >= ppn and self.load_ppns[i] < ppn + count:
+                self.load_tags[i] = NO_TAG
+                self.load_pages[i] = self._nothing
+            i += 1
+        i = 0
+        while i < FETCH_ENTRIES:
+            if self.fetch_ppns[i] >= ppn and self.fetch_ppns[i] < ppn + count:
+                self.fetch_tags[i] = NO_TAG
+            i += 1
+        self.clear_native_fetches()
+        native = self.native
+        if self.has_native:
+            i = NATIVE_DATA
+            while i < NATIVE_END:
+                if native[i + 3] >= ppn and native[i + 3] < ppn + count:
+                    native[i] = NO_TAG
+                i += 4
+
     def drop_stores(self) -> None:
         """Forget every right to store in place."""
         i: i64 = 0

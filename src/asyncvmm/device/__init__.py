@@ -40,6 +40,7 @@ from asyncvmm.device.registers import (
     RegisterBank,
 )
 from asyncvmm.device.rng import RandomStream
+from asyncvmm.device.window import MemoryWindow
 from asyncvmm.interrupts.lines import InterruptLine
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "InterruptLine",
     "IoRate",
     "MemoryBlob",
+    "MemoryWindow",
     "MmioDevice",
     "NetPort",
     "Packet",

@@ -15,6 +15,7 @@ from asyncvmm.device.inbox import Inbox
 from asyncvmm.device.net import NetPort
 from asyncvmm.device.rate import IoRate
 from asyncvmm.device.rng import RandomStream
+from asyncvmm.device.window import MemoryWindow
 from asyncvmm.interrupts.lines import InterruptLine
 from asyncvmm.memory.pages import Ram
 from asyncvmm.timeline.events import Event, Timeline
@@ -112,7 +113,8 @@ class DeviceIo:
     ``blob``, ``console``, ``power``, ``rate``, ``guard`` and ``log_sink`` may be replaced before the
     device is created: an empty blob, a port nobody reads, a power button that only records, no limit,
     no guard and a list of log lines are what it gets otherwise. ``inbox`` leads to the device's own
-    ``run(io)``, for those that have one.
+    ``run(io)``, for those that have one; ``window`` is memory at its address range, for those whose
+    type asks for it.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class DeviceIo:
         self.rate: IoRate = IoRate()
         self.guard: DeviceGuard = DeviceGuard()
         self.inbox: Inbox = Inbox()
+        self.window: MemoryWindow = MemoryWindow()
         self.ports: dict[str, CharPort] = {}
         self.messages: list[str] = []
         self.log_sink: Callable[[str, str], None] | None = None

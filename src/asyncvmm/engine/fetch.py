@@ -35,10 +35,11 @@ def fetch_page(hart: Hart, pc: i64) -> vec[i64]:
     if physical == -1:
         return hart.cross_page
     ram = hart.ram
-    if not ram.contains(physical, 2):
+    index = ram.readable(physical, 2)
+    if index == -1:
         access_fault(hart, pc, FETCH)
         return hart.cross_page
-    ppn = physical >> 12
+    ppn = ram.first_ppn + index
     code = hart.code.page(ppn)
     if len(code) == 0:
         code = hart.code.create(ppn)
@@ -52,7 +53,7 @@ def fetch_page(hart: Hart, pc: i64) -> vec[i64]:
         tlb.fetch_ppns[i] = ppn
     else:
         hart.event |= EVENT_CHECK
-        if (pc & 4095) < 4094 and (ram.load(physical, 2) & 3) == 3:
+        if (pc & 4095) < 4094 and (ram.page_bits(index, physical, 2) & 3) == 3:
             translate(hart, pc + 2, FETCH, 2)  # a boundary may lie inside the instruction
     return code
 
@@ -93,10 +94,11 @@ def _fetch_half(hart: Hart, address: i64) -> i64:
     physical = translate(hart, address, FETCH, 2)
     if physical == -1:
         return 0
-    if not hart.ram.contains(physical, 2):
+    index = hart.ram.readable(physical, 2)
+    if index == -1:
         access_fault(hart, address, FETCH)
         return 0
-    return hart.ram.load(physical, 2)
+    return hart.ram.page_bits(index, physical, 2)
 
 
 def _relative(word: i64) -> i64:

@@ -21,13 +21,16 @@ EXTRA_BASE = 0x1010_0000
 EXTRA_END = 0x2000_0000
 EXTRA_FIRST_IRQ = 32
 LAST_IRQ = 127
+FLASH_BASE = 0x2000_0000
+FLASH_STRIDE = 0x0200_0000
 RAM_BASE = 0x8000_0000
 
-# Devices with a place of their own: type -> (address, interrupt; 0 for none).
-FIXED: dict[str, tuple[int, int]] = {
-    "test-finisher": (TEST_BASE, 0),
-    "goldfish-rtc": (RTC_BASE, RTC_IRQ),
-    "ns16550": (UART_BASE, UART_IRQ),
+# Devices with places of their own, in this order: type -> (address, interrupt; 0 for none).
+FIXED: dict[str, tuple[tuple[int, int], ...]] = {
+    "test-finisher": ((TEST_BASE, 0),),
+    "goldfish-rtc": ((RTC_BASE, RTC_IRQ),),
+    "ns16550": ((UART_BASE, UART_IRQ),),
+    "cfi-flash": ((FLASH_BASE, 0), (FLASH_BASE + FLASH_STRIDE, 0)),
 }
 # What every guest has without asking, as far as the plugins are there.
 STANDARD = ("ns16550", "goldfish-rtc", "test-finisher")
@@ -54,10 +57,10 @@ class Board:
         """The place of the next device of type ``name``; ``kind`` is "mmio" or "virtio"."""
         if kind == "virtio":
             return self._virtio_place(name)
-        base, irq = FIXED.get(name, (0, 0))
-        if base and base not in self._taken:
-            self._taken.add(base)
-            return Place(base, irq)
+        for base, irq in FIXED.get(name, ()):
+            if base not in self._taken:
+                self._taken.add(base)
+                return Place(base, irq)
         base = self._extra_base
         size = (size_bytes + 0xFFF) & ~0xFFF
         if base + size > EXTRA_END or self._extra_irq > LAST_IRQ:

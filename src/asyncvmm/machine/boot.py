@@ -106,14 +106,16 @@ def load(
     sbi: Sbi | None,
     make_tree: Callable[[tuple[int, int] | None], Tree],
     append: str,
+    flash: int | None = None,
 ) -> Boot:
-    """Load everything; ``sbi`` is given when the host is the firmware.
+    """Load everything; ``sbi`` is given when the host is the firmware, ``flash`` when there is memory
+    with a program besides RAM: it is what is started without a kernel.
 
     ``make_tree`` gets the initrd's place. A device tree file replaces the tree that it makes, with
     ``append`` and the initrd written to its ``chosen`` node.
     """
     loader = Loader(ram)
-    entry, payload, symbols = _programs(files, loader, sbi is not None)
+    entry, payload, symbols = _programs(files, loader, sbi is not None, flash)
     initrd = None
     if files.initrd is not None:
         above = max(span.end for span in loader.spans)
@@ -143,18 +145,20 @@ def load(
 
 
 def _programs(
-    files: BootFiles, loader: Loader, linux_only: bool
+    files: BootFiles, loader: Loader, linux_only: bool, flash: int | None
 ) -> tuple[int, int, dict[str, int]]:
     """Load firmware, kernel or program: (entry, where the firmware's payload is, symbols)."""
     base = int(loader.ram.base)
-    payload = base + PAYLOAD_OFFSET
+    payload = base + PAYLOAD_OFFSET if flash is None else flash
     if files.elf is not None:
         elf = parse_elf(files.elf.data, files.elf.name)
         loader.put_elf(elf, files.elf.name)
         return elf.entry, payload, elf.symbols
     if linux_only:
         if files.kernel is None:
-            raise ConfigError("nothing to boot: give a kernel, a firmware or an elf")
+            if flash is None:
+                raise ConfigError("nothing to boot: give a kernel, a firmware, an elf or a flash")
+            return flash, payload, {}
         return _put_image(files.kernel, loader), payload, {}
     firmware = files.firmware
     assert firmware is not None

@@ -70,11 +70,12 @@ class GuestConfig:
 
     Boot: ``elf`` is a bare-metal program entered in M-mode; ``firmware`` a binary or ELF entered in
     M-mode, with ``kernel`` (an Image or a raw binary such as U-Boot) for it to start; ``kernel``
-    alone is a Linux Image under the built-in SBI. ``disks`` are ``path`` with any of ``,readonly``,
-    ``,snapshot`` (what is written is thrown away) and ``,format=raw|qcow2``, ``nets`` are
-    ``network[,option=value...]`` (a card each), ``devices`` are ``type,option=value,...``. ``quantum``
-    (steps) is how long one hart runs before the next one when there are several; ``mips`` says how
-    many million steps are a second of virtual time.
+    alone is a Linux Image under the built-in SBI; without a kernel, what is in the first flash is
+    started. ``flash`` are up to two flash parts, ``path`` with the options of disks. ``disks`` are
+    ``path`` with any of ``,readonly``, ``,snapshot`` (what is written is thrown away) and
+    ``,format=raw|qcow2``, ``nets`` are ``network[,option=value...]`` (a card each), ``devices`` are
+    ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one when
+    there are several; ``mips`` says how many million steps are a second of virtual time.
     ``epoch_ns`` is the date (Unix time) of its power-on, the same for every run unless it is given.
     ``trust_group`` names the guests that it may share equal pages with, which costs none of them
     anything that it can see; without one it shares with nobody.
@@ -90,6 +91,7 @@ class GuestConfig:
     firmware: Path | None = attrs.field(default=None, converter=_path)
     elf: Path | None = attrs.field(default=None, converter=_path)
     dtb: Path | None = attrs.field(default=None, converter=_path)
+    flash: tuple[str, ...] = attrs.field(default=(), converter=_words)
     disks: tuple[str, ...] = attrs.field(default=(), converter=_words)
     nets: tuple[str, ...] = attrs.field(default=(), converter=_words)
     devices: tuple[str, ...] = attrs.field(default=(), converter=_words)

@@ -80,7 +80,7 @@ def no_blobs(spec: BlobSpec) -> Blob:
 
 
 def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list[Wanted]:
-    """The standard devices that ``types`` has, then disks, network cards, and the other devices.
+    """The standard devices that ``types`` has, then flash, disks, network cards, and the other devices.
 
     A device of the config replaces the standard one of its type.
     """
@@ -91,17 +91,20 @@ def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list
         for name in STANDARD
         if name in types and name not in named
     ]
-    disks = []
-    for text in config.disks:
-        disk = split_disk(text)
-        kind = _type_of("virtio-blk", types)
-        options: dict[str, str | None] = {"path": str(disk.path)}
-        options |= {name: None for name in ("readonly", "snapshot") if getattr(disk, name)}
-        if disk.format is not None:
-            options["format"] = disk.format
-        disks.append(Wanted(kind, kind.parse(options)))
+    disks = [_on_image("cfi-flash", text, types) for text in config.flash]
+    disks += [_on_image("virtio-blk", text, types) for text in config.disks]
     cards = [_parse(f"virtio-net,network={text}", types) for text in config.nets]
     return standard + disks + cards + chosen
+
+
+def _on_image(name: str, text: str, types: Mapping[str, DeviceType]) -> Wanted:
+    disk = split_disk(text)
+    kind = _type_of(name, types)
+    options: dict[str, str | None] = {"path": str(disk.path)}
+    options |= {name: None for name in ("readonly", "snapshot") if getattr(disk, name)}
+    if disk.format is not None:
+        options["format"] = disk.format
+    return Wanted(kind, kind.parse(options))
 
 
 def _type_of(name: str, types: Mapping[str, DeviceType]) -> DeviceType:
@@ -138,6 +141,7 @@ class DeviceFactory:
     ) -> None:
         self._config = config
         self._bus = bus
+        self._ram = ram
         self._dma = Dma(ram)
         self._clock = clock
         self._interrupts = interrupts
@@ -175,6 +179,8 @@ class DeviceFactory:
             io.blob = self._open_blob(spec)
         for name in kind.ports(wanted.config):
             io.port(name)
+        if kind.window:
+            io.window.connect(self._ram, place.base, kind.size_bytes)
         net = kind.net(wanted.config)
         if net is not None:
             card = self._counts.get("net", 0)

@@ -293,7 +293,8 @@ class Machine:
         return CharPort(f"{self.config.name}/console")
 
     def _place(self, ram: Ram) -> boot.Boot:
-        return boot.load(self.files, ram, self.sbi, self._make_tree, self.config.append)
+        flash = next((d.place.base for d in self.devices if d.type.window), None)
+        return boot.load(self.files, ram, self.sbi, self._make_tree, self.config.append, flash)
 
     def _load(self) -> None:
         self._boot = self._place(self.ram)
@@ -332,7 +333,7 @@ class Machine:
     def _clear_ram(self) -> None:
         """Every page absent and no code decoded."""
         ram = self.ram
-        for index in range(int(ram.page_count)):
+        for index in range(int(ram.table_size)):
             if ram.has_code[index]:
                 self.code.drop(int(ram.first_ppn) + index)
                 ram.has_code[index] = 0

@@ -5,6 +5,10 @@ belong to a store (``shared.py``): both are read in place and never written. A s
 first gives the guest one of its own (``materialize``). Host code outside the engines (loaders, DMA)
 goes through ``read``/``write`` and the ``load*``/``store*`` methods, which also tell ``watcher`` about
 every page that changed identity or content behind the engines' back.
+
+After RAM's own pages the table may have those of a *view*: memory of devices (flash) that the harts load
+and fetch from as they do from RAM, but that is no RAM: stores, DMA and snapshots do not see it. Code
+caches and TLBs know its pages by page numbers that follow RAM's, which no guest can address.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from librt.strings import read_i64_le
-from librt.vecs import vec
+from librt.vecs import append, vec
 from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.base.errors import DmaError
@@ -42,6 +46,9 @@ class PageWatcher:
 
     def page_written(self, ppn: i64, offset: i64, length: i64) -> None:
         """Bytes of a page that holds decoded code were written: forget what was decoded there."""
+
+    def view_closed(self, ppn: i64, count: i64) -> None:
+        """These pages of a view cannot be read any more: forget cached references."""
 
 
 def page_of(data: bytes, offset: i64) -> vec[i64]:
@@ -143,6 +150,8 @@ class Ram:
         self.size: i64 = size
         self.first_ppn: i64 = base >> 12
         self.page_count: i64 = size >> 12
+        self.view_base: i64 = 0
+        self.view_size: i64 = 0
         self.zero: vec[i64] = vec[i64]([0] * PAGE_WORDS)
         self.pages: vec[vec[i64]] = vec[vec[i64]]([self.zero] * int(self.page_count))
         self.kind: vec[i64] = vec[i64]([0] * int(self.page_count))
@@ -161,6 +170,80 @@ class Ram:
             and address - self.base <= self.size
             and length <= self.size - (address - self.base)
         )
+
+    @property
+    def table_size(self) -> int:
+        """How many pages there are, a view's included."""
+        return len(self.pages)
+
+    def add_view(self, base: i64, size: i64) -> i64:
+        """``size`` bytes of memory at ``base`` that are no RAM; the index of the first page, all closed.
+
+        Before any engine runs. A further view begins where the one before ended: ValueError otherwise.
+        """
+        end = base + size
+        if base % PAGE_SIZE != 0 or size % PAGE_SIZE != 0 or size <= 0 or base < 0:
+            raise ValueError("a view's base and size must be multiples of 4096 bytes and positive")
+        if self.view_size != 0 and base != self.view_base + self.view_size:
+            raise ValueError("a view must begin where the one before ended")
+        if base < self.base + self.size and self.base < end:
+            raise ValueError("a view must not lie in RAM")
+        if self.view_size == 0:
+            self.view_base = base
+        self.view_size += size
+        first: i64 = len(self.pages)
+        i: i64 = 0
+        while i < size >> 12:
+            self.pages = append(self.pages, self.zero)
+            self.kind = append(self.kind, ABSENT)
+            self.has_code = append(self.has_code, 0)
+            i += 1
+        return first
+
+    def readable(self, address: i64, length: i64) -> i64:
+        """The index of the page of ``length`` bytes that harts may load and fetch; -1 for none.
+
+        They lie in one page, of RAM or of a view that is open.
+        """
+        if self.contains(address, length):
+            return (address - self.base) >> 12
+        offset = address - self.view_base
+        if offset >= 0 and offset < self.view_size:
+            index = self.page_count + (offset >> 12)
+            if self.kind[index] != ABSENT:
+                return index
+        return -1
+
+    def page_bits(self, index: i64, address: i64, size: i64) -> i64:
+        """``size`` (1, 2, 4) bytes, or 8, at an aligned address in page ``index``, zero-extended."""
+        word = self.pages[index][(address & 4095) >> 3]
+        if size == 8:
+            return word
+        one: i64 = 1
+        return (word >> ((address & 7) << 3)) & ((one << (size << 3)) - 1)
+
+    def open_view(self, first: i64, count: i64) -> None:
+        """Let the harts load and fetch from ``count`` view pages."""
+        i = first
+        while i < first + count:
+            self.kind[i] = SHARED
+            i += 1
+
+    def close_view(self, first: i64, count: i64) -> None:
+        """Accesses to these view pages are the bus's again, and fetches fault."""
+        i = first
+        while i < first + count:
+            self.kind[i] = ABSENT
+            i += 1
+        self.watcher.view_closed(self.first_ppn + first, count)
+
+    def set_view_page(self, index: i64, page: vec[i64]) -> None:
+        """View page ``index`` is ``page`` from now on, which may be several pages at once."""
+        self.pages[index] = page
+        ppn = self.first_ppn + index
+        self.watcher.page_replaced(ppn)
+        if self.has_code[index] != 0:
+            self.watcher.page_written(ppn, 0, PAGE_SIZE)
 
     def materialize(self, index: i64) -> vec[i64]:
         """The page number ``index`` (from the start of RAM), made the guest's own for writing.

@@ -69,7 +69,8 @@ class DeviceType:
     "virtio"); it touches nothing outside ``io``. ``config`` is an attrs class whose fields are the
     options. ``size_bytes`` is the address range of an mmio device. ``blob`` and ``ports`` say from
     a config what the machine must bring: disk contents, and the names of the ``io.port(name)`` used
-    besides ``io.console``; ``net`` which network the host plugs ``io.net`` into.
+    besides ``io.console``; ``net`` which network the host plugs ``io.net`` into. With ``window`` (of
+    mmio devices), ``io.window`` is memory that lies at all of the device's address range.
     The board writes the device tree node from ``node_name``, ``compatible`` (empty for virtio devices,
     whose node is the transport's), ``fdt_properties``, and last the device's own
     ``fdt_properties()``. ``live`` marks a device that uses wall time or the world outside, and so may
@@ -91,6 +92,7 @@ class DeviceType:
     blob: Callable[[Any], BlobSpec | None] = _no_blob
     ports: Callable[[Any], tuple[str, ...]] = _no_ports
     net: Callable[[Any], NetSpec | None] = _no_net
+    window: bool = False
     live: bool = False
     api_version: int = 1
 

@@ -8,6 +8,7 @@ from asyncvmm.isa.asm import assemble
 from asyncvmm.isa.elf_writer import to_elf
 from asyncvmm.machine import BootFile, BootFiles, GuestConfig, Machine
 from asyncvmm.plugin import DeviceType, PluginManager
+from asyncvmm_plugins.cfi_flash import hooks as cfi_flash
 from asyncvmm_plugins.goldfish_rtc import hooks as goldfish_rtc
 from asyncvmm_plugins.ns16550 import hooks as ns16550
 from asyncvmm_plugins.test_finisher import hooks as test_finisher
@@ -17,7 +18,7 @@ from asyncvmm_plugins.virtio_rng import hooks as virtio_rng
 def device_types() -> dict[str, DeviceType]:
     """The devices of the tests' machines."""
     manager = PluginManager()
-    for plugin in (goldfish_rtc, ns16550, test_finisher, virtio_rng):
+    for plugin in (cfi_flash, goldfish_rtc, ns16550, test_finisher, virtio_rng):
         manager.register(plugin, plugin.__name__)
     assert manager.problems == []
     return manager.device_types

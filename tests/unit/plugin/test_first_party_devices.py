@@ -9,6 +9,8 @@ import pytest
 from asyncvmm.testing import CHECKS, check_device
 
 DEVICES: list[tuple[str, dict[str, str | None]]] = [
+    ("cfi_flash", {"path": "flash.fd"}),
+    ("cfi_flash", {"path": "flash.fd", "readonly": None}),
     ("ns16550", {}),
     ("ns16550", {"register-shift": "2"}),
     ("goldfish_rtc", {"epoch": "1700000000"}),

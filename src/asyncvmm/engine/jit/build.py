@@ -248,7 +248,7 @@ class Native(Attacher):
                 self.arena,
                 self.missing,
                 hart.ram.first_ppn,
-                hart.ram.page_count,
+                hart.ram.table_size,
             )
             translator.threshold = self.threshold
             hart.code.listener = translator

@@ -88,18 +88,19 @@ def fill_load(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
     if hart.event != 0:
         return _refused(hart)
     ram = hart.ram
-    if not ram.contains(physical, size) or not hart.walk_whole_page:
+    index = ram.readable(physical, size)
+    if index == -1 or not hart.walk_whole_page:
         return NOT_HERE
     x = hart.x
     e = TLB + (((address >> 12) & 1023) << 2)
     page = address & -4096
-    addend = address_of(ram.pages[(physical - ram.base) >> 12]) - page
+    addend = address_of(ram.pages[index]) - page
     tag = page | hart.tlb.context
     if x[e + 1] != tag or x[e + 2] != addend:
         x[e + 1] = 1
     x[e] = tag
     x[e + 2] = addend
-    x[e + 3] = physical >> 12
+    x[e + 3] = ram.first_ppn + index
     return result
 
 
@@ -138,11 +139,11 @@ def fill_fetch(hart: Hart, address: i64) -> bool:
     if hart.event != 0:
         hart.event = 0
         return False
-    ram = hart.ram
-    if not ram.contains(physical, 2) or not hart.walk_whole_page:
+    index = hart.ram.readable(physical, 2)
+    if index == -1 or not hart.walk_whole_page:
         return False
     x = hart.x
-    table = peek(x[TABLES] + (((physical - ram.base) >> 12) << 3))
+    table = peek(x[TABLES] + (index << 3))
     if table == 0:
         return False
     e = FETCH_TLB + (((address >> 12) & 255) << 1)
@@ -158,7 +159,8 @@ def follows(hart: Hart, address: i64, half: i64) -> bool:
         hart.event = 0
         return False
     ram = hart.ram
-    return ram.contains(physical, 2) and (ram.load64(physical) & 0xFFFF) == half
+    index = ram.readable(physical, 2)
+    return index != -1 and (ram.pages[index][0] & 0xFFFF) == half
 
 
 def csr(hart: Hart, number: i64, how: i64, value: i64, reads: bool, writes: bool) -> i64:

@@ -104,6 +104,7 @@ define i64 @fill_load(ptr %a.hart, i64 %a.address, i64 %a.size, i1 %a.misaligned
  %l.result = alloca i64
  %l.physical = alloca i64
  %l.ram = alloca ptr
+ %l.index = alloca i64
  %l.x = alloca ptr
  %l.e = alloca i64
  %l.page = alloca i64
@@ -161,102 +162,103 @@ b25:
  %t33 = getelementptr i8, ptr %t32, i64 <Hart.ram>
  %t34 = load ptr, ptr %t33
  store ptr %t34, ptr %l.ram
- %t39 = load ptr, ptr %l.ram
- %t40 = load i64, ptr %l.physical
- %t41 = load i64, ptr %l.size
- %t42 = call i1 @Ram.contains(ptr %t39, i64 %t40, i64 %t41)
- br i1 %t42, label %b38, label %b35
-b38:
- %t43 = load ptr, ptr %l.hart
- %t44 = getelementptr i8, ptr %t43, i64 <Hart.walk_whole_page>
- %t45 = load i8, ptr %t44
- %t46 = icmp ne i8 %t45, 0
- br i1 %t46, label %b36, label %b35
-b35:
+ %t35 = load ptr, ptr %l.ram
+ %t36 = load i64, ptr %l.physical
+ %t37 = load i64, ptr %l.size
+ %t38 = call i64 @Ram.readable(ptr %t35, i64 %t36, i64 %t37)
+ store i64 %t38, ptr %l.index
+ %t43 = load i64, ptr %l.index
+ %t44 = icmp eq i64 %t43, -1
+ br i1 %t44, label %b39, label %b42
+b42:
+ %t45 = load ptr, ptr %l.hart
+ %t46 = getelementptr i8, ptr %t45, i64 <Hart.walk_whole_page>
+ %t47 = load i8, ptr %t46
+ %t48 = icmp ne i8 %t47, 0
+ br i1 %t48, label %b40, label %b39
+b39:
  ret i64 0
-b36:
- br label %b37
-b37:
- %t47 = load ptr, ptr %l.hart
- %t48 = getelementptr i8, ptr %t47, i64 <Hart.x>
- %t49 = getelementptr i8, ptr %t48, i64 8
- %t50 = load ptr, ptr %t49
- store ptr %t50, ptr %l.x
- %t51 = load i64, ptr %l.address
- %t52 = ashr i64 %t51, 12
- %t53 = and i64 %t52, 1023
- %t54 = shl i64 %t53, 2
- %t55 = add i64 576, %t54
- store i64 %t55, ptr %l.e
- %t56 = load i64, ptr %l.address
- %t57 = and i64 %t56, -4096
- store i64 %t57, ptr %l.page
- %t58 = load ptr, ptr %l.ram
- %t59 = getelementptr i8, ptr %t58, i64 <Ram.pages>
- %t60 = getelementptr i8, ptr %t59, i64 8
- %t61 = load ptr, ptr %t60
- %t62 = load i64, ptr %l.physical
- %t63 = load ptr, ptr %l.ram
- %t64 = getelementptr i8, ptr %t63, i64 <Ram.base>
- %t65 = load i64, ptr %t64
- %t66 = sub i64 %t62, %t65
- %t67 = ashr i64 %t66, 12
- %t68 = shl i64 %t67, 4
- %t69 = getelementptr i8, ptr %t61, i64 %t68
- %t70 = getelementptr i8, ptr %t69, i64 8
- %t71 = load ptr, ptr %t70
- %t72 = ptrtoint ptr %t71 to i64
- %t73 = load i64, ptr %l.page
- %t74 = sub i64 %t72, %t73
- store i64 %t74, ptr %l.addend
- %t75 = load i64, ptr %l.page
- %t76 = load ptr, ptr %l.hart
- %t77 = getelementptr i8, ptr %t76, i64 <Hart.tlb>
- %t78 = load ptr, ptr %t77
- %t79 = getelementptr i8, ptr %t78, i64 <Tlb.context>
- %t80 = load i64, ptr %t79
- %t81 = or i64 %t75, %t80
- store i64 %t81, ptr %l.tag
- %t86 = load ptr, ptr %l.x
- %t87 = load i64, ptr %l.e
- %t88 = add i64 %t87, 1
- %t89 = getelementptr i64, ptr %t86, i64 %t88
- %t90 = load i64, ptr %t89
- %t91 = load i64, ptr %l.tag
- %t92 = icmp ne i64 %t90, %t91
- br i1 %t92, label %b82, label %b85
-b85:
- %t93 = load ptr, ptr %l.x
- %t94 = load i64, ptr %l.e
- %t95 = add i64 %t94, 2
- %t96 = getelementptr i64, ptr %t93, i64 %t95
- %t97 = load i64, ptr %t96
- %t98 = load i64, ptr %l.addend
- %t99 = icmp ne i64 %t97, %t98
- br i1 %t99, label %b82, label %b83
+b40:
+ br label %b41
+b41:
+ %t49 = load ptr, ptr %l.hart
+ %t50 = getelementptr i8, ptr %t49, i64 <Hart.x>
+ %t51 = getelementptr i8, ptr %t50, i64 8
+ %t52 = load ptr, ptr %t51
+ store ptr %t52, ptr %l.x
+ %t53 = load i64, ptr %l.address
+ %t54 = ashr i64 %t53, 12
+ %t55 = and i64 %t54, 1023
+ %t56 = shl i64 %t55, 2
+ %t57 = add i64 576, %t56
+ store i64 %t57, ptr %l.e
+ %t58 = load i64, ptr %l.address
+ %t59 = and i64 %t58, -4096
+ store i64 %t59, ptr %l.page
+ %t60 = load ptr, ptr %l.ram
+ %t61 = getelementptr i8, ptr %t60, i64 <Ram.pages>
+ %t62 = getelementptr i8, ptr %t61, i64 8
+ %t63 = load ptr, ptr %t62
+ %t64 = load i64, ptr %l.index
+ %t65 = shl i64 %t64, 4
+ %t66 = getelementptr i8, ptr %t63, i64 %t65
+ %t67 = getelementptr i8, ptr %t66, i64 8
+ %t68 = load ptr, ptr %t67
+ %t69 = ptrtoint ptr %t68 to i64
+ %t70 = load i64, ptr %l.page
+ %t71 = sub i64 %t69, %t70
+ store i64 %t71, ptr %l.addend
+ %t72 = load i64, ptr %l.page
+ %t73 = load ptr, ptr %l.hart
+ %t74 = getelementptr i8, ptr %t73, i64 <Hart.tlb>
+ %t75 = load ptr, ptr %t74
+ %t76 = getelementptr i8, ptr %t75, i64 <Tlb.context>
+ %t77 = load i64, ptr %t76
+ %t78 = or i64 %t72, %t77
+ store i64 %t78, ptr %l.tag
+ %t83 = load ptr, ptr %l.x
+ %t84 = load i64, ptr %l.e
+ %t85 = add i64 %t84, 1
+ %t86 = getelementptr i64, ptr %t83, i64 %t85
+ %t87 = load i64, ptr %t86
+ %t88 = load i64, ptr %l.tag
+ %t89 = icmp ne i64 %t87, %t88
+ br i1 %t89, label %b79, label %b82
 b82:
- %t100 = load ptr, ptr %l.x
- %t101 = load i64, ptr %l.e
- %t102 = add i64 %t101, 1
- %t103 = getelementptr i64, ptr %t100, i64 %t102
- store i64 1, ptr %t103
- br label %b84
-b83:
- br label %b84
-b84:
- %t104 = load i64, ptr %l.tag
- %t105 = load ptr, ptr %l.x
- %t106 = load i64, ptr %l.e
- %t107 = getelementptr i64, ptr %t105, i64 %t106
- store i64 %t104, ptr %t107
- %t108 = load i64, ptr %l.addend
- %t109 = load ptr, ptr %l.x
- %t110 = load i64, ptr %l.e
- %t111 = add i64 %t110, 2
- %t112 = getelementptr i64, ptr %t109, i64 %t111
- store i64 %t108, ptr %t112
- %t113 = load i64, ptr %l.physical
- %t114 = ashr i64 %t113, 12
+ %t90 = load ptr, ptr %l.x
+ %t91 = load i64, ptr %l.e
+ %t92 = add i64 %t91, 2
+ %t93 = getelementptr i64, ptr %t90, i64 %t92
+ %t94 = load i64, ptr %t93
+ %t95 = load i64, ptr %l.addend
+ %t96 = icmp ne i64 %t94, %t95
+ br i1 %t96, label %b79, label %b80
+b79:
+ %t97 = load ptr, ptr %l.x
+ %t98 = load i64, ptr %l.e
+ %t99 = add i64 %t98, 1
+ %t100 = getelementptr i64, ptr %t97, i64 %t99
+ store i64 1, ptr %t100
+ br label %b81
+b80:
+ br label %b81
+b81:
+ %t101 = load i64, ptr %l.tag
+ %t102 = load ptr, ptr %l.x
+ %t103 = load i64, ptr %l.e
+ %t104 = getelementptr i64, ptr %t102, i64 %t103
+ store i64 %t101, ptr %t104
+ %t105 = load i64, ptr %l.addend
+ %t106 = load ptr, ptr %l.x
+ %t107 = load i64, ptr %l.e
+ %t108 = add i64 %t107, 2
+ %t109 = getelementptr i64, ptr %t106, i64 %t108
+ store i64 %t105, ptr %t109
+ %t110 = load ptr, ptr %l.ram
+ %t111 = getelementptr i8, ptr %t110, i64 <Ram.first_ppn>
+ %t112 = load i64, ptr %t111
+ %t113 = load i64, ptr %l.index
+ %t114 = add i64 %t112, %t113
  %t115 = load ptr, ptr %l.x
  %t116 = load i64, ptr %l.e
  %t117 = add i64 %t116, 3
@@ -464,7 +466,7 @@ define i1 @fill_fetch(ptr %a.hart, i64 %a.address) nounwind {
  %l.hart = alloca ptr
  %l.address = alloca i64
  %l.physical = alloca i64
- %l.ram = alloca ptr
+ %l.index = alloca i64
  %l.x = alloca ptr
  %l.table = alloca i64
  %l.e = alloca i64
@@ -490,73 +492,69 @@ b6:
  %t13 = load ptr, ptr %l.hart
  %t14 = getelementptr i8, ptr %t13, i64 <Hart.ram>
  %t15 = load ptr, ptr %t14
- store ptr %t15, ptr %l.ram
- %t20 = load ptr, ptr %l.ram
- %t21 = load i64, ptr %l.physical
- %t22 = call i1 @Ram.contains(ptr %t20, i64 %t21, i64 2)
- br i1 %t22, label %b19, label %b16
-b19:
- %t23 = load ptr, ptr %l.hart
- %t24 = getelementptr i8, ptr %t23, i64 <Hart.walk_whole_page>
- %t25 = load i8, ptr %t24
- %t26 = icmp ne i8 %t25, 0
- br i1 %t26, label %b17, label %b16
-b16:
- ret i1 false
-b17:
- br label %b18
+ %t16 = load i64, ptr %l.physical
+ %t17 = call i64 @Ram.readable(ptr %t15, i64 %t16, i64 2)
+ store i64 %t17, ptr %l.index
+ %t22 = load i64, ptr %l.index
+ %t23 = icmp eq i64 %t22, -1
+ br i1 %t23, label %b18, label %b21
+b21:
+ %t24 = load ptr, ptr %l.hart
+ %t25 = getelementptr i8, ptr %t24, i64 <Hart.walk_whole_page>
+ %t26 = load i8, ptr %t25
+ %t27 = icmp ne i8 %t26, 0
+ br i1 %t27, label %b19, label %b18
 b18:
- %t27 = load ptr, ptr %l.hart
- %t28 = getelementptr i8, ptr %t27, i64 <Hart.x>
- %t29 = getelementptr i8, ptr %t28, i64 8
- %t30 = load ptr, ptr %t29
- store ptr %t30, ptr %l.x
- %t31 = load ptr, ptr %l.x
- %t32 = getelementptr i64, ptr %t31, i64 43
- %t33 = load i64, ptr %t32
- %t34 = load i64, ptr %l.physical
- %t35 = load ptr, ptr %l.ram
- %t36 = getelementptr i8, ptr %t35, i64 <Ram.base>
- %t37 = load i64, ptr %t36
- %t38 = sub i64 %t34, %t37
- %t39 = ashr i64 %t38, 12
- %t40 = shl i64 %t39, 3
- %t41 = add i64 %t33, %t40
- %t42 = inttoptr i64 %t41 to ptr
- %t43 = load i64, ptr %t42
- store i64 %t43, ptr %l.table
- %t47 = load i64, ptr %l.table
- %t48 = icmp eq i64 %t47, 0
- br i1 %t48, label %b44, label %b45
-b44:
  ret i1 false
-b45:
- br label %b46
-b46:
- %t49 = load i64, ptr %l.address
- %t50 = ashr i64 %t49, 12
- %t51 = and i64 %t50, 255
- %t52 = shl i64 %t51, 1
- %t53 = add i64 64, %t52
- store i64 %t53, ptr %l.e
- %t54 = load i64, ptr %l.address
- %t55 = and i64 %t54, -4096
- %t56 = load ptr, ptr %l.hart
- %t57 = getelementptr i8, ptr %t56, i64 <Hart.tlb>
- %t58 = load ptr, ptr %t57
- %t59 = getelementptr i8, ptr %t58, i64 <Tlb.fetch_context>
- %t60 = load i64, ptr %t59
- %t61 = or i64 %t55, %t60
+b19:
+ br label %b20
+b20:
+ %t28 = load ptr, ptr %l.hart
+ %t29 = getelementptr i8, ptr %t28, i64 <Hart.x>
+ %t30 = getelementptr i8, ptr %t29, i64 8
+ %t31 = load ptr, ptr %t30
+ store ptr %t31, ptr %l.x
+ %t32 = load ptr, ptr %l.x
+ %t33 = getelementptr i64, ptr %t32, i64 43
+ %t34 = load i64, ptr %t33
+ %t35 = load i64, ptr %l.index
+ %t36 = shl i64 %t35, 3
+ %t37 = add i64 %t34, %t36
+ %t38 = inttoptr i64 %t37 to ptr
+ %t39 = load i64, ptr %t38
+ store i64 %t39, ptr %l.table
+ %t43 = load i64, ptr %l.table
+ %t44 = icmp eq i64 %t43, 0
+ br i1 %t44, label %b40, label %b41
+b40:
+ ret i1 false
+b41:
+ br label %b42
+b42:
+ %t45 = load i64, ptr %l.address
+ %t46 = ashr i64 %t45, 12
+ %t47 = and i64 %t46, 255
+ %t48 = shl i64 %t47, 1
+ %t49 = add i64 64, %t48
+ store i64 %t49, ptr %l.e
+ %t50 = load i64, ptr %l.address
+ %t51 = and i64 %t50, -4096
+ %t52 = load ptr, ptr %l.hart
+ %t53 = getelementptr i8, ptr %t52, i64 <Hart.tlb>
+ %t54 = load ptr, ptr %t53
+ %t55 = getelementptr i8, ptr %t54, i64 <Tlb.fetch_context>
+ %t56 = load i64, ptr %t55
+ %t57 = or i64 %t51, %t56
+ %t58 = load ptr, ptr %l.x
+ %t59 = load i64, ptr %l.e
+ %t60 = getelementptr i64, ptr %t58, i64 %t59
+ store i64 %t57, ptr %t60
+ %t61 = load i64, ptr %l.table
  %t62 = load ptr, ptr %l.x
  %t63 = load i64, ptr %l.e
- %t64 = getelementptr i64, ptr %t62, i64 %t63
- store i64 %t61, ptr %t64
- %t65 = load i64, ptr %l.table
- %t66 = load ptr, ptr %l.x
- %t67 = load i64, ptr %l.e
- %t68 = add i64 %t67, 1
- %t69 = getelementptr i64, ptr %t66, i64 %t68
- store i64 %t65, ptr %t69
+ %t64 = add i64 %t63, 1
+ %t65 = getelementptr i64, ptr %t62, i64 %t64
+ store i64 %t61, ptr %t65
  ret i1 true
 }
 define i1 @follows(ptr %a.hart, i64 %a.address, i64 %a.half) nounwind {
@@ -565,7 +563,8 @@ define i1 @follows(ptr %a.hart, i64 %a.address, i64 %a.half) nounwind {
  %l.half = alloca i64
  %l.physical = alloca i64
  %l.ram = alloca ptr
- %l.choiceb18 = alloca i1
+ %l.index = alloca i64
+ %l.choiceb21 = alloca i1
  store ptr %a.hart, ptr %l.hart
  store i64 %a.address, ptr %l.address
  store i64 %a.half, ptr %l.half
@@ -590,27 +589,38 @@ b6:
  %t14 = getelementptr i8, ptr %t13, i64 <Hart.ram>
  %t15 = load ptr, ptr %t14
  store ptr %t15, ptr %l.ram
- %t20 = load ptr, ptr %l.ram
- %t21 = load i64, ptr %l.physical
- %t22 = call i1 @Ram.contains(ptr %t20, i64 %t21, i64 2)
- br i1 %t22, label %b19, label %b17
+ %t16 = load ptr, ptr %l.ram
+ %t17 = load i64, ptr %l.physical
+ %t18 = call i64 @Ram.readable(ptr %t16, i64 %t17, i64 2)
+ store i64 %t18, ptr %l.index
+ %t23 = load i64, ptr %l.index
+ %t24 = icmp ne i64 %t23, -1
+ br i1 %t24, label %b22, label %b20
+b22:
+ %t25 = load ptr, ptr %l.ram
+ %t26 = getelementptr i8, ptr %t25, i64 <Ram.pages>
+ %t27 = getelementptr i8, ptr %t26, i64 8
+ %t28 = load ptr, ptr %t27
+ %t29 = load i64, ptr %l.index
+ %t30 = shl i64 %t29, 4
+ %t31 = getelementptr i8, ptr %t28, i64 %t30
+ %t32 = getelementptr i8, ptr %t31, i64 8
+ %t33 = load ptr, ptr %t32
+ %t34 = getelementptr i64, ptr %t33, i64 0
+ %t35 = load i64, ptr %t34
+ %t36 = and i64 %t35, 65535
+ %t37 = load i64, ptr %l.half
+ %t38 = icmp eq i64 %t36, %t37
+ br i1 %t38, label %b19, label %b20
 b19:
- %t23 = load ptr, ptr %l.ram
- %t24 = load i64, ptr %l.physical
- %t25 = call i64 @Ram.load64(ptr %t23, i64 %t24)
- %t26 = and i64 %t25, 65535
- %t27 = load i64, ptr %l.half
- %t28 = icmp eq i64 %t26, %t27
- br i1 %t28, label %b16, label %b17
-b16:
- store i1 true, ptr %l.choiceb18
- br label %b18
-b17:
- store i1 false, ptr %l.choiceb18
- br label %b18
-b18:
- %t29 = load i1, ptr %l.choiceb18
- ret i1 %t29
+ store i1 true, ptr %l.choiceb21
+ br label %b21
+b20:
+ store i1 false, ptr %l.choiceb21
+ br label %b21
+b21:
+ %t39 = load i1, ptr %l.choiceb21
+ ret i1 %t39
 }
 define i64 @csr(ptr %a.hart, i64 %a.number, i64 %a.how, i64 %a.value, i1 %a.reads, i1 %a.writes) nounwind {
  %l.hart = alloca ptr
@@ -948,6 +958,76 @@ b50:
  %t59 = call i64 @_protect(ptr %t53, i64 %t54, i64 %t55, i64 %t56, i64 %t57, i64 %t58)
  ret i64 %t59
 }
+define internal i64 @Ram.readable(ptr %a.self, i64 %a.address, i64 %a.length) nounwind {
+ %l.self = alloca ptr
+ %l.address = alloca i64
+ %l.length = alloca i64
+ %l.offset = alloca i64
+ %l.index = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.address, ptr %l.address
+ store i64 %a.length, ptr %l.length
+ %t4 = load ptr, ptr %l.self
+ %t5 = load i64, ptr %l.address
+ %t6 = load i64, ptr %l.length
+ %t7 = call i1 @Ram.contains(ptr %t4, i64 %t5, i64 %t6)
+ br i1 %t7, label %b1, label %b2
+b1:
+ %t8 = load i64, ptr %l.address
+ %t9 = load ptr, ptr %l.self
+ %t10 = getelementptr i8, ptr %t9, i64 <Ram.base>
+ %t11 = load i64, ptr %t10
+ %t12 = sub i64 %t8, %t11
+ %t13 = ashr i64 %t12, 12
+ ret i64 %t13
+b2:
+ br label %b3
+b3:
+ %t14 = load i64, ptr %l.address
+ %t15 = load ptr, ptr %l.self
+ %t16 = getelementptr i8, ptr %t15, i64 <Ram.view_base>
+ %t17 = load i64, ptr %t16
+ %t18 = sub i64 %t14, %t17
+ store i64 %t18, ptr %l.offset
+ %t23 = load i64, ptr %l.offset
+ %t24 = icmp sge i64 %t23, 0
+ br i1 %t24, label %b22, label %b20
+b22:
+ %t25 = load i64, ptr %l.offset
+ %t26 = load ptr, ptr %l.self
+ %t27 = getelementptr i8, ptr %t26, i64 <Ram.view_size>
+ %t28 = load i64, ptr %t27
+ %t29 = icmp slt i64 %t25, %t28
+ br i1 %t29, label %b19, label %b20
+b19:
+ %t30 = load ptr, ptr %l.self
+ %t31 = getelementptr i8, ptr %t30, i64 <Ram.page_count>
+ %t32 = load i64, ptr %t31
+ %t33 = load i64, ptr %l.offset
+ %t34 = ashr i64 %t33, 12
+ %t35 = add i64 %t32, %t34
+ store i64 %t35, ptr %l.index
+ %t39 = load ptr, ptr %l.self
+ %t40 = getelementptr i8, ptr %t39, i64 <Ram.kind>
+ %t41 = getelementptr i8, ptr %t40, i64 8
+ %t42 = load ptr, ptr %t41
+ %t43 = load i64, ptr %l.index
+ %t44 = getelementptr i64, ptr %t42, i64 %t43
+ %t45 = load i64, ptr %t44
+ %t46 = icmp ne i64 %t45, 0
+ br i1 %t46, label %b36, label %b37
+b36:
+ %t47 = load i64, ptr %l.index
+ ret i64 %t47
+b37:
+ br label %b38
+b38:
+ br label %b21
+b20:
+ br label %b21
+b21:
+ ret i64 -1
+}
 define internal i1 @Ram.contains(ptr %a.self, i64 %a.address, i64 %a.length) nounwind {
  %l.self = alloca ptr
  %l.address = alloca i64
@@ -999,35 +1079,6 @@ b2:
 b3:
  %t34 = load i1, ptr %l.choiceb3
  ret i1 %t34
-}
-define internal i64 @Ram.load64(ptr %a.self, i64 %a.address) nounwind {
- %l.self = alloca ptr
- %l.address = alloca i64
- %l.offset = alloca i64
- store ptr %a.self, ptr %l.self
- store i64 %a.address, ptr %l.address
- %t1 = load i64, ptr %l.address
- %t2 = load ptr, ptr %l.self
- %t3 = getelementptr i8, ptr %t2, i64 <Ram.base>
- %t4 = load i64, ptr %t3
- %t5 = sub i64 %t1, %t4
- store i64 %t5, ptr %l.offset
- %t6 = load ptr, ptr %l.self
- %t7 = getelementptr i8, ptr %t6, i64 <Ram.pages>
- %t8 = getelementptr i8, ptr %t7, i64 8
- %t9 = load ptr, ptr %t8
- %t10 = load i64, ptr %l.offset
- %t11 = ashr i64 %t10, 12
- %t12 = shl i64 %t11, 4
- %t13 = getelementptr i8, ptr %t9, i64 %t12
- %t14 = getelementptr i8, ptr %t13, i64 8
- %t15 = load ptr, ptr %t14
- %t16 = load i64, ptr %l.offset
- %t17 = and i64 %t16, 4095
- %t18 = ashr i64 %t17, 3
- %t19 = getelementptr i64, ptr %t15, i64 %t18
- %t20 = load i64, ptr %t19
- ret i64 %t20
 }
 define internal i64 @access(ptr %a.hart, i64 %a.csr, i64 %a.how, i64 %a.value, i1 %a.reads, i1 %a.writes) nounwind {
  %l.hart = alloca ptr
@@ -3197,6 +3248,35 @@ b11:
  %t18 = load i64, ptr %l.address
  %t19 = call i64 @fault(ptr %t17, i64 12, i64 %t18)
  ret i64 %t19
+}
+define internal i64 @Ram.load64(ptr %a.self, i64 %a.address) nounwind {
+ %l.self = alloca ptr
+ %l.address = alloca i64
+ %l.offset = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.address, ptr %l.address
+ %t1 = load i64, ptr %l.address
+ %t2 = load ptr, ptr %l.self
+ %t3 = getelementptr i8, ptr %t2, i64 <Ram.base>
+ %t4 = load i64, ptr %t3
+ %t5 = sub i64 %t1, %t4
+ store i64 %t5, ptr %l.offset
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Ram.pages>
+ %t8 = getelementptr i8, ptr %t7, i64 8
+ %t9 = load ptr, ptr %t8
+ %t10 = load i64, ptr %l.offset
+ %t11 = ashr i64 %t10, 12
+ %t12 = shl i64 %t11, 4
+ %t13 = getelementptr i8, ptr %t9, i64 %t12
+ %t14 = getelementptr i8, ptr %t13, i64 8
+ %t15 = load ptr, ptr %t14
+ %t16 = load i64, ptr %l.offset
+ %t17 = and i64 %t16, 4095
+ %t18 = ashr i64 %t17, 3
+ %t19 = getelementptr i64, ptr %t15, i64 %t18
+ %t20 = load i64, ptr %t19
+ ret i64 %t20
 }
 define internal i1 @_permitted(ptr %a.hart, i64 %a.pte, i64 %a.access, i64 %a.priv) nounwind {
  %l.hart = alloca ptr

@@ -1,0 +1,1 @@
+"""Two interleaved NOR flash chips with the Common Flash Interface and Intel's command set."""
