@@ -181,7 +181,7 @@ class DiskRates:
         )
 
     def restore(self, state: DiskRatesState) -> None:
-        """Go on where ``state`` was taken, for the same disks, limits included.
+        """Go on where ``state`` was taken, for the same disks, limits included, on whatever host.
 
         ConfigError, with nothing changed, when anything about it is wrong.
         """
@@ -195,7 +195,6 @@ class DiskRates:
             rate.limiter = limiter
             rate.delayed = saved.delayed
             rate.delayed_ns = saved.delayed_ns
-        self._since_ns = state.since_ns
         self._noted = state.noted_second
 
     def usage(self) -> tuple[DiskUsage, ...]:

@@ -188,6 +188,10 @@ class Guest:
         """
         await self._conductor.turn()
         self._conductor.kick()
+        return self.taken()
+
+    def taken(self) -> Snapshot:
+        """``snapshot``, for whoever has its turn already."""
         if self._exit is not None:
             raise ConfigError(f"guest {self.name} has ended ({self._exit.reason})")
         return take(self.machine, self._host_side())
