@@ -22,6 +22,7 @@ from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.host import Host, open_host
+from asyncvmm.runtime.host_snapshots import HostSnapshot
 from asyncvmm.runtime.ports import GuestEndedError
 from asyncvmm.runtime.scenario import Scenario, load_scenario
 from asyncvmm.runtime.snapshots import Snapshot
@@ -45,6 +46,7 @@ __all__ = [
     "GuestStats",
     "GuestStream",
     "Host",
+    "HostSnapshot",
     "InternalError",
     "Profile",
     "Profiler",

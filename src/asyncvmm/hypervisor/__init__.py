@@ -10,8 +10,9 @@ guest's disks), ``admission.py`` (refusals), ``ledger.py`` (what was done to who
 """
 
 from asyncvmm.hypervisor.admission import AdmissionError
-from asyncvmm.hypervisor.book_state import DiskRatesState
+from asyncvmm.hypervisor.book_state import DiskRatesState, HostMemoryState, LedgerState
 from asyncvmm.hypervisor.buckets import IoLimiter, TokenBucket
+from asyncvmm.hypervisor.cpu_state import CpusState
 from asyncvmm.hypervisor.cpus import Cpus
 from asyncvmm.hypervisor.io_rates import DiskRates, DiskUsage, IoKnobs
 from asyncvmm.hypervisor.knobs import CpuKnobs, CpuMax, IoMax, MemoryKnobs
@@ -19,7 +20,16 @@ from asyncvmm.hypervisor.ledger import Ledger, LedgerEvent, Recorder
 from asyncvmm.hypervisor.memory import HostMemory, MemoryLimitError, MemoryUsage
 from asyncvmm.hypervisor.policies import DEFAULT_POLICY, find_policies, make_policy
 from asyncvmm.hypervisor.policy import Policy, PolicyFactory
-from asyncvmm.hypervisor.vcpu import WAITING, CpuSpec, CpuUsage, Grant, GuestCpus, Vcpu
+from asyncvmm.hypervisor.vcpu import (
+    PARKED,
+    RUNNING,
+    WAITING,
+    CpuSpec,
+    CpuUsage,
+    Grant,
+    GuestCpus,
+    Vcpu,
+)
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -29,22 +39,27 @@ __all__ = [
     "CpuSpec",
     "CpuUsage",
     "Cpus",
+    "CpusState",
     "DiskRates",
     "DiskRatesState",
     "DiskUsage",
     "Grant",
     "GuestCpus",
     "HostMemory",
+    "HostMemoryState",
     "IoKnobs",
     "IoLimiter",
     "IoMax",
     "Ledger",
     "LedgerEvent",
+    "LedgerState",
     "MemoryKnobs",
     "MemoryLimitError",
     "MemoryUsage",
+    "PARKED",
     "Policy",
     "PolicyFactory",
+    "RUNNING",
     "Recorder",
     "TokenBucket",
     "WAITING",

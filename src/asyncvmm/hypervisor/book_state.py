@@ -173,6 +173,6 @@ class DiskRatesState(VersionedState):
 
     version: ClassVar[int] = 1
 
-    since_ns: int = attrs.field(validator=_COUNT)
+    since_ns: int  # below zero when the guest is older than its host
     noted_second: int = attrs.field(validator=ge(-1))
     disks: tuple[DiskRateState, ...]

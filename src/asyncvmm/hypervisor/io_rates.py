@@ -143,7 +143,7 @@ class DiskRates:
         self._family = family
         self._guest = guest
         self._record = record
-        self._since_ns = since_ns
+        self.since_ns = since_ns
         self._noted = -1  # the second of the last event
 
     def check(self, knobs: IoKnobs) -> None:
@@ -163,7 +163,7 @@ class DiskRates:
 
     def note(self, rate: DiskRate, now_ns: int, ready_ns: int) -> None:
         """The ledger hears of the first delay of a guest in each second."""
-        time_ns = now_ns + self._since_ns
+        time_ns = now_ns + self.since_ns
         if time_ns // SECOND != self._noted:
             self._noted = time_ns // SECOND
             wait_us = (ready_ns - now_ns) // 1000
@@ -177,7 +177,7 @@ class DiskRates:
     def state(self) -> DiskRatesState:
         """The tokens of all disks and what was told to the ledger, as a value."""
         return DiskRatesState(
-            self._since_ns, self._noted, tuple(rate.state() for rate in self.disks)
+            self.since_ns, self._noted, tuple(rate.state() for rate in self.disks)
         )
 
     def restore(self, state: DiskRatesState) -> None:
@@ -195,7 +195,7 @@ class DiskRates:
             rate.limiter = limiter
             rate.delayed = saved.delayed
             rate.delayed_ns = saved.delayed_ns
-        self._since_ns = state.since_ns
+        self.since_ns = state.since_ns
         self._noted = state.noted_second
 
     def usage(self) -> tuple[DiskUsage, ...]:

@@ -4,7 +4,8 @@ Reading order: ``ethernet.py`` and ``offload.py`` (what a frame is), ``link.py``
 it), ``acl.py`` and ``switch.py`` (where it goes), ``lan.py`` (all of it on one clock), ``capture.py``
 (pcapng), ``config.py`` and ``outside.py`` (what a user says); then the gateway: ``inet.py`` (ARP, IPv4,
 ICMP, UDP, TCP headers), ``dhcp.py``, ``dns.py``, ``tcp.py``, ``gateway.py``. Cards are in
-``asyncvmm.device.net``; the sockets of the world outside are in ``asyncvmm.runtime``.
+``asyncvmm.device.net``; the sockets of the world outside are in ``asyncvmm.runtime``. ``saved.py`` and
+``gateway_state.py``: all of this as plain data, for snapshots.
 """
 
 from asyncvmm.network.capture import Capture

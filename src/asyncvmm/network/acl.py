@@ -48,6 +48,24 @@ class Rule:
             return True
         return facts.port is not None and self.ports[0] <= facts.port <= self.ports[1]
 
+    @property
+    def text(self) -> str:
+        """What ``parse_rule`` makes this rule of."""
+        words = ["allow" if self.allow else "deny"]
+        if self.direction is not None:
+            words.append(self.direction)
+        if self.protocol is not None:
+            words += [name for name, number in PROTOCOLS.items() if number == self.protocol]
+        else:
+            words += [name for name, number in TYPES.items() if number == self.kind]
+        if self.source is not None:
+            words += ["from", str(self.source)]
+        if self.target is not None:
+            words += ["to", str(self.target)]
+        if self.ports is not None:
+            words += ["port", f"{self.ports[0]}-{self.ports[1]}"]
+        return " ".join(words)
+
 
 @attrs.frozen
 class Facts:

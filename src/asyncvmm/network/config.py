@@ -88,6 +88,25 @@ class NetworkConfig:
         cables = {name: CableConfig.from_mapping(link, shape) for name, link in links.items()}
         return cls(shape=shape, cables=cables, outside=outside, **given)
 
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data that ``from_mapping`` makes the same network of."""
+        links = {
+            name: {
+                **cable.shape.save(),
+                "vlan": cable.vlan,
+                "trunk": sorted(cable.trunk),
+                "rules": [rule.text for rule in cable.rules],
+            }
+            for name, cable in self.cables.items()
+        }
+        return {
+            **self.shape.save(),
+            "subnet": str(self.subnet),
+            "gateway": self.gateway,
+            "allow": [rule.text for rule in self.outside.rules],
+            "links": links,
+        }
+
     def cable(self, guest: str) -> CableConfig:
         """The cable of a guest."""
         return self.cables.get(guest, CableConfig(self.shape))

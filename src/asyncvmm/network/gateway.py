@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import ipaddress
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -18,6 +18,14 @@ from asyncvmm.device import Packet, RandomStream
 from asyncvmm.network import dhcp, dns
 from asyncvmm.network.config import NetworkConfig
 from asyncvmm.network.ethernet import ARP, BROADCAST, IPV4, MIN_MTU, ether_type
+from asyncvmm.network.gateway_state import (
+    MAX_ARMED,
+    load_connections,
+    load_segment,
+    save_frames,
+    save_key,
+    save_segment,
+)
 from asyncvmm.network.inet import (
     ACK,
     ARP_REPLY,
@@ -43,6 +51,7 @@ from asyncvmm.network.inet import (
 from asyncvmm.network.leases import Leases
 from asyncvmm.network.nat import DatagramFlow, Flows, NatDenied
 from asyncvmm.network.offload import checksum
+from asyncvmm.network.saved import Saved
 from asyncvmm.network.tcp import CLOSED, TcpConnection
 from asyncvmm.timeline.events import FOREVER
 
@@ -512,3 +521,104 @@ class Gateway:
             return False
         self.requests.append(request)
         return True
+
+    # -- snapshots
+
+    def save(self) -> dict[str, Any]:
+        """All of it as plain data, but for requests under way outside: what asks for those in a copy
+        must ask again.
+        """
+        armed = []
+        for time_ns, _, key in sorted(self._timers, key=lambda timer: timer[:2]):
+            if self._armed.get(key) == time_ns and [time_ns, *save_key(key)] not in armed:
+                armed.append([time_ns, *save_key(key)])
+        return {
+            "leases": self.leases.save(),
+            "connections": [[*save_key(k), c.save()] for k, c in self.connections.items()],
+            "opening": [[*save_key(k), save_segment(s)] for k, s in self._opening.items()],
+            "neighbours": [
+                [
+                    address.hex(),
+                    (neighbour.mac or b"").hex(),
+                    neighbour.tries,
+                    [self._save_waiting(*item) for item in neighbour.waiting],
+                ]
+                for address, neighbour in self._neighbours.items()
+            ],
+            "frames": save_frames(self._frames),
+            "armed": armed,
+            "flows": self._flows.save(),
+            "resolved": [[a.hex(), sorted(names)] for a, names in self._resolved.items()],
+            "denied": self.denied.save(),
+            "dropped": self.dropped,
+            "next_port": self._next_port,
+            "random": self._random.position,
+        }
+
+    @staticmethod
+    def _save_waiting(
+        protocol: int, source: bytes, target: bytes, payload: bytes | TcpSegment
+    ) -> list[Any]:
+        segment = isinstance(payload, TcpSegment)
+        kept = save_segment(payload) if isinstance(payload, TcpSegment) else payload.hex()
+        return [protocol, source.hex(), target.hex(), segment, kept]
+
+    def load(self, saved: Saved) -> None:
+        """What ``save`` gave. Connections have nobody at this side: see ``cut_off``."""
+        self.leases.load(saved.part("leases"))
+        self.connections.update(load_connections(saved, MAX_CONNECTIONS))
+        for *key, row in saved.rows("opening", "bnbna", MAX_CONNECTIONS):
+            self._opening[key[0], key[1], key[2], key[3]] = load_segment(saved, "opening", row)
+        for address, mac, tries, waiting in saved.rows("neighbours", "bbna", MAX_NEIGHBOURS):
+            if len(address) != 4 or len(mac) not in (0, 6) or not isinstance(waiting, list):
+                raise saved.wrong("neighbours", f"have {address.hex()}")
+            known = self._neighbours[address] = _Neighbour(mac or None, tries)
+            for item in Saved({"": waiting}, saved.where).rows("", "nbbfa", MAX_WAITING):
+                known.waiting.append(self._load_waiting(saved, *item))
+        for time_ns, item in saved.rows("frames", "na"):
+            self._frames.append((time_ns, saved.packet("frames", item)))
+        for due_ns, source, source_port, target, target_port in saved.rows(
+            "armed", "nbnbn", MAX_ARMED
+        ):
+            self._arm((source, source_port, target, target_port) if source else target, due_ns)
+        self._flows.load(saved, "flows")
+        for address, names in saved.rows("resolved", "ba", MAX_RESOLVED):
+            if not isinstance(names, list) or any(type(name) is not str for name in names):
+                raise saved.wrong("resolved", "has names that are none")
+            self._resolved[address] = set(names)
+        self.denied.load(saved.part("denied"))
+        self.dropped = saved.number("dropped")
+        self._next_port = saved.number("next_port")
+        self._random.position = saved.number("random")
+        saved.done()
+
+    def _load_waiting(
+        self,
+        saved: Saved,
+        protocol: int,
+        source: bytes,
+        target: bytes,
+        segment: bool,
+        payload: object,
+    ) -> tuple[int, bytes, bytes, bytes | TcpSegment]:
+        if segment:
+            return protocol, source, target, load_segment(saved, "neighbours", payload)
+        data = Saved({"": payload}, saved.where).data("", 0xFFFF, 8)
+        return protocol, source, target, data
+
+    def cut_off(self, time_ns: int) -> int:
+        """This is a copy, and what was at the outer ends of its connections stayed with the original:
+        cut those with RST, refuse those that wait to be opened; how many there were. A connection
+        whose outer end had been closed already just ends as it would have.
+        """
+        count = 0
+        for key, connection in list(self.connections.items()):
+            if not connection.orphaned and connection.state != CLOSED:
+                count += 1
+                connection.abort("its outer end stayed with the host that this is a copy of")
+                self._flush(key, time_ns)
+        for key, syn in list(self._opening.items()):
+            count += 1
+            del self._opening[key]
+            self._refuse(time_ns, key, syn)
+        return count

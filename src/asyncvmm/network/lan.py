@@ -10,6 +10,7 @@ not matter who ran first, or into how many stretches time was cut.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Final, Protocol
 
 import attrs
@@ -21,6 +22,7 @@ from asyncvmm.network.capture import INBOUND, OUTBOUND, Capture
 from asyncvmm.network.config import NetworkConfig
 from asyncvmm.network.link import LinkCounters, LinkDirection, LinkShape
 from asyncvmm.network.offload import wire_frames, wire_packets
+from asyncvmm.network.saved import MAX_NUMBER, Saved, packed
 from asyncvmm.network.switch import Switch, SwitchPort
 from asyncvmm.timeline.events import FOREVER
 
@@ -51,12 +53,21 @@ class Station(Protocol):
         """What it has sent, with the times."""
         ...
 
+    def save(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        ...
+
+    def load(self, saved: Saved) -> None:
+        """What ``save`` gave."""
+        ...
+
 
 @attrs.define(eq=False)
 class Cable:
     """From a card to the switch. ``up`` is from the card, ``down`` to it."""
 
     name: str
+    guest: str  # by the name in its configuration
     port: NetPort
     since_ns: int
     shape: LinkShape
@@ -99,10 +110,14 @@ class Network:
         while name in self.cables or name == GATEWAY:
             name = f"{guest}.{count}"
             count += 1
+        return self._plug(name, guest, port, since_ns)
+
+    def _plug(self, name: str, guest: str, port: NetPort, since_ns: int) -> Cable:
         config = self.config.cable(guest)
         path = f"net/{self.name}/{name}"
         cable = Cable(
             name,
+            guest,
             port,
             since_ns,
             config.shape,
@@ -249,6 +264,72 @@ class Network:
         for capture in self.captures:
             capture.note(time_ns, cable.name, packet, INBOUND)
         cable.port.arrive(time_ns - cable.since_ns, packet)
+
+    # -- snapshots, between two stretches
+
+    def save(self, cards: Mapping[str, str]) -> dict[str, Any]:
+        """Cables, frames in flight, what the switch has learnt, and the gateway, as plain data.
+
+        ``cards`` says what the card on each cable is called.
+        """
+        self._collect()
+        return {
+            "now_ns": self.now_ns,
+            "cables": [
+                {
+                    "name": cable.name,
+                    "guest": cable.guest,
+                    "card": cards[cable.name],
+                    "since_ns": cable.since_ns,
+                    "last_ns": cable.last_ns,
+                    "shape": cable.shape.save(),
+                    "up": cable.up.save(),
+                    "down": cable.down.save(),
+                }
+                for cable in self.cables.values()
+            ],
+            "switch": self.switch.save(),
+            "events": [
+                [time_ns, kind, name, packed(packet)]
+                for time_ns, kind, name, _, packet in sorted(self._events, key=lambda e: e[:4])
+            ],
+            "station": None if self._station is None else self._station.save(),
+        }
+
+    def load(self, saved: Saved, ports: Mapping[str, NetPort]) -> dict[str, Cable]:
+        """Make a new network what ``save`` told of, with the cards ``ports``; the cables by their
+        cards.
+        """
+        plugged: dict[str, Cable] = {}
+        self.now_ns = saved.number("now_ns")
+        for item in saved.items("cables", MAX_CARDS):
+            one = Saved(item, f"{saved.where}: cable")
+            name, card = one.text("name"), one.text("card")
+            if card not in ports or card in plugged or name in self.switch.ports:
+                raise one.wrong("name", f"is {name!r}, at the card {card!r}, which cannot be")
+            since_ns = one.number("since_ns", -MAX_NUMBER)
+            cable = self._plug(name, one.text("guest"), ports[card], since_ns)
+            cable.last_ns = one.number("last_ns")
+            cable.shape = LinkShape.from_saved(one, "shape")
+            self._check(cable.shape)
+            cable.up.reshape(self._upwards(cable.shape))
+            cable.down.reshape(self._downwards(cable.shape))
+            cable.up.load(one.part("up"))
+            cable.down.load(one.part("down"))
+            one.done()
+            plugged[card] = cable
+        self.switch.load(saved.part("switch"))
+        for time_ns, kind, name, item in saved.rows("events", "nnta"):
+            if kind not in (_SENDS, _SWITCHES):
+                raise saved.wrong("events", f"has one of kind {kind}")
+            self._at(time_ns, kind, name, saved.packet("events", item))
+        station = saved.take("station")
+        if (station is None) != (self._station is None):
+            raise saved.wrong("station", "is of a network with another kind of gateway")
+        if self._station is not None:
+            self._station.load(Saved(station, f"{saved.where}: gateway"))
+        saved.done()
+        return plugged
 
     def _upwards(self, shape: LinkShape) -> LinkShape:
         """From the card: half of the latency, or what is left of it."""

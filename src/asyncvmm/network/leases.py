@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Final
+from typing import Any, Final
+
+from asyncvmm.network.saved import Saved
 
 FIRST_HOST: Final = 10
 
@@ -37,6 +39,26 @@ class Leases:
         self._macs = dict(other._macs)
         self._owners = dict(other._owners)
         self._next = other._next
+
+    def save(self) -> dict[str, Any]:
+        """Who has what, and how many were given."""
+        return {
+            "next": self._next,
+            "names": [[name, address.hex()] for name, address in self._names.items()],
+            "macs": [[mac.hex(), address.hex()] for mac, address in self._macs.items()],
+            "owners": [[mac.hex(), name] for mac, name in self._owners.items()],
+        }
+
+    def load(self, saved: Saved) -> None:
+        """What ``save`` gave."""
+        self._next = saved.number("next", FIRST_HOST, self._limit)
+        self._names = dict(saved.rows("names", "tb"))
+        self._macs = dict(saved.rows("macs", "bb"))
+        self._owners = dict(saved.rows("owners", "bt"))
+        for address in (*self._names.values(), *self._macs.values()):
+            if len(address) != 4 or not self.within(address):
+                raise saved.wrong("names", f"have an address of another subnet: {address.hex()}")
+        saved.done()
 
     def of_mac(self, mac: bytes) -> bytes | None:
         """The address of any card; a new one for a card that was never seen."""

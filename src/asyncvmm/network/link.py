@@ -13,6 +13,7 @@ import attrs
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import MS, SECOND, US
 from asyncvmm.device import RandomStream
+from asyncvmm.network.saved import Saved
 
 ONE: Final = 1_000_000_000  # probabilities are counted in billionths
 FRAME_OVERHEAD: Final = 24  # preamble, FCS and gap: what a frame costs besides its bytes
@@ -75,6 +76,18 @@ class LinkShape:
             return attrs.evolve(self, **changes)
         except TypeError as error:
             raise ConfigError(f"link: {error}") from error
+
+    def save(self) -> dict[str, Any]:
+        """As plain data: what ``from_saved`` and ``change`` take."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_saved(cls, saved: Saved, key: str) -> LinkShape:
+        """What ``save`` gave."""
+        values = saved.take(key)
+        if not isinstance(values, dict) or set(values) != set(cls.names()):
+            raise saved.wrong(key, "is not the shape of a cable")
+        return cls().change(**values)
 
     @staticmethod
     def names() -> list[str]:
@@ -169,3 +182,25 @@ class LinkDirection:
             return (arrives_ns, arrives_ns)
         counters.delivered += 1
         return (arrives_ns,)
+
+    # -- snapshots
+
+    def save(self) -> dict[str, Any]:
+        """Everything but the shape, which the cable knows."""
+        return {
+            "counters": [list(attrs.astuple(self.counters))],
+            "random": self._random.position,
+            "free_ns": self._free_ns,
+            "free_part": self._free_part,
+        }
+
+    def load(self, saved: Saved) -> None:
+        """What ``save`` gave, with the shape that it had then in place already."""
+        fields = attrs.fields(LinkCounters)
+        for row in saved.rows("counters", "n" * len(fields), 1):
+            for field, count in zip(fields, row, strict=True):
+                setattr(self.counters, field.name, count)
+        self._random.position = saved.number("random")
+        self._free_ns = saved.number("free_ns")
+        self._free_part = saved.number("free_part")
+        saved.done()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from asyncvmm.base.units import SECOND
+from asyncvmm.network.saved import Saved
 
 MAX_FLOWS: Final = 256
 IDLE_NS: Final = 120 * SECOND
@@ -45,6 +46,18 @@ class Flows:
     def __len__(self) -> int:
         return len(self._seen)
 
+    def save(self) -> list[list[Any]]:
+        """The flows as rows."""
+        return [
+            [f.source.hex(), f.source_port, f.target.hex(), f.target_port, seen_ns]
+            for f, seen_ns in self._seen.items()
+        ]
+
+    def load(self, saved: Saved, key: str) -> None:
+        """What ``save`` gave."""
+        rows = saved.rows(key, "bnbnn", MAX_FLOWS)
+        self._seen = {DatagramFlow(*row[:4]): row[4] for row in rows}
+
 
 class NatDenied:
     """What guests wanted of the outside and did not get, counted by what it was."""
@@ -59,3 +72,13 @@ class NatDenied:
             self.counts[what] = self.counts.get(what, 0) + 1
         else:
             self.others += 1
+
+    def save(self) -> dict[str, Any]:
+        """The counters."""
+        return {"counts": [[what, n] for what, n in self.counts.items()], "others": self.others}
+
+    def load(self, saved: Saved) -> None:
+        """What ``save`` gave."""
+        self.counts.update(dict(saved.rows("counts", "tn", MAX_DENIED)))
+        self.others = saved.number("others")
+        saved.done()

@@ -45,6 +45,13 @@ class OutsideRule:
             return address in self.network
         return not any(address in network for network in _PRIVATE)
 
+    @property
+    def text(self) -> str:
+        """What ``Outside.parse`` makes this rule of."""
+        host = self.name or ("*" if self.network is None else str(self.network))
+        end = "" if self.protocol is None else f"/{self.protocol}"
+        return f"{host}:{self.ports[0]}-{self.ports[1]}{end}"
+
     def covers_name(self, name: str) -> bool:
         """Whether the rule is about this name."""
         if self.name is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -10,6 +10,7 @@ from asyncvmm.base.units import SECOND
 from asyncvmm.device import Packet
 from asyncvmm.network.acl import AccessList
 from asyncvmm.network.ethernet import HEADER, is_group, is_reserved, tag, untag, vlan_of
+from asyncvmm.network.saved import Saved
 
 TABLE_SIZE: Final = 1024
 AGE_NS: Final = 300 * SECOND
@@ -102,3 +103,31 @@ class Switch:
         if known is None and len(self._table) >= self._table_size:
             del self._table[next(iter(self._table))]
         self._table[key] = _Place(port, time_ns)
+
+    # -- snapshots
+
+    def save(self) -> dict[str, Any]:
+        """What was learnt and counted; the ports themselves are their cables' to save."""
+        return {
+            "dropped": self.dropped,
+            "ports": [[p.name, p.dropped, p.access.denied] for p in self.ports.values()],
+            "table": [
+                [vlan, address.hex(), place.port.name, place.seen_ns]
+                for (vlan, address), place in self._table.items()
+            ],
+        }
+
+    def load(self, saved: Saved) -> None:
+        """What ``save`` gave, with the same ports in place already."""
+        self.dropped = saved.number("dropped")
+        for name, dropped, denied in saved.rows("ports", "tnn"):
+            if name not in self.ports:
+                raise saved.wrong("ports", f"has {name!r}, which has no cable")
+            self.ports[name].dropped = dropped
+            self.ports[name].access.denied = denied
+        self._table = {}
+        for vlan, address, name, seen_ns in saved.rows("table", "nbtn", self._table_size):
+            if name not in self.ports or len(address) != 6:
+                raise saved.wrong("table", f"knows of {name!r}, which has no cable")
+            self._table[vlan, address] = _Place(self.ports[name], seen_ns)
+        saved.done()

@@ -8,10 +8,11 @@ Losses are repaired by timeout (RFC 6298) and by three duplicate acknowledgement
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from asyncvmm.base.units import MS, SECOND
 from asyncvmm.network.inet import ACK, FIN, PSH, RST, SYN, TcpSegment
+from asyncvmm.network.saved import Saved
 from asyncvmm.timeline.events import FOREVER
 
 SYN_SENT: Final = "syn-sent"
@@ -41,6 +42,17 @@ TIME_WAIT_NS: Final = 2 * SECOND
 ORPHAN_NS: Final = 60 * SECOND  # how long a closed end waits for the other one's FIN
 
 _MASK: Final = 0xFFFFFFFF
+_STATES: Final = (
+    *(SYN_SENT, SYN_RECEIVED, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT, CLOSING),
+    *(LAST_ACK, TIME_WAIT, CLOSED),
+)
+# What a snapshot keeps besides buffers: sequence numbers, counts and times, flags.
+_SEQUENCES: Final = ("_isn", "_una", "_nxt", "_max", "_rcv", "_told", "_recover")
+_NUMBERS: Final = (
+    *("mss", "retransmitted", "_own_mss", "_window", "_scale", "_cwnd", "_threshold"),
+    *("_duplicates", "_rto_ns", "_srtt_ns", "_variance_ns", "_retries", "_deadline_ns"),
+)
+_FLAGS: Final = ("_scaling", "_fin_wanted", "_eof", "_discard")
 
 
 def distance(a: int, b: int) -> int:
@@ -244,6 +256,62 @@ class TcpConnection:
         self._take_data(segment, now_ns)
         self._push(now_ns)
         self.on_change()
+
+    # -- snapshots
+
+    @property
+    def orphaned(self) -> bool:
+        """Nobody reads or writes at this side any more: it ends by itself."""
+        return self._discard
+
+    def save(self) -> dict[str, Any]:
+        """All of it, between two stretches: nothing waits in ``take_segments``."""
+        timed = self._timed
+        return {
+            "ports": [[self.source_port, self.target_port]],
+            "state": self.state,
+            "failure": self.failure,
+            "sequences": [[getattr(self, name) for name in _SEQUENCES]],
+            "numbers": [[getattr(self, name) for name in _NUMBERS]],
+            "flags": [[getattr(self, name) for name in _FLAGS]],
+            "out": self._out.hex(),
+            "in": self._in.hex(),
+            "pieces": [[at, data.hex()] for at, data in self._pieces.items()],
+            "peer_fin": -1 if self._peer_fin is None else self._peer_fin,
+            "timed": [] if timed is None else [list(timed)],
+        }
+
+    @classmethod
+    def from_saved(cls, saved: Saved) -> TcpConnection:
+        """What ``save`` gave, with nobody at this side."""
+        (ports,) = saved.rows("ports", "nn", 1) or [(0, 0)]
+        made = cls(ports[0], ports[1], 0, 0, DEFAULT_MSS)
+        made._segments = []
+        made.state = saved.text("state")
+        if made.state not in _STATES or not 0 < max(ports) <= 0xFFFF:
+            raise saved.wrong("state", f"is {made.state!r}")
+        made.failure = saved.text("failure")
+        for names, key, kind, top in (
+            (_SEQUENCES, "sequences", "n", _MASK),
+            (_NUMBERS, "numbers", "n", FOREVER),
+            (_FLAGS, "flags", "f", 1),
+        ):
+            for row in saved.rows(key, kind * len(names), 1):
+                if max(row) > top:
+                    raise saved.wrong(key, f"are {row}")
+                for name, value in zip(names, row, strict=True):
+                    setattr(made, name, value)
+        made.mss = max(64, min(made.mss, MAX_SEGMENT))
+        made._scale = min(made._scale, 14)
+        made._out = bytearray(saved.data("out", SEND_BUFFER))
+        made._in = bytearray(saved.data("in", RECEIVE_BUFFER + MAX_SEGMENT))
+        made._pieces = dict(saved.rows("pieces", "nb", MAX_PIECES))
+        fin = saved.number("peer_fin", -1, _MASK)
+        made._peer_fin = None if fin < 0 else fin
+        timed = saved.rows("timed", "nn", 1)
+        made._timed = (timed[0][0], timed[0][1]) if timed else None
+        saved.done()
+        return made
 
     # -- the handshake
 

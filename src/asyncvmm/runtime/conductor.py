@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -29,9 +29,9 @@ import trio
 from trio._core import wait_all_tasks_blocked  # type: ignore[attr-defined]
 
 from asyncvmm.arch.hart import STARTED
-from asyncvmm.base.errors import AsyncvmmError, InternalError
+from asyncvmm.base.errors import AsyncvmmError, ConfigError, InternalError
 from asyncvmm.base.units import MS
-from asyncvmm.hypervisor import WAITING, Cpus, Grant, HostMemory, Ledger, Vcpu
+from asyncvmm.hypervisor import PARKED, RUNNING, WAITING, Cpus, Grant, HostMemory, Ledger, Vcpu
 from asyncvmm.hypervisor.ledger import BLOCKED, FAILED
 from asyncvmm.machine import (
     ASLEEP,
@@ -47,6 +47,7 @@ from asyncvmm.machine import (
     Roster,
     Seat,
 )
+from asyncvmm.runtime.host_saved import ConductorState, PlaceState
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
@@ -242,6 +243,10 @@ class Conductor:
 
     def add(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> None:
         """Let ``guest`` live from now on; its own time was 0 at ``since_ns`` of the host's."""
+        self._seat(guest, vcpus, since_ns)
+        self.kick()
+
+    def _seat(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> _Place:
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
         scheduler.engine.pauses = True
@@ -251,6 +256,49 @@ class Conductor:
         self.watchdog.enter(guest.name, guest.machine.bus)
         if self._offset_ns is None:
             self._offset_ns = self._wall.now_ns() - self.now_ns
+        return place
+
+    def state(self) -> ConductorState:
+        """Where everybody is, as a value: between two stretches, as tasks have their turn."""
+        places = tuple(
+            PlaceState(
+                place.name,
+                place.since_ns,
+                place.lived_ns,
+                tuple(
+                    (number, one.steps_before, one.budget, one.end_ns)
+                    for number, one in place.slices.items()
+                ),
+            )
+            for place in self._places.values()
+        )
+        return ConductorState(self.now_ns, self._roomy, self._contended, places)
+
+    def restore(
+        self,
+        state: ConductorState,
+        guests: Mapping[str, Resident],
+        vcpus: Mapping[str, list[Vcpu]],
+    ) -> None:
+        """Go on where ``state`` was taken, before ``task`` has begun: with these guests, which are as
+        they were then, and their vCPUs, as the restored books have them.
+        """
+        self.now_ns = state.now_ns
+        self._roomy, self._contended = state.roomy, state.contended
+        for saved in state.places:
+            place = self._seat(guests[saved.guest], vcpus[saved.guest], saved.since_ns)
+            place.lived_ns = saved.lived_ns
+            for vcpu in place.vcpus:
+                awake = AWAKE if vcpu.state in (WAITING, PARKED) else ASLEEP
+                place.seat.set_standing(vcpu.number, awake)
+            for number, *rest in saved.slices:
+                if not 0 <= number < len(place.vcpus) or place.vcpus[number].state != RUNNING:
+                    raise ConfigError(f"guest {saved.guest}: saved hart {number} has no CPU")
+                place.slices[number] = _Slice(*rest)
+                place.seat.set_standing(number, GRANTED)
+                self._busy[place.seat.number] = place
+            if len(place.slices) != sum(vcpu.state == RUNNING for vcpu in place.vcpus):
+                raise ConfigError(f"guest {saved.guest}: a saved CPU runs nobody")
         self.kick()
 
     def remove(self, guest: Resident, cause: str) -> None:

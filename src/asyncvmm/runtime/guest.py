@@ -188,6 +188,10 @@ class Guest:
         """
         await self._conductor.turn()
         self._conductor.kick()
+        return self.taken()
+
+    def taken(self) -> Snapshot:
+        """``snapshot``, for whoever has its turn already."""
         if self._exit is not None:
             raise ConfigError(f"guest {self.name} has ended ({self._exit.reason})")
         return take(self.machine, self._host_side())
@@ -215,10 +219,9 @@ class Guest:
         if self._commands is not None and self._run_stream is not None:
             self._commands.restore(kept.ready, kept.next_command, kept.command)
             self._run_stream.unread = kept.heard
-        if kept.disks is not None:
-            self._rates.disks.restore(kept.disks)
-        if kept.cards is not None:
-            self._rates.cards.restore(kept.cards)
+        for rates, state in ((self._rates.disks, kept.disks), (self._rates.cards, kept.cards)):
+            if state is not None:  # on this host its time began when it did here
+                rates.restore(attrs.evolve(state, since_ns=rates.since_ns))
 
     async def power_off(self) -> GuestExit:
         """Let the guest shut down in good order, through its agent, and wait for its end."""

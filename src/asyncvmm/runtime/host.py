@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.base.units import US
+from asyncvmm.base.units import PAGE_SIZE, US
 from asyncvmm.hypervisor import (
     DEFAULT_POLICY,
     Cpus,
@@ -36,6 +36,8 @@ from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.connections import GuestStream
 from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
+from asyncvmm.runtime.host_saved import HostBooks, HostSettings, ResidentState, SavedHost
+from asyncvmm.runtime.host_snapshots import HostSnapshot, check_books
 from asyncvmm.runtime.networks import Networks
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.shares import Knobs, Rates, limit_cards, limit_disks, split_knobs
@@ -60,6 +62,7 @@ class Host:
         seed: int,
         networks: Networks,
         backends: Backends,
+        policy: str,
     ) -> None:
         self.plugins: Final = plugins
         self.guests: dict[str, Guest] = {}
@@ -69,6 +72,7 @@ class Host:
         self._files = BootFileReader()
         self._networks = networks
         self._backends = backends
+        self._policy = policy
 
     @property
     def now_ns(self) -> int:
@@ -144,6 +148,92 @@ class Host:
         self._backends.start(guest)
         return guest
 
+    async def snapshot(self) -> HostSnapshot:
+        """All guests and all that is between them at this instant, as a value: ``open_host`` goes on
+        from it (``open_host(snapshot=...)``), as often as wanted, to the same digests.
+
+        Memory and disks are shared until written. What only this process can have stays here: streams
+        of ``connect`` and forwarded ports end in the copy with RST (see ``Gateway.cut_off``), commands
+        of ``Guest.run`` are killed there, captures do not go on. ConfigError for a policy that keeps
+        no state.
+        """
+        conductor = self._conductor
+        await conductor.turn()
+        conductor.kick()
+        guests = list(self.guests.values())
+        books = HostBooks(
+            HostSettings(
+                conductor.cpus.spec.cpus,
+                conductor.cpus.spec.mips,
+                conductor.cpus.spec.quantum_ns,
+                conductor.memory.capacity_pages * PAGE_SIZE,
+                conductor.memory.overcommit,
+                self._policy,
+                self.seed,
+                self.live,
+            ),
+            conductor.state(),
+            conductor.cpus.state(),
+            conductor.memory.state(),
+            conductor.ledger.state(),
+            tuple(
+                ResidentState(
+                    guest.name,
+                    -1 if guest.max_steps is None else guest.max_steps,
+                    tuple((key, _plain(value)) for key, value in guest.policy.knobs.items()),
+                )
+                for guest in guests
+            ),
+        )
+        networks = self._networks.save()
+        taken = tuple(guest.taken().saved for guest in guests)
+        return HostSnapshot(SavedHost(books, self._networks.configs, networks, taken))
+
+    def _take_up(self, snapshot: HostSnapshot) -> None:
+        """Become what ``snapshot`` says: a host that is new, before time has begun."""
+        snapshot.check_open()
+        conductor, saved = self._conductor, snapshot.saved
+        check_books(saved.books)
+        since = {place.guest: place.since_ns for place in saved.books.conductor.places}
+        made: dict[str, Guest] = {}
+        try:
+            for resident, one in zip(saved.books.guests, saved.guests, strict=True):
+                made[resident.name] = self._return(resident, Snapshot(one), since[resident.name])
+            conductor.memory.restore(saved.books.memory)
+            conductor.ledger.restore(saved.books.ledger)
+            vcpus = conductor.cpus.restore(saved.books.cpus)
+            machines = {name: guest.machine for name, guest in made.items()}
+            self._networks.load(saved.networks, machines)
+            conductor.restore(saved.books.conductor, made, vcpus)
+        except BaseException:
+            for guest in made.values():
+                for device in guest.machine.devices:
+                    device.io.blob.close()
+            raise
+        self.guests.update(made)
+        self._networks.entrance.live = saved.books.settings.live
+        for guest in made.values():
+            if guest.config.clock == "realtime":
+                self.paced.add(guest.name)
+            self._backends.start(guest)
+        self._networks.cut_off(conductor.now_ns)
+
+    def _return(self, resident: ResidentState, snapshot: Snapshot, since_ns: int) -> Guest:
+        """A guest of a host's snapshot, which the books know already."""
+        config, conductor = snapshot.config, self._conductor
+        knobs = dict(resident.knobs)
+        split = split_knobs(knobs)
+        log, outbox = GuestLog(), Outbox()
+        merger = conductor.sharing.enter(config.trust_group)
+        machine = self._revive(snapshot, config, resident.name, log, merger)
+        rates = self._rates(machine, split, outbox, since_ns)
+        conductor.sharing.join(machine)
+        limit = None if resident.max_steps < 0 else resident.max_steps
+        guest = Guest(machine, conductor, self._ended, rates, log, outbox, limit)
+        guest.policy.remember(knobs)
+        guest.go_on_from(snapshot.saved.host_side)
+        return guest
+
     async def fork(self, guest: Guest, count: int = 1) -> list[Guest]:
         """Live copies of a guest, named ``NAME.1`` and so on, each with networks of its own.
 
@@ -189,13 +279,7 @@ class Host:
         self._check_name(name)
         self._networks.check(machine)
         now = conductor.now_ns
-        since_ns = now - int(machine.timeline.now_ns)
-        record = functools.partial(outbox.call, conductor.ledger.record)
-        rates = Rates(
-            limit_disks(machine, knobs, record, since_ns),
-            limit_cards(machine, knobs, record, since_ns),
-        )
-        machine.containment.mode = knobs.device_failure
+        rates = self._rates(machine, knobs, outbox, now - int(machine.timeline.now_ns))
         group = config.trust_group or ""
         conductor.memory.add(name, config.memory, knobs.memory, now, group)
         try:
@@ -203,6 +287,15 @@ class Host:
         except ConfigError:
             conductor.memory.remove(name)
             raise
+
+    def _rates(self, machine: Machine, knobs: Knobs, outbox: Outbox, since_ns: int) -> Rates:
+        """Put the limits of ``knobs`` before a machine's devices."""
+        record = functools.partial(outbox.call, self._conductor.ledger.record)
+        machine.containment.mode = knobs.device_failure
+        return Rates(
+            limit_disks(machine, knobs, record, since_ns),
+            limit_cards(machine, knobs, record, since_ns),
+        )
 
     async def run_until(self, until: int | Callable[[], bool]) -> None:
         """Let a paused host run to a virtual time in ns, or until a condition holds, and pause again.
@@ -342,6 +435,7 @@ async def open_host(
     networks: Mapping[str, NetworkConfig | Mapping[str, Any]] | None = None,
     plugins: PluginManager | None = None,
     wall: WallClock | None = None,
+    snapshot: HostSnapshot | None = None,
 ) -> AsyncIterator[Host]:
     """A host for the block: ``async with open_host(cpus=2, mips=1000, memory="2G") as host``.
 
@@ -355,13 +449,33 @@ async def open_host(
     ``paused`` begins with time standing still: ``run_until`` moves it. Guests that still run at the end
     of the block stop. ``workers`` threads (by default one for each core that this process may use)
     run translated guests side by side; how many there are changes nothing that a guest can see.
+
+    With ``snapshot`` it goes on where ``Host.snapshot`` was taken: what guests can see (CPUs, memory,
+    policy, seed, networks) is that host's, and cannot be given besides.
     """
+    if snapshot is not None:
+        given = (cpus, mips, memory, overcommit, policy, quantum_us, seed, networks)
+        usual = (DEFAULT_CPUS, DEFAULT_MIPS, DEFAULT_MEMORY, False, DEFAULT_POLICY, None, 0, None)
+        if given != usual:
+            raise ConfigError("a host from a snapshot has the CPUs, memory, policy, seed and networks"
+                              " of that: give none")  # fmt: skip
+        snapshot.check_open()
+        known = snapshot.saved.books.settings
+        cpus, mips, memory, overcommit = (
+            known.cpus,
+            known.mips,
+            known.memory_bytes,
+            known.overcommit,
+        )
+        policy, seed, networks = known.policy, known.seed, snapshot.saved.configs
     manager = (
         plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
     )
     quantum_ns = max(1_000, min(1_000_000, STEPS_PER_STRETCH * 1000 // mips)) if mips > 0 else 0
     if quantum_us is not None:
         quantum_ns = quantum_us * US
+    if snapshot is not None:
+        quantum_ns = snapshot.saved.books.settings.quantum_ns
     spec = CpuSpec(cpus, mips, quantum_ns)
     ledger = Ledger()
     books = Cpus(spec, make_policy(policy, spec, manager), ledger)
@@ -376,17 +490,19 @@ async def open_host(
     between = Networks(networks or {}, seed, conductor)
     conductor.exchange = between
     backends = Backends(conductor, between.entrance)
-    host = Host(manager, conductor, seed, between, backends)
-    if paused:
-        conductor.set_goal(0)
+    host = Host(manager, conductor, seed, between, backends, policy)
     ledger.listener = host.note
     conductor.watchdog.start()
     wrong: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(conductor.task)
         between.open(nursery)
         backends.open(nursery)
         try:
+            if snapshot is not None:
+                host._take_up(snapshot)
+            if paused:
+                conductor.set_goal(conductor.now_ns)
+            nursery.start_soon(conductor.task)
             yield host
         except Exception as error:  # carried past the nursery, which would wrap it in a group
             wrong = error
@@ -398,3 +514,8 @@ async def open_host(
             nursery.cancel_scope.cancel()
     if wrong is not None:
         raise wrong
+
+
+def _plain(value: Any) -> Any:
+    """A knob's value as JSON has it."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else value

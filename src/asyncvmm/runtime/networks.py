@@ -13,6 +13,7 @@ from asyncvmm.device import NetPort
 from asyncvmm.machine import Machine
 from asyncvmm.network import DEFAULT_NETWORK, Cable, LinkShape, Network, NetworkConfig
 from asyncvmm.network.gateway import Gateway
+from asyncvmm.network.saved import Saved
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.connections import GuestStream
@@ -101,6 +102,80 @@ class Networks:
         if config.gateway:
             self.gateways[key] = Gateway(name, config, self._seed)
             network.attach(self.gateways[key])
+
+    # -- snapshots
+
+    @property
+    def configs(self) -> dict[str, NetworkConfig]:
+        """What the networks were made of, but for those that a guest has of its own."""
+        return {key: network.config for key, network in self.by_name.items() if "@" not in key}
+
+    def save(self) -> dict[str, Any]:
+        """Every network as plain data, and which guest is where."""
+        cards: dict[str, dict[str, str]] = {key: {} for key in self.by_name}
+        keys = {id(network): key for key, network in self.by_name.items()}
+        for guest, cables in self._cables.items():
+            for number, plugged in enumerate(cables):
+                cards[keys[id(plugged.network)]][plugged.cable.name] = f"{guest}#{number}"
+        return {
+            "networks": {
+                key: {"name": network.name, "state": network.save(cards[key])}
+                for key, network in self.by_name.items()
+            },
+            "addresses": {
+                guest: [(plugged.address or b"").hex() for plugged in cables]
+                for guest, cables in self._cables.items()
+            },
+        }
+
+    def load(self, values: Mapping[str, Any], machines: Mapping[str, Machine]) -> None:
+        """Make networks that are as new what ``save`` told of, and connect ``machines`` as they were."""
+        saved = Saved(values, "networks")
+        networks = saved.take("networks")
+        addresses = saved.part("addresses")
+        saved.done()
+        if not isinstance(networks, Mapping):
+            raise ConfigError("networks: saved networks are not a mapping")
+        ports = {
+            f"{name}#{number}": port
+            for name, machine in machines.items()
+            for number, port in enumerate(_ports(machine))
+        }
+        found: dict[str, tuple[str, Cable]] = {}
+        for key, item in networks.items():
+            one = Saved(item, f"network {key}")
+            name = one.text("name")
+            if name not in self.by_name:
+                raise one.wrong("name", f"is {name!r}, which is not among the networks")
+            if key not in self.by_name:
+                self._add(key, name, self.by_name[name].config)
+            cables = self.by_name[key].load(one.part("state"), ports)
+            one.done()
+            if found.keys() & cables.keys():
+                raise ConfigError(f"network {key}: a card is in two networks")
+            found.update({card: (key, cable) for card, cable in cables.items()})
+        for guest, machine in machines.items():
+            cables_here: list[_Plugged] = []
+            known = addresses.items(guest)
+            if len(known) != len(_ports(machine)):
+                raise addresses.wrong(guest, f"has {len(known)} cards")
+            for number in range(len(_ports(machine))):
+                if f"{guest}#{number}" not in found:
+                    raise ConfigError(f"guest {guest}: its card {number} is in no saved network")
+                key, cable = found[f"{guest}#{number}"]
+                text = Saved({"address": known[number]}, f"guest {guest}")
+                address = text.data("address", 4) or None
+                plugged = _Plugged(self.by_name[key], cable, self.gateways.get(key), address)
+                cables_here.append(plugged)
+            self._cables[guest] = cables_here
+        addresses.done()
+
+    def cut_off(self, now_ns: int) -> int:
+        """The host is a copy: see ``Gateway.cut_off``; how many connections ended."""
+        count = sum(gateway.cut_off(now_ns) for gateway in self.gateways.values())
+        if count:
+            self._entered(now_ns)
+        return count
 
     def unplug(self, guest: str) -> None:
         """A guest has ended."""

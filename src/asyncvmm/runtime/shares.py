@@ -141,6 +141,11 @@ class GuestPolicy:
         """What the guest was admitted with."""
         self._knobs = {knob_name(key): value for key, value in knobs.items()}
 
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """What was said of the guest's knobs so far, by name."""
+        return dict(self._knobs)
+
     def freeze(self) -> None:
         """The guest is about to leave its host."""
         self._last = self.usage()

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,10 @@ from asyncvmm.storage.pagestore import PageStore
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
+MANIFEST_KEYS: Final = frozenset(
+    ("format", "time_ns", "config", "boot", "disks", "host", "machine")
+)
+HOST_MANIFEST: Final = "host.json"
 PAGES: Final = "pages"
 MEMORY: Final = "memory.table"
 MAX_MANIFEST_BYTES: Final = 64 << 20
@@ -60,43 +65,63 @@ def save(snapshot: SavedGuest, path: Path | str) -> int:
 
     ConfigError when the folder exists, BackendError when something cannot be written.
     """
-    target = Path(path)
+    with new_folder(Path(path)) as (part, store):
+        write_guest(snapshot, part, store)
+    return store.pages_written
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[tuple[Path, PageStore]]:
+    """Write a snapshot in this context: it takes its name at the end, all of it or nothing.
+
+    ConfigError when there is something already, BackendError when something cannot be written.
+    """
     if target.exists():
         raise ConfigError(f"{target}: there is something already: give the snapshot another name")
-    store = PageStore(target.parent / PAGES)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        store.save(part / MEMORY, _pages(snapshot.state.pages))
-        manifest = {
-            "format": FORMAT,
-            "time_ns": snapshot.state.values["now_ns"],
-            "config": _config_values(snapshot.config),
-            "boot": _boot_values(snapshot.files),
-            "disks": [
-                _save_disk(store, part / f"disk{number}.table", disk, name)
-                for number, (disk, name) in enumerate(
-                    zip(snapshot.disks, snapshot.disk_files, strict=True)
-                )
-            ],
-            "host": _host_values(snapshot.host_side),
-            "machine": dict(snapshot.state.values),
-        }
-        write_durably(part / MANIFEST, json.dumps(manifest, indent=1).encode())
+        yield part, PageStore(target.parent / PAGES)
         part.replace(target)
         sync_folder(target.parent)
     except OSError as error:
         raise BackendError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return store.pages_written
+
+
+def write_guest(snapshot: SavedGuest, folder: Path, store: PageStore) -> None:
+    """Write a guest's manifest and tables to ``folder``, its pages to ``store``."""
+    store.save(folder / MEMORY, _pages(snapshot.state.pages))
+    manifest = {
+        "format": FORMAT,
+        "time_ns": snapshot.state.values["now_ns"],
+        "config": _config_values(snapshot.config),
+        "boot": _boot_values(snapshot.files),
+        "disks": [
+            _save_disk(store, folder / f"disk{number}.table", disk, name)
+            for number, (disk, name) in enumerate(
+                zip(snapshot.disks, snapshot.disk_files, strict=True)
+            )
+        ],
+        "host": _host_values(snapshot.host_side),
+        "machine": dict(snapshot.state.values),
+    }
+    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def load(path: Path | str) -> SavedGuest:
     """The snapshot in a folder. SnapshotError (a ConfigError) names the file and what is wrong."""
     folder = Path(path)
+    if (folder / HOST_MANIFEST).exists():
+        raise SnapshotError(f"{folder}: is a snapshot of a host: load it with HostSnapshot.load")
+    return read_guest(folder, PageStore(folder.parent / PAGES))
+
+
+def read_guest(folder: Path, store: PageStore) -> SavedGuest:
+    """What ``write_guest`` wrote."""
     file = folder / MANIFEST
-    manifest = _read_manifest(file)
+    manifest = read_manifest(file, MANIFEST_KEYS, FORMAT)
     try:
         config = GuestConfig.from_mapping(_mapping(manifest, "config"))
     except ConfigError as error:
@@ -104,7 +129,6 @@ def load(path: Path | str) -> SavedGuest:
     files = read_boot_files(config)
     if _boot_values(files) != _mapping(manifest, "boot"):
         raise SnapshotError(f"{file}: the kernel or another boot file of this guest has changed")
-    store = PageStore(folder.parent / PAGES)
     table = new_table(config.memory // PAGE_SIZE)
     disks: list[Blob] = []
     try:
@@ -133,21 +157,23 @@ def load(path: Path | str) -> SavedGuest:
 def delete(path: Path | str) -> None:
     """Remove a snapshot and the pages that no other snapshot beside it has."""
     folder = Path(path)
-    if not (folder / MANIFEST).is_file():
+    if not any((folder / name).is_file() for name in (MANIFEST, HOST_MANIFEST)):
         raise ConfigError(f"{folder}: there is no snapshot")
     gone = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
     folder.replace(gone)
     shutil.rmtree(gone)
-    tables = [t for s in saved_in(folder.parent) for t in s.glob("*.table")]
+    tables = [t for depth in ("*", "*/guest*") for t in folder.parent.glob(f"{depth}/*.table")]
     PageStore(folder.parent / PAGES).sweep(tables)
 
 
 def saved_in(folder: Path | str) -> list[Path]:
-    """The snapshots in a folder, by name."""
-    return sorted(found.parent for found in Path(folder).glob(f"*/{MANIFEST}"))
+    """The snapshots in a folder, of guests and of hosts, by name."""
+    names = (MANIFEST, HOST_MANIFEST)
+    return sorted(found.parent for name in names for found in Path(folder).glob(f"*/{name}"))
 
 
-def _read_manifest(file: Path) -> dict[str, Any]:
+def read_manifest(file: Path, keys: frozenset[str], known: int) -> dict[str, Any]:
+    """A file of JSON with these parts in the format ``known``; SnapshotError says what is wrong."""
     try:
         size = file.stat().st_size
         if size > MAX_MANIFEST_BYTES:
@@ -157,9 +183,8 @@ def _read_manifest(file: Path) -> dict[str, Any]:
         raise SnapshotError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise SnapshotError(f"{file}: is not JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise SnapshotError(f"{file}: is of an unknown format (this is {FORMAT})")
-    keys = {"format", "time_ns", "config", "boot", "disks", "host", "machine"}
+    if not isinstance(manifest, dict) or manifest.get("format") != known:
+        raise SnapshotError(f"{file}: is of an unknown format (this is {known})")
     if set(manifest) != keys:
         wrong = ", ".join(sorted(set(manifest) ^ keys))
         raise SnapshotError(f"{file}: the parts differ: {wrong}")
