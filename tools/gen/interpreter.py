@@ -377,8 +377,10 @@ _UNDECODED = [
     "pc = base + (i << 1)",
     "hart.steps = start + n",
     "code = decode_slot(hart, code, pc)",
-    "if (hart.event & 1) != 0:",
-    "    break",
+    "if hart.event != 0:",
+    "    if (hart.event & 5) != 0:",  # a trap, or a debugger's halt
+    "        break",
+    "    limit = n + 1",
 ]
 
 _LOOP_DOC = """The interpreter's loop: one hart, instruction by instruction, for an exact budget.

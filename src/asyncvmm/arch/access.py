@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mypy_extensions import i64
 
+from asyncvmm.arch.guard import READS, WRITES
 from asyncvmm.arch.hart import EVENT_CHECK, EVENT_TRAP, Hart
 from asyncvmm.arch.mmu import LOAD, STORE, access_fault, fault, translate
 from asyncvmm.arch.status import LOAD_MISALIGNED, STORE_MISALIGNED
@@ -25,6 +26,8 @@ def load(hart: Hart, address: i64, size: i64) -> i64:
     if physical == -1:
         return 0
     ram = hart.ram
+    if hart.guard.watching:
+        _watch(hart, address, size, READS)
     index = ram.readable(physical, size)
     if index == -1:
         return _load_mmio(hart, address, physical, size)
@@ -32,9 +35,20 @@ def load(hart: Hart, address: i64, size: i64) -> i64:
     return ram.page_bits(index, physical, size)
 
 
+def _watch(hart: Hart, address: i64, size: i64, how: i64) -> None:
+    """Let the slice end after an access that a debugger watches for."""
+    if hart.guard.watches(hart.hart_id, address, size, how):
+        hart.end_slice_at(hart.steps + 1)
+
+
+def _withheld(hart: Hart, address: i64, how: i64) -> bool:
+    """Whether every access to the page has to come by here."""
+    return hart.guard.watching and hart.guard.withholds(address, how)
+
+
 def _enter_load(hart: Hart, address: i64, index: i64) -> None:
     """Put the page into the load table, where its rights hold for all of it."""
-    if hart.walk_whole_page:
+    if hart.walk_whole_page and not _withheld(hart, address, READS):
         ram = hart.ram
         tlb = hart.tlb
         i = (address >> 12) & INDEX_MASK
@@ -79,6 +93,8 @@ def _load_bytes(hart: Hart, address: i64, size: i64) -> i64:
         _enter_load(hart, address + i, index)
         value |= hart.ram.page_bits(index, physical, 1) << (i << 3)
         i += 1
+    if hart.guard.watching:
+        _watch(hart, address, size, READS)
     return value
 
 
@@ -101,6 +117,8 @@ def store(hart: Hart, address: i64, size: i64, value: i64) -> None:
     if physical == -1:
         return
     ram = hart.ram
+    if hart.guard.watching:
+        _watch(hart, address, size, WRITES)
     if not ram.contains(physical, size):
         _store_mmio(hart, address, physical, size, value)
         return
@@ -120,7 +138,11 @@ def _enter_store(hart: Hart, address: i64, physical: i64) -> None:
     """Put the page into the store table, unless it has code, which must see its stores."""
     ram = hart.ram
     index = (physical - ram.base) >> 12
-    if not hart.walk_whole_page or ram.has_code[index] != 0:
+    if (
+        not hart.walk_whole_page
+        or ram.has_code[index] != 0
+        or _withheld(hart, address, READS | WRITES)
+    ):
         return
     page = ram.pages[index]
     if ram.kind[index] != PRESENT:
@@ -175,6 +197,8 @@ def _store_bytes(hart: Hart, address: i64, size: i64, value: i64) -> None:
         _enter_store(hart, address + i, physical)
         hart.ram.store(physical, 1, value >> (i << 3))
         i += 1
+    if hart.guard.watching:
+        _watch(hart, address, size, WRITES)
 
 
 def _store_mmio(hart: Hart, address: i64, physical: i64, size: i64, value: i64) -> None:
@@ -203,6 +227,8 @@ def amo_load(hart: Hart, address: i64, size: i64) -> i64:
     if not hart.ram.contains(physical, size):
         access_fault(hart, address, STORE)
         return 0
+    if hart.guard.watching:
+        _watch(hart, address, size, READS | WRITES)
     _enter_store(hart, address, physical)
     return hart.ram.load(physical, size)
 
@@ -235,6 +261,8 @@ def load_reserved(hart: Hart, address: i64, size: i64) -> i64:
     if not hart.ram.contains(physical, size):
         access_fault(hart, address, LOAD)
         return 0
+    if hart.guard.watching:
+        _watch(hart, address, size, READS)
     hart.reservation = address
     return hart.ram.load(physical, size)
 

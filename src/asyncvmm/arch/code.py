@@ -90,5 +90,10 @@ class CodeCache:
         if known != 0:
             self.listener.code_changed(page[PPN_SLOT])
 
+    def forget_slot(self, slot: i64) -> None:
+        """Decode what is at halfword ``slot`` of any page anew; the bytes are what they were."""
+        for page in self._pages.values():
+            page[slot] = 0
+
     def __len__(self) -> int:
         return len(self._pages)

@@ -13,6 +13,7 @@ from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.arch.code import CodeCache
 from asyncvmm.arch.float_status import FloatStatus
+from asyncvmm.arch.guard import Guard
 from asyncvmm.arch.tlb import Tlb
 from asyncvmm.bus.address_map import Bus
 from asyncvmm.interrupts.lines import InterruptSink
@@ -27,6 +28,7 @@ MACHINE: Final = 3
 EVENT_NONE: Final = 0
 EVENT_TRAP: Final = 1  # the instruction did not complete: trap_cause and trap_value say why
 EVENT_CHECK: Final = 2  # it completed; interrupts, limit, mode or translation may have changed
+EVENT_HALT: Final = 4  # it has not begun: a debugger wants the hart to stop here
 
 # Hart states of SBI HSM (chapter 9), as far as a hart itself can be in them.
 STOPPED: Final = 0
@@ -76,6 +78,7 @@ class Hart(InterruptSink):
         self.x: vec[i64] = vec[i64]([0] * 33)
         self.f: vec[i64] = vec[i64]([0] * 32)
         self.fp: FloatStatus = FloatStatus()
+        self.guard: Guard = Guard(hart_id + 1)  # one for all harts of a guest, see Machine
         self.pc: i64 = 0
         self.priv: i64 = MACHINE
         self.state: i64 = STARTED

@@ -38,6 +38,7 @@ from asyncvmm.plugin.images import ImageCache
 
 ESCAPE = 0x1D  # Ctrl-]
 ESCAPE_NAME = "Ctrl-]"
+GDB_PORT = 1234
 TIMEOUT_STATUS = 124
 CRASH_STATUS = 125
 POWEROFF_PATIENCE_S = 30
@@ -142,6 +143,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ends.add_argument("--until", metavar="TEXT", help="stop with 0 once the console says TEXT")
     ends.add_argument("--max-instructions", type=int, metavar="N", help="stop after N instructions")
     ends.add_argument("--timeout", type=float, metavar="SECONDS", help="of wall time")
+    debug = parser.add_argument_group("debugging")
+    debug.add_argument(
+        "--gdb",
+        nargs="?",
+        type=int,
+        const=GDB_PORT,
+        metavar="PORT",
+        help=f"serve gdb at a loopback port (default: {GDB_PORT}; 0: a free one)",
+    )
+    debug.add_argument(
+        "--gdb-wait",
+        action="store_true",
+        help="the same, and wait for gdb before the first instruction",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--log", type=Path, help="keep what the console says in a file")
     output.add_argument("--verbose", action="store_true", help="the console on standard error too")
@@ -160,6 +175,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise ConfigError for what the parser of ``add_arguments`` lets through."""
     if options.max_instructions is not None and options.max_instructions < 1:
         raise ConfigError(f"--max-instructions must be positive, not {options.max_instructions}")
+    if options.gdb is not None and not 0 <= options.gdb <= 65535:
+        raise ConfigError(f"--gdb: ports are 0 to 65535, not {options.gdb}")
     check_timeout(options)
     if options.until == "":
         raise ConfigError("--until needs a text to wait for")
@@ -274,6 +291,7 @@ class Session:
                         self.config, max_instructions=self.options.max_instructions
                     )
                     self.guest_started(guest)
+                    await self._serve_gdb(guest)
                     self._tap(guest, log)
                     if self.options.capture:
                         out = _open_for("--capture", self.options.capture)
@@ -289,6 +307,14 @@ class Session:
                             _print_stats(guest, time.monotonic() - self.started)
                 nursery.cancel_scope.cancel()
         return self.status
+
+    async def _serve_gdb(self, guest: Guest) -> None:
+        options = self.options
+        if options.gdb is None and not options.gdb_wait:
+            return
+        wanted = GDB_PORT if options.gdb is None else options.gdb
+        port = await guest.gdb(wanted, wait=options.gdb_wait)
+        _say(f"gdb-multiarch: target remote :{port}")
 
     async def _end_on_signal(
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

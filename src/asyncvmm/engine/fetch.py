@@ -8,7 +8,7 @@ from librt.vecs import vec
 from mypy_extensions import i64
 
 from asyncvmm.arch.code import PPN_SLOT, SLOTS, STORES_SLOT
-from asyncvmm.arch.hart import EVENT_CHECK, EVENT_TRAP, Hart
+from asyncvmm.arch.hart import EVENT_CHECK, EVENT_HALT, EVENT_TRAP, Hart
 from asyncvmm.arch.mmu import FETCH, access_fault, translate
 from asyncvmm.arch.tlb import FETCH_MASK
 from asyncvmm.isa.decode import decode
@@ -63,7 +63,16 @@ def decode_slot(hart: Hart, code: vec[i64], pc: i64) -> vec[i64]:
 
     That is ``code``, or the hart's cross page for an instruction that reaches into the next page. A trap
     may be noted: the second page's fetch fault.
+
+    Where a breakpoint may be, nothing stays decoded: the loop comes back for each instruction, and stops
+    before it when it is to.
     """
+    guard = hart.guard
+    guarded = guard.breaking and guard.slots[(pc & 4095) >> 1] != 0
+    if guarded and guard.stops(hart.hart_id, pc, hart.steps):
+        hart.event |= EVENT_HALT
+        hart.steps_end = hart.steps
+        return code
     ram = hart.ram
     offset = pc & 4095
     slot = offset >> 1
@@ -74,10 +83,16 @@ def decode_slot(hart: Hart, code: vec[i64], pc: i64) -> vec[i64]:
             high = _fetch_half(hart, pc + 2)
             if (hart.event & EVENT_TRAP) != 0:
                 return code
+            if guarded:
+                hart.event |= EVENT_CHECK
             hart.cross_page[slot] = _relative(decode(bits | (high << 16)))
             return hart.cross_page
         offset += 2
         bits |= ((page[offset >> 3] >> ((offset & 7) << 3)) & 0xFFFF) << 16
+    if guarded:
+        hart.event |= EVENT_CHECK
+        hart.cross_page[slot] = _relative(decode(bits))
+        return hart.cross_page
     code[slot] = _relative(decode(bits))
     return code
 

@@ -25,6 +25,8 @@ class Engine:
     """
 
     pauses: bool = False
+    # A debugger's: the scheduler comes back after this run, and clears it.
+    halted: bool = False
     cold_steps: i64 = 0
 
     def run(self, hart: Hart, budget: i64) -> i64:

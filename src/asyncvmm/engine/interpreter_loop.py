@@ -149,8 +149,10 @@ def run_within(hart: Hart, most: i64) -> i64:
                                                 pc = base + (i << 1)
                                                 hart.steps = start + n
                                                 code = decode_slot(hart, code, pc)
-                                                if (hart.event & 1) != 0:
-                                                    break
+                                                if hart.event != 0:
+                                                    if (hart.event & 5) != 0:
+                                                        break
+                                                    limit = n + 1
                                             else:
                                                 illegal(hart)
                                                 i -= (w >> 26) & 3

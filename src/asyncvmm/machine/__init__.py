@@ -14,6 +14,7 @@ from asyncvmm.machine.power import Ending
 from asyncvmm.machine.roster import ASLEEP, AWAKE, GRANTED, Roster, Seat
 from asyncvmm.machine.scheduler import (
     RAN_ASLEEP,
+    RAN_HALT,
     RAN_IDLE,
     RAN_PAUSE,
     RAN_STEPS,
@@ -29,6 +30,7 @@ __all__ = [
     "ASLEEP",
     "AWAKE",
     "GRANTED",
+    "RAN_HALT",
     "RAN_IDLE",
     "RAN_PAUSE",
     "RAN_STEPS",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 
 from asyncvmm.arch.code import CodeCache
 from asyncvmm.arch.coherence import Coherence
+from asyncvmm.arch.guard import Guard
 from asyncvmm.arch.hart import Hart
 from asyncvmm.base.errors import InternalError
 from asyncvmm.base.units import PAGE_SIZE
@@ -124,7 +125,12 @@ class Machine:
         self.bus = Bus()
         self.code = CodeCache()
         self.coherence = Coherence(self.ram, self.code)
+        # Called before each run with ``until_ns``: the history of a debugger.
+        self.before_run: Callable[[int], None] | None = None
         self.harts = [Hart(i, self.ram, self.bus, self.code) for i in range(config.harts)]
+        self.guard = Guard(config.harts)
+        for hart in self.harts:
+            hart.guard = self.guard
         self.scheduler = Scheduler(
             self.clock,
             self.harts,
@@ -163,6 +169,8 @@ class Machine:
         After RAN_STOP, ``ending`` says more. InternalError names a device that has a bug, unless
         ``containment`` gives up such devices.
         """
+        if self.before_run is not None:
+            self.before_run(until_ns)
         if self.htif is not None:
             self.htif.input_arrived()
         reason = int(self.scheduler.run(until_ns, max_steps))
@@ -172,6 +180,8 @@ class Machine:
     @property
     def runs_unlocked(self) -> bool:
         """Whether ``run`` spends its time outside Python's lock, so that a thread is worth its cost."""
+        if self.guard.active or self.before_run is not None:
+            return False
         return not isinstance(self.scheduler.engine, Interpreter)
 
     @property

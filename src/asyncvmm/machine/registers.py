@@ -59,6 +59,7 @@ OTHER = frozenset(
         "tlb",
         "cross_page",
         "fp",
+        "guard",
         "data_priv",
         "pmp_open",
         "steps_end",

@@ -28,6 +28,7 @@ RAN_IDLE: Final = 2  # every hart waits and nothing is scheduled: only outside i
 RAN_STOP: Final = 3  # ``request_stop`` was called: power off, reboot, exit
 RAN_ASLEEP: Final = 4  # with ``yields``: a hart that was granted a CPU has no use for it
 RAN_PAUSE: Final = 5  # with ``pauses``: that took a while, call again
+RAN_HALT: Final = 6  # a debugger's guard stopped a hart: call again to go on
 
 UNLIMITED: Final = FOREVER
 
@@ -135,6 +136,9 @@ class Scheduler(EarlierEventListener):
                 if left <= 0:
                     return RAN_STEPS
                 left -= self._run_slot(left)
+                if self.runner.halted:
+                    self.runner.halted = False
+                    return RAN_HALT
                 if self._stop:
                     break
                 if self._paused:

@@ -140,6 +140,12 @@ class Backends:
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[str, trio.CancelScope] = {}
 
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Where the tasks of the host's guests run."""
+        assert self._nursery is not None
+        return self._nursery
+
     def open(self, nursery: trio.Nursery) -> None:
         """From now on tasks can be started, in ``nursery``."""
         self._nursery = nursery

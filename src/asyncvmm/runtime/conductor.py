@@ -38,6 +38,7 @@ from asyncvmm.machine import (
     AWAKE,
     GRANTED,
     RAN_ASLEEP,
+    RAN_HALT,
     RAN_PAUSE,
     RAN_STEPS,
     RAN_STOP,
@@ -127,6 +128,10 @@ class Resident(Protocol):
         """Raise what a console's tap raised: it is its owner's error, not the machine's."""
         ...
 
+    async def halted(self) -> None:
+        """A debugger stopped the machine in the middle of a stretch: return when it may go on."""
+        ...
+
 
 class Exchange(Protocol):
     """What guests have between them: called between two stretches, when nobody runs."""
@@ -188,7 +193,12 @@ class _Place:
     @property
     def unfinished(self) -> bool:
         """It came back early from its stretch, to be called again."""
-        return self.why == RAN_PAUSE and self.error is None
+        return self.why in (RAN_PAUSE, RAN_HALT) and self.error is None
+
+    @property
+    def halted(self) -> bool:
+        """A debugger stopped it on its way."""
+        return self.why == RAN_HALT and self.error is None
 
 
 class Conductor:
@@ -348,12 +358,20 @@ class Conductor:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Time stands still in this context: what takes wall time takes no virtual time."""
-        self._held += 1
+        self.hold()
         try:
             yield
         finally:
-            self._held -= 1
-            self.kick()
+            self.let_go()
+
+    def hold(self) -> None:
+        """Time stands still from the end of this stretch on, until as many calls of ``let_go``."""
+        self._held += 1
+
+    def let_go(self) -> None:
+        """See ``hold``."""
+        self._held -= 1
+        self.kick()
 
     def set_goal(self, time_ns: int) -> None:
         """Run to ``time_ns`` and stand still there (FOREVER: never)."""
@@ -667,10 +685,16 @@ class Conductor:
             )
             if self._wall.now_ns() - self._breath_ns > BREATH_NS:
                 await self._breathe()
+            for place in aside:
+                if place.halted and self._lives(place):
+                    await place.guest.halted()
             aside = [place for place in aside if place.unfinished and self._lives(place)]
         for place in places:
             while self._lives(place):
                 self._run_guest(place, until_ns)
+                if place.halted:
+                    await place.guest.halted()
+                    self._alone = False
                 if self._wall.now_ns() - self._breath_ns > BREATH_NS:
                     await self._breathe()
                 if not place.unfinished:

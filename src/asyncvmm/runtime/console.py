@@ -34,7 +34,7 @@ class Console(PortStream):
         self.bytes_dropped = 0
         self.tap_error: Exception | None = None
         self._untold = bytearray()
-        self._signalled[self._tell] = False
+        self._signalled[self.tell] = False
         port.on_output = self._take
         self._take()
 
@@ -48,10 +48,11 @@ class Console(PortStream):
         if excess > 0:
             del self._unread[:excess]
             self.bytes_dropped += excess
-        self._signal(self._tell)
+        self._signal(self.tell)
 
-    def _tell(self) -> None:
-        self._signalled[self._tell] = False
+    def tell(self) -> None:
+        """Call the taps with what they have not been told yet."""
+        self._signalled[self.tell] = False
         data = bytes(self._untold)
         self._untold.clear()
         for tap in list(self.taps):

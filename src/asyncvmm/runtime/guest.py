@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Final, Literal
@@ -15,6 +16,7 @@ from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
+from asyncvmm.runtime.debugger import Debugger, Debugging
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
 from asyncvmm.runtime.saved import HostSide
@@ -76,15 +78,18 @@ class Guest:
         log: GuestLog,
         outbox: Outbox,
         max_instructions: int | None = None,
+        debugging: Debugging | None = None,
     ) -> None:
         self.machine: Final = machine
         self.outbox: Final = outbox
         self.console: Final = Console(
-            machine.console, conductor.kick, conductor.later, conductor.turn, outbox
+            machine.console, self._input_comes, conductor.later, conductor.turn, outbox
         )
         self.max_steps = max_instructions
         self.busy_ns = 0
         self._conductor = conductor
+        self._debugging = debugging
+        self._debugger: Debugger | None = None
         self._on_end = on_end
         self._ended = trio.Event()
         self._exit: GuestExit | None = None
@@ -95,7 +100,7 @@ class Guest:
         )
         if run_port is not None:
             self._run_stream = PortStream(
-                run_port, conductor.kick, conductor.later, conductor.turn, outbox
+                run_port, self._input_comes, conductor.later, conductor.turn, outbox
             )
             self._commands = CommandChannel(self._run_stream)
         self.policy: Final = GuestPolicy(machine, conductor, rates)
@@ -223,6 +228,42 @@ class Guest:
             if state is not None:  # on this host its time began when it did here
                 rates.restore(attrs.evolve(state, since_ns=rates.since_ns))
 
+    async def gdb(self, port: int = 0, *, wait: bool = False) -> int:
+        """Let gdb debug this guest (``target remote :PORT``); returns the loopback port.
+
+        Port 0 takes a free one. While a gdb has stopped the guest, virtual time stands still for the
+        whole host. With ``wait`` the guest stands still from now on, until a gdb lets it go on: called
+        right after ``Host.start``, that is before its first instruction. A gdb that goes away leaves
+        the guest running. BackendError when the port cannot be had.
+        """
+        if self._debugging is None or self._exit is not None:
+            raise ConfigError(f"guest {self.name} does not run on a host")
+        if self._debugger is not None:
+            raise ConfigError(f"guest {self.name} has a port for gdb already")
+        revive = functools.partial(self._debugging.revive, self.machine)
+        self._debugger = Debugger(
+            self.machine, self._conductor, self._take, revive, self._killed, self._show_output
+        )
+        if wait:
+            self._debugger.hold()
+        return await self._debugger.listen(port, self._debugging.nursery)
+
+    def _take(self, machine: Machine) -> Snapshot:
+        return take(machine, self._host_side() if machine is self.machine else HostSide())
+
+    def _killed(self) -> None:
+        self.finish(GuestExit("closed", detail="killed by gdb"))
+
+    def _show_output(self) -> None:
+        """What was said in this stretch is shown although it is not over."""
+        self.outbox.open()
+        self.console.tell()
+
+    def _input_comes(self) -> None:
+        if self._debugger is not None:
+            self._debugger.input_came()
+        self._conductor.kick()
+
     async def power_off(self) -> GuestExit:
         """Let the guest shut down in good order, through its agent, and wait for its end."""
         await self._channel().power_off()
@@ -241,6 +282,11 @@ class Guest:
         return self._commands
 
     # -- what the conductor tells
+
+    async def halted(self) -> None:
+        """A debugger stopped the machine: return when it lets it go on."""
+        if self._debugger is not None:
+            await self._debugger.halted()
 
     def machine_stopped(self) -> bool:
         """The machine stopped itself; False when it was reset and goes on."""
@@ -275,6 +321,8 @@ class Guest:
             return
         self._exit = ended
         self.policy.freeze()
+        if self._debugger is not None:
+            self._debugger.guest_ended(ended.code if ended.reason == "poweroff" else None)
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
         for device in self.machine.devices:
             device.io.blob.close()

@@ -34,6 +34,7 @@ from asyncvmm.runtime.backends import Backends
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.connections import GuestStream
+from asyncvmm.runtime.debugger import Debugging
 from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
 from asyncvmm.runtime.host_saved import HostBooks, HostSettings, ResidentState, SavedHost
@@ -135,7 +136,16 @@ class Host:
             conductor.sharing.abandon(config.trust_group, machine)
             raise
         conductor.sharing.join(machine)
-        guest = Guest(machine, conductor, self._ended, rates, log, outbox, max_instructions)
+        guest = Guest(
+            machine,
+            conductor,
+            self._ended,
+            rates,
+            log,
+            outbox,
+            max_instructions,
+            Debugging(self._backends.nursery, self._revive_past),
+        )
         guest.policy.remember(dict(config.policy))
         if snapshot is not None:
             guest.go_on_from(snapshot.saved.host_side)
@@ -393,6 +403,10 @@ class Host:
             if own:
                 pages.release()
         return machine
+
+    def _revive_past(self, machine: Machine, snapshot: Snapshot) -> Machine:
+        """What ``machine``, a guest's, was when the snapshot was taken: to be looked at."""
+        return self._revive(snapshot, snapshot.config, machine.name, GuestLog(), machine.merger)
 
     def _build(
         self, config: GuestConfig, name: str, log: GuestLog, merger: Merger | None
