@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from asyncvmm.plugin import hookimpl
 from asyncvmm.plugin.images import ImageType
+from asyncvmm_plugins.debian_images.edk2 import Edk2Image
 from asyncvmm_plugins.debian_images.installer import DebianImage
 from asyncvmm_plugins.debian_images.kernel_package import DebianFullImage
 from asyncvmm_plugins.debian_images.root_disk import DebianRootImage
@@ -14,5 +15,5 @@ from asyncvmm_plugins.debian_images.small_linux import SmallLinuxImage
 
 @hookimpl
 def asyncvmm_images() -> Sequence[ImageType]:
-    """``debian``, ``debian-full``, ``linux`` and ``debian-root``."""
-    return [DebianImage(), DebianFullImage(), SmallLinuxImage(), DebianRootImage()]
+    """``debian``, ``debian-full``, ``linux``, ``debian-root`` and ``edk2``."""
+    return [DebianImage(), DebianFullImage(), SmallLinuxImage(), DebianRootImage(), Edk2Image()]

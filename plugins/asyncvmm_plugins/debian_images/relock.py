@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Final
 
 from asyncvmm.plugin.images import ImageCache, SilentProgress
-from asyncvmm_plugins.debian_images import installer, kernel_package, lockfile, small_linux
+from asyncvmm_plugins.debian_images import edk2, installer, kernel_package, lockfile, small_linux
 from asyncvmm_plugins.debian_images.apt import AptDirectory, PackageFile
 
 WANTED: Final = (
-    (installer.SUITE, installer.ARCHITECTURE, (installer.PACKAGE, small_linux.PACKAGE)),
+    (
+        installer.SUITE,
+        installer.ARCHITECTURE,
+        (installer.PACKAGE, small_linux.PACKAGE, edk2.PACKAGE),
+    ),
     (
         kernel_package.SUITES_NEWEST_FIRST[0],
         kernel_package.ARCHITECTURE,

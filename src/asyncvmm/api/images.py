@@ -39,7 +39,8 @@ def image_config(
 
     ``commands`` is for a guest that only runs commands (``guest.run``): its agent is its first
     process and the console has no shell. ``changes`` are GuestConfig's own fields; ``append``, ``disks``
-    and ``devices`` are added to the image's. ConfigError when the image runs no commands.
+    and ``devices`` are added to the image's, ``flash`` takes the place of its last. ConfigError when the
+    image runs no commands.
     """
     files = image.boot_files(cache if cache is not None else ImageCache())
     agent = files.run_protocol == "agent"
@@ -49,6 +50,8 @@ def image_config(
         )
     words = [files.append, RUN_APPEND if commands else "", changes.pop("append", "") or ""]
     disks = [f"{disk.path}{',readonly' if disk.readonly else ''}" for disk in files.disks]
+    flash = [f"{part.path},{'readonly' if part.readonly else 'snapshot'}" for part in files.flash]
+    own_flash = tuple(changes.pop("flash", None) or ())
     settings: dict[str, Any] = {
         "name": image.name,
         "memory": files.memory,
@@ -60,6 +63,7 @@ def image_config(
         **{key: value for key, value in changes.items() if value is not None},
     }
     settings["append"] = " ".join(word for word in words if word)
+    settings["flash"] = (*flash[: max(0, len(flash) - len(own_flash))], *own_flash)
     settings["disks"] = (*disks, *changes.get("disks", ()))
     settings["devices"] = (*(RUN_DEVICES if agent else ()), *changes.get("devices", ()))
     return GuestConfig.from_mapping(settings)

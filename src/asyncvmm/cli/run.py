@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,8 +35,9 @@ from asyncvmm.cli import terminal
 from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
 from asyncvmm.firmware.elf import is_elf
+from asyncvmm.machine.config import split_disk
 from asyncvmm.network import DEFAULT_NETWORK
-from asyncvmm.plugin.images import ImageCache
+from asyncvmm.plugin.images import DiskFile, ImageCache
 
 ESCAPE = 0x1D  # Ctrl-]
 ESCAPE_NAME = "Ctrl-]"
@@ -54,6 +57,7 @@ examples:
   asyncvmm run --kernel Image --initrd initrd.cpio --append console=ttyS0
   asyncvmm run linux --disk web.qcow2 --snapshot   what is written is thrown away
   asyncvmm run --firmware fw_dynamic.bin --kernel u-boot.bin --until "=> "
+  asyncvmm run edk2 --flash vars.fd            UEFI; its variables are kept in vars.fd
 
 exit status: the command's; for a guest that powers itself off, the code it gave (0 without one);
   1 when --until never came true, 2 wrong input, {TIMEOUT_STATUS} after --timeout, {CRASH_STATUS} when
@@ -85,6 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     boot.add_argument("--initrd", type=Path, help="initial RAM file system")
     boot.add_argument("--append", help="the kernel's command line (added to an image's)")
     boot.add_argument("--firmware", type=Path, help="firmware entered in M-mode")
+    boot.add_argument(
+        "--flash",
+        action="append",
+        default=[],
+        metavar="PATH[,readonly][,snapshot]",
+        help="a flash part (two at most; started when there is no kernel); for an image with flash, "
+        "what its last part is kept in: made when it is not there",
+    )
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--memory", metavar="SIZE", help="RAM, such as 256M (default: 128M)")
     machine.add_argument("--harts", type=int, help="number of harts (default: 1)")
@@ -96,7 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a disk image, qcow2 when it is named so and raw otherwise (see `asyncvmm disk`)",
     )
     machine.add_argument(
-        "--snapshot", action="store_true", help="throw away what the guest writes to its disks"
+        "--snapshot",
+        action="store_true",
+        help="throw away what the guest writes to its disks and flash",
     )
     machine.add_argument(
         "--device", action="append", default=[], metavar="TYPE[,OPTION=VALUE...]", help="a device"
@@ -197,7 +211,11 @@ def make_config(options: argparse.Namespace) -> GuestConfig:
     """The guest that the command line describes; images are pulled when they are not here."""
     config = _config(options)
     if options.snapshot:
-        config = attrs.evolve(config, disks=tuple(f"{disk},snapshot" for disk in config.disks))
+        config = attrs.evolve(
+            config,
+            disks=tuple(f"{disk},snapshot" for disk in config.disks),
+            flash=tuple(f"{part},snapshot" for part in config.flash),
+        )
     return config
 
 
@@ -211,6 +229,7 @@ def _config(options: argparse.Namespace) -> GuestConfig:
         "seed": options.seed,
         "engine": options.engine,
         "clock": options.clock or ("realtime" if interactive or outside else "virtual"),
+        "flash": tuple(options.flash),
         "disks": tuple(options.disk),
         "nets": tuple(options.net) or (("lan",) if outside or options.capture else ()),
         "devices": tuple(options.device),
@@ -219,10 +238,10 @@ def _config(options: argparse.Namespace) -> GuestConfig:
     parts = {name: getattr(options, name) for name in ("kernel", "initrd", "firmware")}
     target = options.target
     if target is None:
-        if not parts["kernel"] and not parts["firmware"]:
+        if not parts["kernel"] and not parts["firmware"] and not options.flash:
             raise ConfigError(
                 "nothing to run: name an image (see `asyncvmm image list`) or an ELF file, "
-                "or give --kernel or --firmware"
+                "or give --kernel, --firmware or --flash"
             )
         return _plain(changes, parts)
     given = [f"--{name}" for name, value in parts.items() if value]
@@ -236,7 +255,20 @@ def _config(options: argparse.Namespace) -> GuestConfig:
     cache = ImageCache()
     image_command.ensure(image, cache)
     changes.update({name: value for name, value in parts.items() if value})
+    _make_flash(image.boot_files(cache).flash, options.flash)
     return image_config(image, cache, commands=options.guest_command is not None, **changes)
+
+
+def _make_flash(parts: Sequence[DiskFile], own: Sequence[str]) -> None:
+    """Give the user's flash files that are not there yet what the image's parts begin with."""
+    for part, text in zip(reversed(parts), reversed(own), strict=False):
+        path = split_disk(text).path
+        if not part.readonly and not path.exists():
+            try:
+                shutil.copyfile(part.path, path)
+            except OSError as error:
+                raise ConfigError(f"--flash {path}: {error.strerror}") from error
+            _say(f"made {path} from the image's {part.path.name}")
 
 
 def _plain(changes: dict[str, Any], parts: dict[str, Any]) -> GuestConfig:

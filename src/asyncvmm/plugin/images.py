@@ -74,13 +74,15 @@ class BootFiles:
     ``append`` is the kernel's command line, ``memory`` a size like ``"128M"``. With ``run_protocol``
     ``"agent"`` the guest speaks specs/run-protocol.md (add ``asyncvmm.run=1`` to the command line for a
     guest that does nothing else); with ``"shell-console"`` commands can only be typed after ``prompt`` has
-    been seen on the console.
+    been seen on the console. ``flash`` are what the flash parts hold; the image's own files are not
+    changed: what a guest writes to one that is not ``readonly`` is thrown away.
     """
 
     kernel: Path | None = None
     initrd: Path | None = None
     firmware: Path | None = None
     elf: Path | None = None
+    flash: tuple[DiskFile, ...] = ()
     disks: tuple[DiskFile, ...] = ()
     append: str = ""
     memory: str = "128M"
