@@ -16,6 +16,9 @@ from asyncvmm.cli import terminal
 # Each is a module of this package, with ``add_parser``.
 COMMANDS: Final = (
     "run",
+    "create",
+    "config",
+    "rm",
     "image",
     "disk",
     "devices",
