@@ -31,6 +31,11 @@ def run_folder(options: argparse.Namespace) -> int:
                 "it boots and may reach"
             )
     folder = open_folder(options.target)
+    holder = folder.holder
+    if holder is not None and holder.serves and options.guest_command is not None:
+        from asyncvmm.cli.remote_run import run_remotely
+
+        return run_remotely(folder, options)
     return run_session(FolderSession(options, folder))
 
 

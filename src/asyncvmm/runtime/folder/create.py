@@ -23,6 +23,7 @@ from asyncvmm.runtime.folder.settings_edit import set_value
 from asyncvmm.runtime.guest import RUN_DEVICES
 from asyncvmm.storage import Progress, convert_image, create_image
 from asyncvmm.storage.hostfile import sync_folder
+from asyncvmm.storage.nvram import Nvram
 from asyncvmm.storage.packs import write_durably
 from asyncvmm.storage.progress import silent
 
@@ -85,6 +86,7 @@ def create_folder(
             raise VmTomlError(str(error).replace(str(part), str(target))) from error
         settings = parse_settings((part / VM_TOML).read_text(), part / VM_TOML, types)
         where.lock.touch()
+        Nvram.fresh().save(where.nvram)
     return settings
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -191,13 +191,20 @@ def tail(path: Path, lines: int) -> list[bytes]:
     return list(found)
 
 
-async def follow(path: Path, poll_s: float = POLL_S) -> AsyncIterator[bytes]:
-    """What is added to a log from now on, across rotations; never ends."""
+async def follow(
+    path: Path, poll_s: float = POLL_S, begin: Callable[[], list[bytes]] = list
+) -> AsyncGenerator[bytes, None]:
+    """What ``begin`` gives, and what is added to a log from then on, across rotations; never ends."""
     stream = None
     try:
         if path.is_file():
             stream = path.open("rb")
             stream.seek(0, os.SEEK_END)
+        before = begin()
+        if before:
+            yield b"".join(before)
+            if stream is not None:  # what was added meanwhile was given already
+                stream.seek(0, os.SEEK_END)
         while True:
             data = b"" if stream is None else stream.read(CHUNK_BYTES)
             if data:
@@ -205,9 +212,8 @@ async def follow(path: Path, poll_s: float = POLL_S) -> AsyncIterator[bytes]:
                 continue
             if stream is None or _replaced(path, os.fstat(stream.fileno())):
                 if stream is not None:
-                    rest = stream.read()
-                    if rest:
-                        yield rest
+                    while data := stream.read(CHUNK_BYTES):  # what came between the two looks
+                        yield data
                     identity = os.fstat(stream.fileno()).st_ino
                     stream.close()
                     stream = None

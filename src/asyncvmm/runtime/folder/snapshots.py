@@ -1,7 +1,8 @@
 """The snapshots of a folder: saved states by name, each with what it came from.
 
 ``snapshots/NAME/`` is what ``Snapshot.save`` writes, ``snapshots/NAME.json`` says when, from which other one
-it descends, and where the folder was. All calls need the folder's lock.
+it descends, and where the folder was, ``snapshots/NAME.nvram`` is the NVRAM. All calls need the
+folder's lock.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from asyncvmm.runtime.folder.head import STOPPED, Head, read_head, stamp_of, wri
 from asyncvmm.runtime.folder.layout import FolderPaths, check_name
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.storage.hostfile import sync_folder
+from asyncvmm.storage.nvram import Nvram
 from asyncvmm.storage.packs import write_durably
 
 FORMAT: Final = 1
@@ -83,6 +85,9 @@ class FolderSnapshots:
     def _info_path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
+    def _nvram_path(self, name: str) -> Path:
+        return self.folder / f"{name}.nvram"
+
     def _check_known(self, name: str) -> None:
         known = self.names(hidden=True)
         if name not in known:
@@ -114,6 +119,8 @@ class FolderSnapshots:
             str(self.paths.root),
         )
         _write_info(self._info_path(name), info)
+        if self.paths.nvram.is_file():
+            Nvram.load(self.paths.nvram).save(self._nvram_path(name))
         return snapshot.save(self.path(name))
 
     def load(self, name: str) -> Snapshot:
@@ -141,6 +148,7 @@ class FolderSnapshots:
             write_head(self.paths.head, attrs.evolve(head, parent=parent))
         snapshot_files.delete(self.path(name))
         self._info_path(name).unlink(missing_ok=True)
+        self._nvram_path(name).unlink(missing_ok=True)
 
     # -- going on from one
 
@@ -158,6 +166,10 @@ class FolderSnapshots:
                 blob, below = snapshot.saved.disks[number], snapshot.saved.disk_files[number]
                 write_disk(blob, below, target, part, *(() if progress is None else (progress,)))
                 moves.append((str(part), str(target)))
+        if self._nvram_path(name).is_file():
+            part = self.paths.nvram.with_name(f"{self.paths.nvram.name}.restored")
+            Nvram.load(self._nvram_path(name)).save(part)
+            moves.append((str(part), str(self.paths.nvram)))
         intent = {"format": FORMAT, "name": name, "moves": moves}
         write_durably(self.folder / RESTORE, json.dumps(intent).encode())
         self.finish_restore()
@@ -167,15 +179,17 @@ class FolderSnapshots:
         """Do what is left of a restore that was decided; nothing when there is none."""
         path = self.folder / RESTORE
         if not path.exists():
-            for left in self.paths.disks.glob("*.restored"):
-                left.unlink()
+            for folder in (self.paths.disks, self.paths.root):
+                for left in folder.glob("*.restored"):
+                    left.unlink()
             return
         name, moves = _read_intent(path)
         for part, target in moves:
             if part.exists():
                 part.replace(target)
                 sync_folder(target.parent)
-        stamps = disk_stamps(self.paths, [target for _, target in moves])
+        disks = [target for _, target in moves if target != self.paths.nvram]
+        stamps = disk_stamps(self.paths, disks)
         parent = self._info_or_damage(name).parent if name == STOPPED else name
         write_head(self.paths.head, Head(parent, name, stamps))
         path.unlink()

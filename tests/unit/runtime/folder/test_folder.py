@@ -23,7 +23,7 @@ def events(folder: VmFolder) -> list[str]:
 
 def test_a_folder_has_its_files(demo: VmFolder) -> None:
     names = sorted(path.name for path in demo.path.iterdir())
-    assert names == ["disks", "image", "lock", "logs", "snapshots", "vm.toml"]
+    assert names == ["disks", "image", "lock", "logs", "nvram.bin", "snapshots", "vm.toml"]
     assert demo.settings.image == "demo" and demo.settings.guest.name == "demo"
     assert check_image(demo.path / "disks/data0.qcow2").clean
     assert demo.holder is None
