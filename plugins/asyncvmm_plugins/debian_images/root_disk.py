@@ -47,8 +47,9 @@ PACKAGES: Final = (
     *servers.PACKAGES,
 )
 ROOT_APPEND: Final = "root=/dev/vda ro asyncvmm.overlay=1"
-"""The cached disk is never written: init.sh puts an overlay in the guest's memory over it. A copy of the
-disk with ``root=/dev/vda rw`` instead keeps what is written."""
+"""The cached disk is never written: init.sh puts an overlay in the guest's memory over it."""
+KEPT_APPEND: Final = "root=/dev/vda rw"
+"""For a machine with an overlay of its own on the disk: what it writes is kept."""
 
 FREE_BYTES: Final = 256 * MIB
 UUID: Final = "6b1f9c52-8d5b-4c2b-9f3e-1f7d9a60c113"
@@ -107,6 +108,7 @@ class DebianRootImage(ImageType):
                 kernel=SmallLinuxImage().boot_files(cache).kernel,
                 disks=(disk,),
                 append=f"console=ttyS0 {ROOT_APPEND}",
+                append_kept=f"console=ttyS0 {KEPT_APPEND}",
                 memory="128M",
                 run_protocol="agent",
             )
@@ -116,6 +118,7 @@ class DebianRootImage(ImageType):
             initrd=full.initrd,
             disks=(disk,),
             append=f"{full.append} {ROOT_APPEND}",
+            append_kept=f"{full.append} {KEPT_APPEND}",
             memory="256M",
             run_protocol="agent",
         )

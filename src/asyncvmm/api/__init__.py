@@ -1,6 +1,7 @@
 """What a user imports: hosts, guests, their configuration, consoles, commands and errors."""
 
 from asyncvmm.api import disks
+from asyncvmm.api.folder import VmFolder, create_vm, open_folder
 from asyncvmm.api.images import find_image, image_config, image_types
 from asyncvmm.api.profile import Profile, Profiler, read_kernel_symbols
 from asyncvmm.api.scenarios import ScenarioObserver, ScenarioResult, run_scenario
@@ -60,11 +61,14 @@ __all__ = [
     "SnapshotError",
     "SymbolTable",
     "Verdict",
+    "VmFolder",
+    "create_vm",
     "disks",
     "find_image",
     "image_config",
     "image_types",
     "load_scenario",
+    "open_folder",
     "open_host",
     "read_kernel_symbols",
     "read_symbols",

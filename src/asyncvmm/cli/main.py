@@ -16,6 +16,16 @@ from asyncvmm.cli import terminal
 # Each is a module of this package, with ``add_parser``.
 COMMANDS: Final = (
     "run",
+    "create",
+    "start",
+    "stop",
+    "console",
+    "logs",
+    "ps",
+    "inspect",
+    "config",
+    "snapshot",
+    "rm",
     "image",
     "disk",
     "devices",

@@ -7,8 +7,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +38,7 @@ from asyncvmm.firmware.elf import is_elf
 from asyncvmm.machine.config import split_disk
 from asyncvmm.network import DEFAULT_NETWORK
 from asyncvmm.plugin.images import DiskFile, ImageCache
+from asyncvmm.runtime.folder.layout import is_folder
 
 ESCAPE = 0x1D  # Ctrl-]
 ESCAPE_NAME = "Ctrl-]"
@@ -56,6 +57,7 @@ examples:
   asyncvmm run program.elf --stats             bare metal, M-mode
   asyncvmm run --kernel Image --initrd initrd.cpio --append console=ttyS0
   asyncvmm run linux --disk web.qcow2 --snapshot   what is written is thrown away
+  asyncvmm run web.vm -- apt list              a machine of `asyncvmm create`: its disks are kept
   asyncvmm run --firmware fw_dynamic.bin --kernel u-boot.bin --until "=> "
   asyncvmm run edk2 --flash vars.fd            UEFI; its variables are kept in vars.fd
 
@@ -76,13 +78,16 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
+    parser.add_argument(
+        "--cold", action="store_true", help="a folder's machine: boot, and forget its kept state"
+    )
     parser.set_defaults(function=run_command)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What says which guest runs, and until when."""
     parser.add_argument(
-        "target", nargs="?", metavar="TARGET", help="an image's name or an ELF file"
+        "target", nargs="?", metavar="TARGET", help="an image's name, an ELF file, a folder"
     )
     boot = parser.add_argument_group("what to boot")
     boot.add_argument("--kernel", type=Path, help="Linux Image, or what the firmware starts")
@@ -182,6 +187,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_command(options: argparse.Namespace) -> int:
     """Build the configuration, then run the guest to its end."""
     check_options(options)
+    if options.target is not None and is_folder(options.target):
+        from asyncvmm.cli.run_folder import run_folder  # only folders need what it needs
+
+        return run_folder(options)
+    if options.cold:
+        raise ConfigError("--cold is for the folder of a machine (see `asyncvmm create`)")
     return run_session(Session(options, make_config(options)))
 
 
@@ -302,6 +313,15 @@ class Session:
         )
         self.output = 1
 
+    @asynccontextmanager
+    async def hosted(self) -> AsyncIterator[tuple[Host, Guest]]:
+        """The guest on its host, for a block."""
+        async with open_host(networks=self.networks) as host:
+            yield (
+                host,
+                await host.start(self.config, max_instructions=self.options.max_instructions),
+            )
+
     def guest_started(self, guest: Guest) -> None:
         """The guest is there; it has not run yet. For commands that watch it."""
 
@@ -318,10 +338,7 @@ class Session:
             log = stack.enter_context(_open_for("--log", path, buffering=0)) if path else None
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._end_on_signal, nursery.cancel_scope)
-                async with open_host(networks=self.networks) as host:
-                    guest = await host.start(
-                        self.config, max_instructions=self.options.max_instructions
-                    )
+                async with self.hosted() as (host, guest):
                     self.guest_started(guest)
                     await self._serve_gdb(guest)
                     self._tap(guest, log)
@@ -331,7 +348,7 @@ class Session:
                     for forward in self.options.publish:
                         port = await host.forward(guest.name, forward)
                         if not forward.host_port:
-                            _say(f"{forward.host}:{port} is the guest's port {forward.port}")
+                            say(f"{forward.host}:{port} is the guest's port {forward.port}")
                     try:
                         await self._serve_in_time(host, guest)
                     finally:
@@ -366,7 +383,7 @@ class Session:
             else:
                 await self._show_console(host, guest)
         if scope.cancelled_caught:
-            _say(f"stopped after {self.options.timeout:g} s (--timeout)")
+            say(f"stopped after {self.options.timeout:g} s (--timeout)")
             self.status = TIMEOUT_STATUS
 
     async def _run_command(self, guest: Guest) -> None:
@@ -382,11 +399,15 @@ class Session:
         except GuestEndedError:
             self._guest_ended(await guest.wait())
             self.status = self.status or CRASH_STATUS
-            _say("the guest ended before the command did; --verbose shows its console")
+            say("the guest ended before the command did; --verbose shows its console")
             return
         self.status = done.status
         with suppress(GuestEndedError):
             await self.command_ended(guest)
+        await self.leave(guest)
+
+    async def leave(self, guest: Guest) -> None:
+        """The command is over and the guest is to end."""
         if self.config.disks:
             with trio.move_on_after(POWEROFF_PATIENCE_S):
                 with suppress(GuestEndedError):
@@ -396,7 +417,7 @@ class Session:
         """The console is standard output, and what comes from standard input is typed at it."""
         with ExitStack() as stack:
             if self.interactive:
-                _say(f"the guest's console follows; {ESCAPE_NAME} leaves")
+                say(f"the guest's console follows; {ESCAPE_NAME} leaves")
                 stack.callback(terminal.write_all, 1, b"\n")
                 stack.enter_context(terminal.raw_mode(0))
             terminal.flush_standard()
@@ -414,7 +435,7 @@ class Session:
                 stack.close()  # messages come after the terminal is itself again
                 self._guest_ended(ended)
                 if self.options.until is not None:
-                    _say(f"the guest ended before it said {self.options.until!r}")
+                    say(f"the guest ended before it said {self.options.until!r}")
                     self.status = self.status or 1
 
     async def _type_input(self, host: Host, guest: Guest, scope: trio.CancelScope) -> None:
@@ -430,7 +451,7 @@ class Session:
                     return
             if not self.interactive:
                 await host.wait_quiet()
-                _say("the guest waits for input, and there is no more")
+                say("the guest waits for input, and there is no more")
             scope.cancel()
 
     async def _await_text(self, guest: Guest, scope: trio.CancelScope) -> None:
@@ -463,10 +484,10 @@ class Session:
 
     def _guest_ended(self, ended: GuestExit) -> None:
         if ended.reason == "crash":
-            _say(f"the guest cannot go on: {ended.detail}")
+            say(f"the guest cannot go on: {ended.detail}")
             self.status = CRASH_STATUS
         elif ended.reason == "limit":
-            _say(f"stopped: {ended.detail} (--max-instructions)")
+            say(f"stopped: {ended.detail} (--max-instructions)")
         else:
             self.status = ended.code & 0xFF
 
@@ -493,7 +514,8 @@ def _write_log(log: BinaryIO, data: bytes) -> None:
         raise BackendError(f"--log {log.name}: {error.strerror}") from error
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for the user, on standard error."""
     print(f"asyncvmm: {text}", file=sys.stderr, flush=True)
 
 

@@ -71,7 +71,8 @@ class DiskFile:
 class BootFiles:
     """What a machine is started with. Paths are absolute; ``None`` means that there is none.
 
-    ``append`` is the kernel's command line, ``memory`` a size like ``"128M"``. With ``run_protocol``
+    ``append`` is the kernel's command line (``append_kept`` that of a guest whose disks are its own and
+    written to, when it is another one), ``memory`` a size like ``"128M"``. With ``run_protocol``
     ``"agent"`` the guest speaks specs/run-protocol.md (add ``asyncvmm.run=1`` to the command line for a
     guest that does nothing else); with ``"shell-console"`` commands can only be typed after ``prompt`` has
     been seen on the console. ``flash`` are what the flash parts hold; the image's own files are not
@@ -85,6 +86,7 @@ class BootFiles:
     flash: tuple[DiskFile, ...] = ()
     disks: tuple[DiskFile, ...] = ()
     append: str = ""
+    append_kept: str | None = None
     memory: str = "128M"
     harts: int = 1
     run_protocol: RunProtocol = "none"

@@ -79,7 +79,7 @@ def check_config_class(name: str, config: type[Any]) -> None:
     if not attrs.has(config):
         raise InternalError(f"device type {name}: its config {config!r} is not an attrs class")
     for field in _fields(config):
-        if field.init and _base_type(field.type) not in (bool, int, str, Path, tuple):
+        if field.init and plain_type(field.type) not in (bool, int, str, Path, tuple):
             raise InternalError(f"device type {name}: option {field.name} has type {field.type!r}")
 
 
@@ -108,7 +108,7 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(str(choice) for choice in typing.get_args(annotation))
     names = {bool: "yes|no", int: "NUMBER", str: "TEXT", Path: "PATH", tuple: "TEXT+TEXT..."}
-    return names.get(_base_type(annotation), "TEXT")
+    return names.get(plain_type(annotation), "TEXT")
 
 
 def _fields(config: type[Any]) -> tuple[Any, ...]:
@@ -119,11 +119,11 @@ def _argument(field: Any) -> str:
     return str(field.alias or field.name)
 
 
-def _base_type(annotation: Any) -> Any:
+def plain_type(annotation: Any) -> Any:
     """``int`` for ``int | None``, ``tuple`` for ``tuple[str, ...]``, otherwise the type itself."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         some = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
-        return _base_type(some[0]) if len(some) == 1 else annotation
+        return plain_type(some[0]) if len(some) == 1 else annotation
     if typing.get_origin(annotation) is tuple and typing.get_args(annotation) == (str, ...):
         return tuple
     if typing.get_origin(annotation) is typing.Literal:
@@ -132,7 +132,7 @@ def _base_type(annotation: Any) -> Any:
 
 
 def _convert(name: str, key: str, annotation: Any, text: str | None) -> Any:
-    kind = _base_type(annotation)
+    kind = plain_type(annotation)
     if kind is bool:
         return text is None or _boolean(name, key, text)
     if text is None or text == "":

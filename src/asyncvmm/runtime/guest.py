@@ -24,6 +24,8 @@ from asyncvmm.runtime.shares import GuestPolicy, GuestUsage, Rates
 from asyncvmm.runtime.snapshots import Snapshot, take
 
 RUN_PORT: Final = "asyncvmm.run"
+RUN_DEVICES: Final = (f"virtio-console,ports={RUN_PORT}", "virtio-rng")
+RUN_APPEND: Final = "asyncvmm.run=1"
 LOG_LINES: Final = 1000
 
 
@@ -60,10 +62,13 @@ class GuestLog:
 
     def __init__(self) -> None:
         self.lines: Final[deque[str]] = deque(maxlen=LOG_LINES)
+        self.listener: Callable[[str, str], None] | None = None  # also called from workers' threads
 
     def add(self, source: str, text: str) -> None:
         """``source`` is a device's path or a kind of the ledger's events."""
         self.lines.append(f"{source}: {text}")
+        if self.listener is not None:
+            self.listener(source, text)
 
 
 class Guest:

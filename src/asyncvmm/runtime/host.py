@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Final
 
 import attrs
@@ -329,6 +329,10 @@ class Host:
         Never with ``clock="realtime"``, nor for systems that keep a timer running, as Linux does.
         """
         await self._conductor.wait_quiet()
+
+    def held(self) -> AbstractContextManager[None]:
+        """Time stands still in this context: what takes wall time takes no virtual time."""
+        return self._conductor.held()
 
     def shape(self, network: str, guest: str, **changes: Any) -> None:
         """Change the cable of a guest in a network from now on: keywords of LinkShape.

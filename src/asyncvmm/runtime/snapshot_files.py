@@ -210,9 +210,9 @@ def _pages(table: PageTable) -> Iterator[tuple[int, bytes]]:
 def _save_disk(store: PageStore, table: Path, disk: Blob, file: str) -> dict[str, Any]:
     """The blocks of a disk that its file does not hold for good."""
     on_file = isinstance(disk, (RawImage, Qcow2Image))
-    if isinstance(disk, OverlayBlob) and isinstance(disk.base, (RawImage, Qcow2Image)):
+    if isinstance(disk, OverlayBlob) and isinstance(disk.base, (RawImage, Qcow2Image, Zeros)):
         store.save(table, ((n, _block(disk, n)) for n in disk.changed()), zeros=True)
-        base = FILE
+        base = ZEROS if isinstance(disk.base, Zeros) else FILE
     elif on_file:
         store.save(table, ())
         base = FILE

@@ -1,0 +1,181 @@
+"""The disks of a folder in its snapshots: frozen apart from the files, and made into files again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.device import Blob
+from asyncvmm.machine import GuestConfig, Machine
+from asyncvmm.machine.config import split_disk
+from asyncvmm.runtime.snapshot_files import Zeros
+from asyncvmm.storage import OverlayBlob, Progress, Qcow2Image, RawImage, create_image, open_image
+from asyncvmm.storage.chain import backing_format, backing_path, format_of
+from asyncvmm.storage.extents import UNALLOCATED, ZERO
+from asyncvmm.storage.overlay import BLOCK_BYTES
+from asyncvmm.storage.progress import PIECE_BYTES, is_zero, silent
+from asyncvmm.storage.views import ViewBlob, ViewedBlob
+
+
+def kept_disks(config: GuestConfig) -> dict[int, Path]:
+    """Where the disks are that keep what the guest writes, by their number in the configuration."""
+    options = [split_disk(text) for text in config.disks]
+    return {number: disk.path for number, disk in enumerate(options) if disk.keeps_writes}
+
+
+def check_disks(machine: Machine) -> None:
+    """ConfigError when a disk is written that a folder's snapshots do not cover."""
+    config = machine.config
+    blobs = [d for d in machine.devices if d.type.blob(d.config) is not None]
+    for device in blobs[len(config.disks) :]:
+        if isinstance(device.io.blob, ViewedBlob):
+            raise ConfigError(
+                f"{device.io.path}: is written and not among the disks of vm.toml: put it there, or "
+                "make it readonly or snapshot"
+            )
+
+
+def freeze_apart(machine: Machine, disks: tuple[Blob, ...]) -> list[tuple[Blob, str] | None]:
+    """For each of a fresh snapshot's disks that views a file: its contents without that file, and the
+    name of the file below them, which does not change. None for the others.
+
+    Reads the disk, so the machine must stand still until it is done.
+    """
+    blobs = [d.io.blob for d in machine.devices if d.type.blob(d.config) is not None]
+    found: list[tuple[Blob, str] | None] = []
+    try:
+        for live, view in zip(blobs, disks, strict=True):
+            if isinstance(view, ViewBlob) and isinstance(live, ViewedBlob):
+                found.append(_apart(live.image, view))
+            else:
+                found.append(None)
+    except BaseException:
+        for each in found:
+            if each is not None:
+                each[0].close()
+        raise
+    return found
+
+
+def _apart(image: Blob, view: ViewBlob) -> tuple[Blob, str]:
+    below, name = _base(image)
+    apart = OverlayBlob(below)
+    try:
+        for start, length, zero in _own_extents(image, isinstance(below, Zeros)):
+            if zero:
+                apart.write_zeroes(start, length)
+                continue
+            for at in range(start, start + length, PIECE_BYTES):
+                count = min(PIECE_BYTES, start + length - at)
+                data = view.pread(at, count)
+                if not (isinstance(below, Zeros) and is_zero(data)):
+                    apart.pwrite(at, data)
+    except BaseException:
+        apart.close()
+        raise
+    return apart, name
+
+
+def _base(image: Blob) -> tuple[Blob, str]:
+    """A second handle on what is below a disk, and its name as ``split_disk`` reads it."""
+    below = image.backing if isinstance(image, Qcow2Image) else None
+    if isinstance(image, Qcow2Image) and below is not None and below.size_bytes == image.size_bytes:
+        path = backing_path(image.path, image.header)
+        assert path is not None
+        form = backing_format(image.path, image.header)
+        real = path.resolve()
+        return open_image(real, form, read_only=True), f"{real},format={form}"
+    return Zeros(image.size_bytes), str(getattr(image, "path", ""))
+
+
+def _own_extents(image: Blob, whole: bool) -> Iterator[tuple[int, int, bool]]:
+    """(start, length, reads as zeros) of what a disk has itself, or of all that is not zeros."""
+    if isinstance(image, RawImage):
+        for start, end, data in image.file.data_extents(0, image.size_bytes):
+            if data:
+                yield start, end - start, False
+    elif isinstance(image, Qcow2Image):
+        for extent in image.extents(0, image.size_bytes):
+            if extent.kind == UNALLOCATED and not (whole and image.backing is not None):
+                continue
+            if extent.kind == ZERO and whole:
+                continue
+            yield extent.start, extent.length, extent.kind == ZERO
+    else:
+        yield 0, image.size_bytes, False
+
+
+MAX_RUN_BLOCKS: Final = PIECE_BYTES // BLOCK_BYTES
+
+
+def write_disk(
+    blob: Blob, below: str, target: Path, part: Path, progress: Progress = silent
+) -> None:
+    """Make the file ``part``, which is to be ``target``, hold a snapshot's disk, durably.
+
+    ``below`` names the unchanging file that the disk is over; it stays below the new file too.
+    """
+    assert isinstance(blob, OverlayBlob)
+    part.unlink(missing_ok=True)
+    form = format_of(target, None)
+    whole = isinstance(blob.base, Zeros)
+    base = split_disk(below).path
+    if form == "qcow2" and not whole:
+        name = os.path.relpath(base.resolve(), target.parent.resolve())
+        create_image(part, blob.size_bytes, format="qcow2", backing=name,
+                     backing_format=split_disk(below).format)  # fmt: skip
+    else:
+        create_image(part, blob.size_bytes, format=form)
+    image = open_image(part, form)
+    try:
+        done = 0
+        for start, length in _runs(blob, everything=form == "raw" and not whole):
+            data = blob.pread(start, length)
+            if whole and is_zero(data):
+                continue
+            image.pwrite(start, data)
+            done = start + length
+            progress(done, blob.size_bytes)
+        image.flush()
+    finally:
+        image.close()
+    progress(blob.size_bytes, blob.size_bytes)
+
+
+def _runs(blob: OverlayBlob, everything: bool) -> Iterator[tuple[int, int]]:
+    """Pieces of at most 2 MiB of what is to be written."""
+    if everything:
+        for at in range(0, blob.size_bytes, PIECE_BYTES):
+            yield at, min(PIECE_BYTES, blob.size_bytes - at)
+        return
+    blocks: list[int] = []
+    for block in blob.changed():
+        if blocks and (block != blocks[-1] + 1 or len(blocks) == MAX_RUN_BLOCKS):
+            yield _run(blocks, blob.size_bytes)
+            blocks = []
+        blocks.append(block)
+    if blocks:
+        yield _run(blocks, blob.size_bytes)
+
+
+def _run(blocks: list[int], size_bytes: int) -> tuple[int, int]:
+    start = blocks[0] * BLOCK_BYTES
+    return start, min(len(blocks) * BLOCK_BYTES, size_bytes - start)
+
+
+def file_backed(disks: tuple[Any, ...], config: GuestConfig) -> tuple[Blob, ...]:
+    """A snapshot's disks for a machine that goes on with the files of its folder: those that keep writes
+    are opened again as files, whatever the snapshot says they were.
+    """
+    kept = kept_disks(config)
+    made = []
+    for number, blob in enumerate(disks):
+        if number in kept:
+            made.append(Zeros(blob.size_bytes))  # thawing it opens the file
+            blob.close()
+        else:
+            made.append(blob)
+    return tuple(made)
