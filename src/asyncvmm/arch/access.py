@@ -140,7 +140,7 @@ def _enter_store(hart: Hart, address: i64, physical: i64) -> None:
     index = (physical - ram.base) >> 12
     if (
         not hart.walk_whole_page
-        or ram.has_code[index] != 0
+        or (ram.code_bits[index >> 6] >> (index & 63)) & 1 != 0
         or _withheld(hart, address, READS | WRITES)
     ):
         return

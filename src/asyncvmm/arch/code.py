@@ -4,6 +4,10 @@ A code page is ``vec[i64]`` with one slot per halfword (0..2047): 0 until decode
 of ``isa.decode``. Slots 2048 and 2049 hold the "next page" marker, so that running off the end needs no
 check; slot 2050 is the physical page number and slot 2051 counts stores since the page last ran.
 
+Guests that share pages of RAM share what is decoded of them (``DecodedPages``); -1 in slot 2051 marks
+such a code page. Decoding always gives the same, so whoever decodes a slot first decodes it for all; but
+nothing in it is ever forgotten: a guest that writes to the page drops it for itself.
+
 While a page is here no store TLB entry points at it: stores come through the slow path, which
 forgets the slots that they touch. So stores are seen by fetches at once and FENCE.I has nothing to do.
 """
@@ -15,6 +19,8 @@ from typing import Final
 from librt.vecs import vec
 from mypy_extensions import i64, mypyc_attr
 
+from asyncvmm.memory.pages import SHARED, Ram
+
 SLOTS: Final = 2048
 NEXT_PAGE_SLOT: Final = 2048
 PPN_SLOT: Final = 2050
@@ -23,6 +29,16 @@ LENGTH: Final = 2052
 NEXT_PAGE: Final = 511  # op number of the marker at the end of a page: no instruction has it
 REFETCH: Final = 510  # op number in a hart's cross page: look the page up again
 STORES_BEFORE_DROP: Final = 64
+
+
+DECODED: Final = -1  # in STORES_SLOT: the page is not this guest's alone
+
+
+class DecodedPages:
+    """Code pages, by physical page, of RAM that was frozen once: of all guests whose page that still is."""
+
+    def __init__(self) -> None:
+        self.pages: dict[int, vec[i64]] = {}
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -40,6 +56,7 @@ class CodeCache:
         self.listener: CodeListener = CodeListener()
         self._pages: dict[int, vec[i64]] = {}
         self.empty: vec[i64] = vec[i64]([0] * 0)
+        self._decoded: DecodedPages | None = None
 
     def page(self, ppn: i64) -> vec[i64]:
         """The code page of physical page ``ppn``, or an empty vec when there is none."""
@@ -48,8 +65,42 @@ class CodeCache:
             return self._pages[key]
         return self.empty
 
-    def create(self, ppn: i64) -> vec[i64]:
-        """A code page for ``ppn`` with nothing decoded yet."""
+    def adopt(self, decoded: DecodedPages) -> None:
+        """Use what is decoded of the RAM that this guest's has just become equal to."""
+        self._decoded = decoded
+
+    def share(self, ram: Ram) -> DecodedPages:
+        """What is decoded of RAM that is about to be frozen, for those who thaw it and for this guest."""
+        made = DecodedPages()
+        known = self._decoded
+        if known is not None:
+            for number, page in known.pages.items():
+                ppn: i64 = number
+                if ram.kind[ppn - ram.first_ppn] >= SHARED:  # not written since
+                    made.pages[number] = page
+        for number, page in self._pages.items():
+            page[STORES_SLOT] = DECODED
+            made.pages[number] = page
+        self._decoded = made
+        return made
+
+    def create(self, ppn: i64, frozen: bool = False) -> vec[i64]:
+        """A code page for ``ppn``, with nothing decoded yet; or one that others use too, when the
+        page of RAM is ``frozen``: the same as when RAM was frozen as a whole.
+        """
+        key: int = ppn
+        decoded = self._decoded
+        if not frozen or decoded is None:
+            return self._fresh(ppn)
+        if key in decoded.pages:
+            self._pages[key] = decoded.pages[key]
+        else:
+            page = self._fresh(ppn)
+            page[STORES_SLOT] = DECODED
+            decoded.pages[key] = page
+        return self._pages[key]
+
+    def _fresh(self, ppn: i64) -> vec[i64]:
         page: vec[i64] = vec[i64]([0] * LENGTH)
         page[NEXT_PAGE_SLOT] = NEXT_PAGE
         page[NEXT_PAGE_SLOT + 1] = NEXT_PAGE

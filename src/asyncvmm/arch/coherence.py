@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mypy_extensions import i64
 
-from asyncvmm.arch.code import STORES_BEFORE_DROP, STORES_SLOT, CodeCache
+from asyncvmm.arch.code import DECODED, STORES_BEFORE_DROP, STORES_SLOT, CodeCache
 from asyncvmm.arch.hart import EVENT_CHECK, Hart
 from asyncvmm.memory.pages import PageWatcher, Ram
 
@@ -40,7 +40,7 @@ class Coherence(PageWatcher):
 
     def code_created(self, ppn: i64) -> None:
         """Stores to ``ppn`` go through the slow path from now on."""
-        self.ram.has_code[ppn - self.ram.first_ppn] = 1
+        self.ram.set_code(ppn - self.ram.first_ppn, True)
         for hart in self.harts:
             hart.tlb.drop_physical(ppn, False, True, False)
 
@@ -49,10 +49,12 @@ class Coherence(PageWatcher):
         page = self.code.page(ppn)
         if len(page) == 0:
             return
-        self.code.forget(page, offset, length)
-        if page[STORES_SLOT] >= STORES_BEFORE_DROP:
+        decoded = page[STORES_SLOT] == DECODED
+        if not decoded:
+            self.code.forget(page, offset, length)
+        if decoded or page[STORES_SLOT] >= STORES_BEFORE_DROP:
             self.code.drop(ppn)
-            self.ram.has_code[ppn - self.ram.first_ppn] = 0
+            self.ram.set_code(ppn - self.ram.first_ppn, False)
             for hart in self.harts:
                 hart.tlb.drop_physical(ppn, False, False, True)
                 hart.event |= EVENT_CHECK

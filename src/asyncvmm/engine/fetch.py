@@ -21,6 +21,7 @@ from asyncvmm.isa.opcodes import (
     OP_BNE,
     OP_JAL,
 )
+from asyncvmm.memory.pages import SHARED
 
 _LAST: Final = SLOTS - 1
 _IMMEDIATE: Final = 0xFFFFFFFF
@@ -42,9 +43,10 @@ def fetch_page(hart: Hart, pc: i64) -> vec[i64]:
     ppn = ram.first_ppn + index
     code = hart.code.page(ppn)
     if len(code) == 0:
-        code = hart.code.create(ppn)
+        code = hart.code.create(ppn, ram.kind[ppn - ram.first_ppn] >= SHARED)
         ram.watcher.code_created(ppn)
-    code[STORES_SLOT] = 0
+    if code[STORES_SLOT] > 0:
+        code[STORES_SLOT] = 0
     if hart.walk_whole_page:
         tlb = hart.tlb
         i = (pc >> 12) & FETCH_MASK

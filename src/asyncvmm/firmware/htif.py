@@ -163,5 +163,5 @@ class HtifCoherence(Coherence):
         """See Coherence; a page that lost its code stays watched."""
         super().page_written(ppn, offset, length)
         if self.htif.watches(ppn):
-            self.ram.has_code[ppn - self.ram.first_ppn] = 1
+            self.ram.set_code(ppn - self.ram.first_ppn, True)
             self.htif.poll()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -17,10 +19,18 @@ MAX_FILE_BYTES = GIB
 
 @attrs.frozen
 class BootFile:
-    """A file's contents and the name that messages use."""
+    """A file's contents and the name that messages use; ``identity`` is device, inode, size in bytes and
+    time in ns of the file that they were read from.
+    """
 
     name: str
     data: bytes = attrs.field(repr=lambda data: f"{len(data)} bytes")
+    identity: tuple[int, ...] = attrs.field(default=(), eq=False)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of the contents, in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 @attrs.frozen
@@ -37,17 +47,23 @@ class BootFiles:
 def read_boot_file(path: Path) -> BootFile:
     """ConfigError when it is not a readable, non-empty file of a sensible size."""
     try:
-        size = path.stat().st_size
         if path.is_dir():
             raise ConfigError(f"{path}: is a directory")
-        if size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: {size} bytes are more than {MAX_FILE_BYTES}")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if stat.st_size > MAX_FILE_BYTES:
+                raise ConfigError(f"{path}: {stat.st_size} bytes are more than {MAX_FILE_BYTES}")
+            data = file.read()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     if not data:
         raise ConfigError(f"{path}: the file is empty")
-    return BootFile(str(path), data)
+    return BootFile(str(path), data, identity_of(stat))
+
+
+def identity_of(stat: os.stat_result) -> tuple[int, ...]:
+    """Device, inode, size and time: a file that changed has another."""
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 class BootFileReader:
@@ -57,7 +73,7 @@ class BootFileReader:
     """
 
     def __init__(self) -> None:
-        self._held: WeakValueDictionary[tuple[str, int, int, int, int], BootFile] = (
+        self._held: WeakValueDictionary[tuple[str, tuple[int, ...]], BootFile] = (
             WeakValueDictionary()
         )
 
@@ -67,7 +83,7 @@ class BootFileReader:
             stat = os.stat(path)
         except OSError:
             return read_boot_file(path)  # says what is wrong
-        key = (str(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        key = (str(path), identity_of(stat))
         held = self._held.get(key)
         if held is None:
             held = read_boot_file(path)

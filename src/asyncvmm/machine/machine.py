@@ -344,9 +344,9 @@ class Machine:
         """Every page absent and no code decoded."""
         ram = self.ram
         for index in range(int(ram.table_size)):
-            if ram.has_code[index]:
+            if ram.has_code(index):
                 self.code.drop(int(ram.first_ppn) + index)
-                ram.has_code[index] = 0
+                ram.set_code(index, False)
         ram.clear()
         if len(self.code):
             raise InternalError("decoded code is left after a reset")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 
+from asyncvmm.arch.code import DecodedPages
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine.machine import Machine
 from asyncvmm.machine.registers import hart_values, restore_hart
@@ -36,11 +37,16 @@ class MachineState:
 
     values: Mapping[str, Any]
     pages: PageTable
+    decoded: DecodedPages = attrs.field(factory=DecodedPages)  # of ``pages``, by whoever has them
 
 
 def save(machine: Machine) -> MachineState:
     """The state of ``machine`` between two runs. RAM is shared with it from now on, not copied."""
-    return MachineState(save_values(machine), machine.ram.freeze())
+    values = save_values(machine)
+    if machine.merger is not None:  # its pages are shared without being frozen
+        return MachineState(values, machine.ram.freeze())
+    decoded = machine.code.share(machine.ram)
+    return MachineState(values, machine.ram.freeze(), decoded)
 
 
 def save_values(machine: Machine) -> dict[str, Any]:
@@ -79,6 +85,8 @@ def restore(machine: Machine, state: MachineState) -> None:
     """
     values = _checked(machine, state.values)
     machine.ram.thaw(state.pages)
+    if machine.merger is None:
+        machine.code.adopt(state.decoded)
     machine.timeline.now_ns = values["now_ns"]
     machine.clock.highest_ns = values["highest_ns"]
     try:

@@ -155,8 +155,8 @@ class Ram:
         self.zero: vec[i64] = vec[i64]([0] * PAGE_WORDS)
         self.pages: vec[vec[i64]] = vec[vec[i64]]([self.zero] * int(self.page_count))
         self.kind: vec[i64] = vec[i64]([0] * int(self.page_count))
-        # 1 for a page with decoded code: stores to it must be reported to the watcher.
-        self.has_code: vec[i64] = vec[i64]([0] * int(self.page_count))
+        # A bit for each page, 64 a word: it has decoded code, so the watcher must hear of stores to it.
+        self.code_bits: vec[i64] = vec[i64]([0] * int((self.page_count + 63) >> 6))
         self.resident: i64 = 0
         self.shared: i64 = 0
         self.shared_pages: SharedPages = store if store is not None else SharedPages()
@@ -196,8 +196,9 @@ class Ram:
         while i < size >> 12:
             self.pages = append(self.pages, self.zero)
             self.kind = append(self.kind, ABSENT)
-            self.has_code = append(self.has_code, 0)
             i += 1
+        while len(self.code_bits) << 6 < len(self.pages):
+            self.code_bits = append(self.code_bits, 0)
         return first
 
     def readable(self, address: i64, length: i64) -> i64:
@@ -242,8 +243,21 @@ class Ram:
         self.pages[index] = page
         ppn = self.first_ppn + index
         self.watcher.page_replaced(ppn)
-        if self.has_code[index] != 0:
+        if self.has_code(index):
             self.watcher.page_written(ppn, 0, PAGE_SIZE)
+
+    def has_code(self, index: i64) -> bool:
+        """Whether page ``index`` (from the start of RAM) has decoded code."""
+        return (self.code_bits[index >> 6] >> (index & 63)) & 1 != 0
+
+    def set_code(self, index: i64, has: bool) -> None:
+        """Let the watcher hear of stores to page ``index``, or not any more."""
+        one: i64 = 1
+        bit = one << (index & 63)
+        if has:
+            self.code_bits[index >> 6] |= bit
+        else:
+            self.code_bits[index >> 6] &= ~bit
 
     def materialize(self, index: i64) -> vec[i64]:
         """The page number ``index`` (from the start of RAM), made the guest's own for writing.
@@ -391,7 +405,7 @@ class Ram:
         index = offset >> 12
         page = self.materialize(index)
         page[(offset & 4095) >> 3] = value
-        if self.has_code[index] != 0:
+        if (self.code_bits[index >> 6] >> (index & 63)) & 1 != 0:
             self.watcher.page_written(self.first_ppn + index, offset & 4095, 8)
 
     def load(self, address: i64, size: i64) -> i64:
@@ -421,7 +435,7 @@ class Ram:
             shift = (offset & 7) << 3
             slot = (offset & 4095) >> 3
             page[slot] = (page[slot] & ~(byte << shift)) | ((value & byte) << shift)
-            if self.has_code[index] != 0:
+            if (self.code_bits[index >> 6] >> (index & 63)) & 1 != 0:
                 self.watcher.page_written(self.first_ppn + index, offset & 4095, 1)
             value >>= 8
             address += 1
@@ -484,5 +498,5 @@ class Ram:
         while i < words:
             page[first + i] = read_i64_le(padded, i << 3)
             i += 1
-        if self.has_code[index] != 0:
+        if (self.code_bits[index >> 6] >> (index & 63)) & 1 != 0:
             self.watcher.page_written(self.first_ppn + index, start, count)

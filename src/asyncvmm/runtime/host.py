@@ -25,7 +25,7 @@ from asyncvmm.hypervisor import (
 from asyncvmm.hypervisor.ledger import GRAVE
 from asyncvmm.machine import BootFileReader, GuestConfig, Machine, parse_size, read_boot_files
 from asyncvmm.machine.engines import find_spin
-from asyncvmm.machine.snapshot import MachineState, restore
+from asyncvmm.machine.snapshot import restore
 from asyncvmm.memory.merge import Merger
 from asyncvmm.network import Network, NetworkConfig
 from asyncvmm.plugin import PluginManager, create_plugin_manager
@@ -365,6 +365,10 @@ class Host:
         """
         return self._networks.entrance.live
 
+    def held(self) -> AbstractContextManager[None]:
+        """Time stands still in this context: what takes wall time takes no virtual time."""
+        return self._conductor.held()
+
     def resume(self) -> None:
         """Let a paused host run on for good."""
         self._conductor.set_goal(FOREVER)
@@ -398,7 +402,7 @@ class Host:
         own = machine.ram.shared_pages is not table.shared_pages
         pages = table.moved(machine.ram.shared_pages) if own else table
         try:
-            restore(machine, MachineState(snapshot.saved.state.values, pages))
+            restore(machine, attrs.evolve(snapshot.saved.state, pages=pages))
         except BaseException:
             for device in machine.devices:
                 device.io.blob.close()

@@ -107,7 +107,7 @@ def _load(folder: Path) -> SavedHost:
     file = folder / HOST_MANIFEST
     if not file.exists() and (folder / MANIFEST).exists():
         raise SnapshotError(f"{folder}: is a snapshot of one guest: load it with Snapshot.load")
-    manifest = read_manifest(file, KEYS, FORMAT)
+    manifest = read_manifest(file, KEYS, FORMAT, {})
     guests = []
     try:
         books = HostBooks.load(manifest["books"])

@@ -8,11 +8,10 @@ anything is made of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,15 @@ from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.device import Blob
 from asyncvmm.hypervisor import DiskRatesState
-from asyncvmm.machine import BootFiles, GuestConfig, MachineState, SnapshotError, read_boot_files
+from asyncvmm.machine import (
+    BootFile,
+    BootFileReader,
+    BootFiles,
+    GuestConfig,
+    MachineState,
+    SnapshotError,
+    read_boot_files,
+)
 from asyncvmm.machine.config import split_disk
 from asyncvmm.memory.pages import PageTable, new_table
 from asyncvmm.plugin import BlobSpec
@@ -34,7 +41,7 @@ from asyncvmm.storage.hostfile import sync_folder
 from asyncvmm.storage.packs import write_durably
 from asyncvmm.storage.pagestore import PageStore
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # see _UPGRADES
 MANIFEST: Final = "manifest.json"
 MANIFEST_KEYS: Final = frozenset(
     ("format", "time_ns", "config", "boot", "disks", "host", "machine")
@@ -45,6 +52,8 @@ MEMORY: Final = "memory.table"
 MAX_MANIFEST_BYTES: Final = 64 << 20
 MAX_DISK_BYTES: Final = 1 << 43
 MAX_DISKS: Final = 64
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]  # a manifest of one format as the next has it
+_boot_files: Final = BootFileReader()  # snapshots of one kernel read it once
 # What a saved disk is over its blocks: the file as it is, or nothing but zeros.
 FILE, ZEROS = "file", "zeros"
 
@@ -121,13 +130,13 @@ def load(path: Path | str) -> SavedGuest:
 def read_guest(folder: Path, store: PageStore) -> SavedGuest:
     """What ``write_guest`` wrote."""
     file = folder / MANIFEST
-    manifest = read_manifest(file, MANIFEST_KEYS, FORMAT)
+    manifest = read_manifest(file, MANIFEST_KEYS, FORMAT, _UPGRADES)
     try:
         config = GuestConfig.from_mapping(_mapping(manifest, "config"))
     except ConfigError as error:
         raise SnapshotError(f"{file}: config: {error}") from error
-    files = read_boot_files(config)
-    if _boot_values(files) != _mapping(manifest, "boot"):
+    files = read_boot_files(config, _boot_files)
+    if not _same_boot(files, _mapping(manifest, "boot")):
         raise SnapshotError(f"{file}: the kernel or another boot file of this guest has changed")
     table = new_table(config.memory // PAGE_SIZE)
     disks: list[Blob] = []
@@ -172,8 +181,12 @@ def saved_in(folder: Path | str) -> list[Path]:
     return sorted(found.parent for name in names for found in Path(folder).glob(f"*/{name}"))
 
 
-def read_manifest(file: Path, keys: frozenset[str], known: int) -> dict[str, Any]:
-    """A file of JSON with these parts in the format ``known``; SnapshotError says what is wrong."""
+def read_manifest(
+    file: Path, keys: frozenset[str], known: int, upgrades: Mapping[int, Upgrade]
+) -> dict[str, Any]:
+    """A file of JSON with these parts in the format ``known``, or in one that ``upgrades`` bring there
+    step by step; SnapshotError says what is wrong.
+    """
     try:
         size = file.stat().st_size
         if size > MAX_MANIFEST_BYTES:
@@ -183,7 +196,14 @@ def read_manifest(file: Path, keys: frozenset[str], known: int) -> dict[str, Any
         raise SnapshotError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise SnapshotError(f"{file}: is not JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != known:
+    if not isinstance(manifest, dict):
+        raise SnapshotError(f"{file}: is not a mapping")
+    while type(number := manifest.get("format")) is int and number in upgrades:
+        try:
+            manifest = {**upgrades[number](manifest), "format": number + 1}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SnapshotError(f"{file}: format {number}: {error!r}") from error
+    if number != known:
         raise SnapshotError(f"{file}: is of an unknown format (this is {known})")
     if set(manifest) != keys:
         wrong = ", ".join(sorted(set(manifest) ^ keys))
@@ -275,14 +295,39 @@ def _config_values(config: GuestConfig) -> dict[str, Any]:
     }
 
 
-def _boot_values(files: BootFiles) -> dict[str, str]:
-    """What the guest boots from after a reset, by the hash of each file."""
-    found = {}
-    for field in attrs.fields(BootFiles):
-        file = getattr(files, field.name)
-        if file is not None:
-            found[field.name] = hashlib.sha256(file.data).hexdigest()
-    return found
+def _boot_values(files: BootFiles) -> dict[str, Any]:
+    """What the guest boots from after a reset: the hash of each file, and which file it was."""
+    return {
+        name: {"sha256": file.sha256, "identity": list(file.identity)}
+        for name, file in _each(files).items()
+    }
+
+
+def _same_boot(files: BootFiles, saved: Mapping[str, Any]) -> bool:
+    """Whether these are the files: the same as they were, or (for they may have been copied) equal."""
+    found = _each(files)
+    return found.keys() == saved.keys() and all(
+        isinstance(one := saved[name], dict)
+        and (
+            (file.identity and one.get("identity") == list(file.identity))
+            or one.get("sha256") == file.sha256
+        )
+        for name, file in found.items()
+    )
+
+
+def _each(files: BootFiles) -> dict[str, BootFile]:
+    each = {field.name: getattr(files, field.name) for field in attrs.fields(BootFiles)}
+    return {name: file for name, file in each.items() if file is not None}
+
+
+def _from_1(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 had only the hashes of boot files."""
+    boot = {name: {"sha256": sha, "identity": []} for name, sha in manifest["boot"].items()}
+    return {**manifest, "boot": boot}
+
+
+_UPGRADES: Final[Mapping[int, Upgrade]] = {1: _from_1}
 
 
 def _host_values(side: HostSide) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,8 @@ from asyncvmm.storage.packs import (
     write_table,
 )
 
+READERS: Final = 2
+AHEAD: Final = 4  # frames of a MiB each that are read before they are wanted
 ZERO_PAGE: Final = bytes(PAGE_SIZE)
 
 
@@ -77,10 +81,14 @@ class PageStore:
                 raise PackError(f"{table}: the entry {number}, {pack}, {at} cannot be")
             seen.add(number)
             by_frame.setdefault((pack, at // FRAME_PAGES), []).append((number, at % FRAME_PAGES))
-        for (pack, frame), wanted in by_frame.items():
-            data = read_frame(packs[pack], frame)
-            for number, place in wanted:
-                yield number, data, place * PAGE_SIZE
+        with ThreadPoolExecutor(READERS) as pool:  # decompressing needs no lock of Python's
+            coming: deque[tuple[Future[bytes], list[tuple[int, int]]]] = deque()
+            for (pack, frame), wanted in by_frame.items():
+                coming.append((pool.submit(read_frame, packs[pack], frame), wanted))
+                if len(coming) > AHEAD:
+                    yield from _places(*coming.popleft())
+            while coming:
+                yield from _places(*coming.popleft())
 
     def sweep(self, tables: Iterable[Path]) -> int:
         """Delete packs that none of ``tables``, which are all that there are, refers to; how many."""
@@ -115,3 +123,11 @@ class PageStore:
                 for at in range(index.pages):
                     self._known.setdefault(index.hash_of(at), (path.name, at))
         return self._known
+
+
+def _places(
+    frame: Future[bytes], wanted: list[tuple[int, int]]
+) -> Iterator[tuple[int, bytes, int]]:
+    data = frame.result()
+    for number, place in wanted:
+        yield number, data, place * PAGE_SIZE

@@ -54,7 +54,7 @@ def test_zeros_do_not_make_a_page_present_and_code_pages_report() -> None:
     ram.write(BASE + 4090, b"0123456789ab")
     assert ram.resident == 2
     assert watcher.replaced == [BASE >> 12, (BASE >> 12) + 1]
-    ram.has_code[0] = 1
+    ram.set_code(0, True)
     ram.write(BASE + 4093, b"xyz!")
     assert watcher.written == [(BASE >> 12, 4093, 3)]
     assert ram.read(BASE + 4088, 16) == b"\0\x00012xyz!789ab\0\0"

@@ -98,7 +98,7 @@ def test_the_first_write_copies_and_tells_the_watcher() -> None:
     assert (one.shared, one.resident, merger.shared_pages.count) == (2, 2, 2)
     watcher = Watcher()
     one.watcher = watcher
-    one.has_code[1] = 1
+    one.set_code(1, True)
     one.store64(BASE + PAGE, -1)
     assert one.kind[1] == PRESENT
     assert one.kind[0] > SHARED

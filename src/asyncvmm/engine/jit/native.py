@@ -118,7 +118,7 @@ def fill_store(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
     if not ram.contains(physical, size) or not hart.walk_whole_page:
         return NOT_HERE
     index = (physical - ram.base) >> 12
-    if ram.has_code[index] != 0 or ram.kind[index] != PRESENT:
+    if (ram.code_bits[index >> 6] >> (index & 63)) & 1 != 0 or ram.kind[index] != PRESENT:
         return NOT_HERE
     x = hart.x
     e = TLB + (((address >> 12) & 1023) << 2)

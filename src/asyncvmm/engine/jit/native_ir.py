@@ -357,110 +357,115 @@ b37:
  %t52 = ashr i64 %t51, 12
  store i64 %t52, ptr %l.index
  %t57 = load ptr, ptr %l.ram
- %t58 = getelementptr i8, ptr %t57, i64 <Ram.has_code>
+ %t58 = getelementptr i8, ptr %t57, i64 <Ram.code_bits>
  %t59 = getelementptr i8, ptr %t58, i64 8
  %t60 = load ptr, ptr %t59
  %t61 = load i64, ptr %l.index
- %t62 = getelementptr i64, ptr %t60, i64 %t61
- %t63 = load i64, ptr %t62
- %t64 = icmp ne i64 %t63, 0
- br i1 %t64, label %b53, label %b56
+ %t62 = ashr i64 %t61, 6
+ %t63 = getelementptr i64, ptr %t60, i64 %t62
+ %t64 = load i64, ptr %t63
+ %t65 = load i64, ptr %l.index
+ %t66 = and i64 %t65, 63
+ %t67 = ashr i64 %t64, %t66
+ %t68 = and i64 %t67, 1
+ %t69 = icmp ne i64 %t68, 0
+ br i1 %t69, label %b53, label %b56
 b56:
- %t65 = load ptr, ptr %l.ram
- %t66 = getelementptr i8, ptr %t65, i64 <Ram.kind>
- %t67 = getelementptr i8, ptr %t66, i64 8
- %t68 = load ptr, ptr %t67
- %t69 = load i64, ptr %l.index
- %t70 = getelementptr i64, ptr %t68, i64 %t69
- %t71 = load i64, ptr %t70
- %t72 = icmp ne i64 %t71, 1
- br i1 %t72, label %b53, label %b54
+ %t70 = load ptr, ptr %l.ram
+ %t71 = getelementptr i8, ptr %t70, i64 <Ram.kind>
+ %t72 = getelementptr i8, ptr %t71, i64 8
+ %t73 = load ptr, ptr %t72
+ %t74 = load i64, ptr %l.index
+ %t75 = getelementptr i64, ptr %t73, i64 %t74
+ %t76 = load i64, ptr %t75
+ %t77 = icmp ne i64 %t76, 1
+ br i1 %t77, label %b53, label %b54
 b53:
  ret i64 0
 b54:
  br label %b55
 b55:
- %t73 = load ptr, ptr %l.hart
- %t74 = getelementptr i8, ptr %t73, i64 <Hart.x>
- %t75 = getelementptr i8, ptr %t74, i64 8
- %t76 = load ptr, ptr %t75
- store ptr %t76, ptr %l.x
- %t77 = load i64, ptr %l.address
- %t78 = ashr i64 %t77, 12
- %t79 = and i64 %t78, 1023
- %t80 = shl i64 %t79, 2
- %t81 = add i64 576, %t80
- store i64 %t81, ptr %l.e
+ %t78 = load ptr, ptr %l.hart
+ %t79 = getelementptr i8, ptr %t78, i64 <Hart.x>
+ %t80 = getelementptr i8, ptr %t79, i64 8
+ %t81 = load ptr, ptr %t80
+ store ptr %t81, ptr %l.x
  %t82 = load i64, ptr %l.address
- %t83 = and i64 %t82, -4096
- store i64 %t83, ptr %l.page
- %t84 = load ptr, ptr %l.ram
- %t85 = getelementptr i8, ptr %t84, i64 <Ram.pages>
- %t86 = getelementptr i8, ptr %t85, i64 8
- %t87 = load ptr, ptr %t86
- %t88 = load i64, ptr %l.index
- %t89 = shl i64 %t88, 4
- %t90 = getelementptr i8, ptr %t87, i64 %t89
+ %t83 = ashr i64 %t82, 12
+ %t84 = and i64 %t83, 1023
+ %t85 = shl i64 %t84, 2
+ %t86 = add i64 576, %t85
+ store i64 %t86, ptr %l.e
+ %t87 = load i64, ptr %l.address
+ %t88 = and i64 %t87, -4096
+ store i64 %t88, ptr %l.page
+ %t89 = load ptr, ptr %l.ram
+ %t90 = getelementptr i8, ptr %t89, i64 <Ram.pages>
  %t91 = getelementptr i8, ptr %t90, i64 8
  %t92 = load ptr, ptr %t91
- %t93 = ptrtoint ptr %t92 to i64
- %t94 = load i64, ptr %l.page
- %t95 = sub i64 %t93, %t94
- store i64 %t95, ptr %l.addend
- %t96 = load i64, ptr %l.page
- %t97 = load ptr, ptr %l.hart
- %t98 = getelementptr i8, ptr %t97, i64 <Hart.tlb>
- %t99 = load ptr, ptr %t98
- %t100 = getelementptr i8, ptr %t99, i64 <Tlb.context>
- %t101 = load i64, ptr %t100
- %t102 = or i64 %t96, %t101
- store i64 %t102, ptr %l.tag
- %t107 = load ptr, ptr %l.x
- %t108 = load i64, ptr %l.e
- %t109 = getelementptr i64, ptr %t107, i64 %t108
- %t110 = load i64, ptr %t109
- %t111 = load i64, ptr %l.tag
- %t112 = icmp ne i64 %t110, %t111
- br i1 %t112, label %b103, label %b106
-b106:
- %t113 = load ptr, ptr %l.x
- %t114 = load i64, ptr %l.e
- %t115 = add i64 %t114, 2
- %t116 = getelementptr i64, ptr %t113, i64 %t115
- %t117 = load i64, ptr %t116
- %t118 = load i64, ptr %l.addend
- %t119 = icmp ne i64 %t117, %t118
- br i1 %t119, label %b103, label %b104
-b103:
- %t120 = load ptr, ptr %l.x
- %t121 = load i64, ptr %l.e
- %t122 = getelementptr i64, ptr %t120, i64 %t121
- store i64 1, ptr %t122
- br label %b105
-b104:
- br label %b105
-b105:
- %t123 = load i64, ptr %l.tag
- %t124 = load ptr, ptr %l.x
- %t125 = load i64, ptr %l.e
- %t126 = add i64 %t125, 1
- %t127 = getelementptr i64, ptr %t124, i64 %t126
- store i64 %t123, ptr %t127
- %t128 = load i64, ptr %l.addend
+ %t93 = load i64, ptr %l.index
+ %t94 = shl i64 %t93, 4
+ %t95 = getelementptr i8, ptr %t92, i64 %t94
+ %t96 = getelementptr i8, ptr %t95, i64 8
+ %t97 = load ptr, ptr %t96
+ %t98 = ptrtoint ptr %t97 to i64
+ %t99 = load i64, ptr %l.page
+ %t100 = sub i64 %t98, %t99
+ store i64 %t100, ptr %l.addend
+ %t101 = load i64, ptr %l.page
+ %t102 = load ptr, ptr %l.hart
+ %t103 = getelementptr i8, ptr %t102, i64 <Hart.tlb>
+ %t104 = load ptr, ptr %t103
+ %t105 = getelementptr i8, ptr %t104, i64 <Tlb.context>
+ %t106 = load i64, ptr %t105
+ %t107 = or i64 %t101, %t106
+ store i64 %t107, ptr %l.tag
+ %t112 = load ptr, ptr %l.x
+ %t113 = load i64, ptr %l.e
+ %t114 = getelementptr i64, ptr %t112, i64 %t113
+ %t115 = load i64, ptr %t114
+ %t116 = load i64, ptr %l.tag
+ %t117 = icmp ne i64 %t115, %t116
+ br i1 %t117, label %b108, label %b111
+b111:
+ %t118 = load ptr, ptr %l.x
+ %t119 = load i64, ptr %l.e
+ %t120 = add i64 %t119, 2
+ %t121 = getelementptr i64, ptr %t118, i64 %t120
+ %t122 = load i64, ptr %t121
+ %t123 = load i64, ptr %l.addend
+ %t124 = icmp ne i64 %t122, %t123
+ br i1 %t124, label %b108, label %b109
+b108:
+ %t125 = load ptr, ptr %l.x
+ %t126 = load i64, ptr %l.e
+ %t127 = getelementptr i64, ptr %t125, i64 %t126
+ store i64 1, ptr %t127
+ br label %b110
+b109:
+ br label %b110
+b110:
+ %t128 = load i64, ptr %l.tag
  %t129 = load ptr, ptr %l.x
  %t130 = load i64, ptr %l.e
- %t131 = add i64 %t130, 2
+ %t131 = add i64 %t130, 1
  %t132 = getelementptr i64, ptr %t129, i64 %t131
  store i64 %t128, ptr %t132
- %t133 = load i64, ptr %l.physical
- %t134 = ashr i64 %t133, 12
- %t135 = load ptr, ptr %l.x
- %t136 = load i64, ptr %l.e
- %t137 = add i64 %t136, 3
- %t138 = getelementptr i64, ptr %t135, i64 %t137
- store i64 %t134, ptr %t138
- %t139 = load i64, ptr %l.result
- ret i64 %t139
+ %t133 = load i64, ptr %l.addend
+ %t134 = load ptr, ptr %l.x
+ %t135 = load i64, ptr %l.e
+ %t136 = add i64 %t135, 2
+ %t137 = getelementptr i64, ptr %t134, i64 %t136
+ store i64 %t133, ptr %t137
+ %t138 = load i64, ptr %l.physical
+ %t139 = ashr i64 %t138, 12
+ %t140 = load ptr, ptr %l.x
+ %t141 = load i64, ptr %l.e
+ %t142 = add i64 %t141, 3
+ %t143 = getelementptr i64, ptr %t140, i64 %t142
+ store i64 %t139, ptr %t143
+ %t144 = load i64, ptr %l.result
+ ret i64 %t144
 }
 define i1 @fill_fetch(ptr %a.hart, i64 %a.address) nounwind {
  %l.hart = alloca ptr
