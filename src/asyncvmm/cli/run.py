@@ -279,7 +279,7 @@ def _make_flash(parts: Sequence[DiskFile], own: Sequence[str]) -> None:
                 shutil.copyfile(part.path, path)
             except OSError as error:
                 raise ConfigError(f"--flash {path}: {error.strerror}") from error
-            _say(f"made {path} from the image's {part.path.name}")
+            say(f"made {path} from the image's {part.path.name}")
 
 
 def _plain(changes: dict[str, Any], parts: dict[str, Any]) -> GuestConfig:
@@ -363,7 +363,7 @@ class Session:
             return
         wanted = GDB_PORT if options.gdb is None else options.gdb
         port = await guest.gdb(wanted, wait=options.gdb_wait)
-        _say(f"gdb-multiarch: target remote :{port}")
+        say(f"gdb-multiarch: target remote :{port}")
 
     async def _end_on_signal(
         self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

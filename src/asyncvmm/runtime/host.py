@@ -365,10 +365,6 @@ class Host:
         """
         return self._networks.entrance.live
 
-    def held(self) -> AbstractContextManager[None]:
-        """Time stands still in this context: what takes wall time takes no virtual time."""
-        return self._conductor.held()
-
     def resume(self) -> None:
         """Let a paused host run on for good."""
         self._conductor.set_goal(FOREVER)
