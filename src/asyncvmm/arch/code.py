@@ -2,7 +2,8 @@
 
 A code page is ``vec[i64]`` with one slot per halfword (0..2047): 0 until decoded, then the packed word
 of ``isa.decode``. Slots 2048 and 2049 hold the "next page" marker, so that running off the end needs no
-check; slot 2050 is the physical page number and slot 2051 counts stores since the page last ran.
+check; slot 2050 is the physical page number, slot 2051 counts stores since the page last ran, and slot
+2052 is 1 when the listener runs code that was made of all the page's bytes, not only of decoded slots.
 
 While a page is here no store TLB entry points at it: stores come through the slow path, which
 forgets the slots that they touch. So stores are seen by fetches at once and FENCE.I has nothing to do.
@@ -19,7 +20,8 @@ SLOTS: Final = 2048
 NEXT_PAGE_SLOT: Final = 2048
 PPN_SLOT: Final = 2050
 STORES_SLOT: Final = 2051
-LENGTH: Final = 2052
+SHARED_SLOT: Final = 2052
+LENGTH: Final = 2053
 NEXT_PAGE: Final = 511  # op number of the marker at the end of a page: no instruction has it
 REFETCH: Final = 510  # op number in a hart's cross page: look the page up again
 STORES_BEFORE_DROP: Final = 64
@@ -30,7 +32,11 @@ class CodeListener:
     """Hears that decoded code is gone; the translating engine forgets what it made of it."""
 
     def code_changed(self, ppn: i64) -> None:
-        """Something that had been decoded in page ``ppn`` was overwritten or dropped."""
+        """Something that had been decoded in page ``ppn`` was overwritten."""
+
+    def code_dropped(self, ppn: i64) -> None:
+        """All that had been decoded in page ``ppn`` was dropped."""
+        self.code_changed(ppn)
 
 
 class CodeCache:
@@ -70,7 +76,7 @@ class CodeCache:
     def drop(self, ppn: i64) -> None:
         """Forget the code page; whoever drops it also drops the harts' fetch entries."""
         self._pages.pop(int(ppn), None)
-        self.listener.code_changed(ppn)
+        self.listener.code_dropped(ppn)
 
     def forget(self, page: vec[i64], offset: i64, length: i64) -> None:
         """Bytes ``offset`` .. ``offset + length - 1`` were written: decode them anew when next fetched.
@@ -87,7 +93,8 @@ class CodeCache:
             page[i] = 0
             i += 1
         page[STORES_SLOT] += 1
-        if known != 0:
+        if known != 0 or page[SHARED_SLOT] != 0:
+            page[SHARED_SLOT] = 0
             self.listener.code_changed(page[PPN_SLOT])
 
     def forget_slot(self, slot: i64) -> None:
