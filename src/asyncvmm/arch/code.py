@@ -3,7 +3,8 @@
 A code page is ``vec[i64]`` with one slot per halfword (0..2047): 0 until decoded, then the packed word
 of ``isa.decode``. Slots 2048 and 2049 hold the "next page" marker, so that running off the end needs no
 check; slot 2050 is the physical page number, slot 2051 counts stores since the page last ran, and slot
-2052 is 1 when the listener runs code that was made of all the page's bytes, not only of decoded slots.
+2052 is 1 when the listener may run code that was made of other slots than the decoded ones: it hears
+of the next store, wherever that goes.
 
 While a page is here no store TLB entry points at it: stores come through the slow path, which
 forgets the slots that they touch. So stores are seen by fetches at once and FENCE.I has nothing to do.
@@ -20,11 +21,12 @@ SLOTS: Final = 2048
 NEXT_PAGE_SLOT: Final = 2048
 PPN_SLOT: Final = 2050
 STORES_SLOT: Final = 2051
-SHARED_SLOT: Final = 2052
+WHOLE_SLOT: Final = 2052
 LENGTH: Final = 2053
 NEXT_PAGE: Final = 511  # op number of the marker at the end of a page: no instruction has it
 REFETCH: Final = 510  # op number in a hart's cross page: look the page up again
 STORES_BEFORE_DROP: Final = 64
+MAX_PAGES: Final = 8192  # 128 MiB
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -40,9 +42,11 @@ class CodeListener:
 
 
 class CodeCache:
-    """The code pages of one guest's RAM."""
+    """The code pages of one guest's RAM, at most ``max_pages`` of 16 KiB each (see Coherence)."""
 
     def __init__(self) -> None:
+        self.max_pages: i64 = MAX_PAGES
+        self.evictions: i64 = 0  # pages that were dropped to make room
         self.listener: CodeListener = CodeListener()
         self._pages: dict[int, vec[i64]] = {}
         self.empty: vec[i64] = vec[i64]([0] * 0)
@@ -93,14 +97,20 @@ class CodeCache:
             page[i] = 0
             i += 1
         page[STORES_SLOT] += 1
-        if known != 0 or page[SHARED_SLOT] != 0:
-            page[SHARED_SLOT] = 0
+        if known != 0 or page[WHOLE_SLOT] != 0:
+            page[WHOLE_SLOT] = 0
             self.listener.code_changed(page[PPN_SLOT])
 
     def forget_slot(self, slot: i64) -> None:
         """Decode what is at halfword ``slot`` of any page anew; the bytes are what they were."""
         for page in self._pages.values():
-            page[slot] = 0
+            if page[slot] != 0:
+                page[slot] = 0
+                page[WHOLE_SLOT] = 1  # what was made of it goes on to be right
+
+    def numbers(self) -> list[int]:
+        """The physical numbers of all pages that are here."""
+        return list(self._pages)
 
     def __len__(self) -> int:
         return len(self._pages)

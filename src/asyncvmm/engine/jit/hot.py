@@ -25,6 +25,8 @@ from asyncvmm.engine.jit.space import Arena
 from asyncvmm.engine.jit.translator import BLOCK_BYTES, Translator
 
 INTERVAL_S: Final = 0.002
+MAX_WAITING: Final = 64  # requests of one engine; what does not fit is asked for again
+MAX_WANTED: Final = 1024  # hints
 SAMPLES: Final = 10  # of one page before it is compiled: about 20 ms of its time
 STUB_BYTES: Final = 11
 _ALIGN: Final = 16  # of the arena, for other code
@@ -89,7 +91,7 @@ class HotPages:
         self.store = store if store is not None else RegionStore(None)
         # Between the threads; what goes through is not changed any more.
         self.watched: tuple[tuple[Any, Translator], ...] = ()
-        self.wanted: deque[tuple[Translator, int, tuple[int, ...]]] = deque()
+        self.wanted: deque[tuple[Translator, int, tuple[int, ...]]] = deque(maxlen=MAX_WANTED)
         self.requests: deque[Request] = deque()
         self.made: deque[Made] = deque()
         # Statistics.
@@ -121,7 +123,7 @@ class HotPages:
             translator, table, roots = self.wanted.popleft()
             translator.catch_up()
             page_there = translator.page_at(table)
-            if page_there is None:
+            if page_there is None or len(self.requests) >= MAX_WAITING:
                 continue
             self.look_up(translator, page_there, symbols)
             request = self.request(translator, page_there, roots)

@@ -13,7 +13,7 @@ from typing import Final
 from librt.vecs import append, vec
 from mypy_extensions import i32, i64, u8
 
-from asyncvmm.arch.code import PPN_SLOT, SHARED_SLOT, CodeListener
+from asyncvmm.arch.code import PPN_SLOT, WHOLE_SLOT, CodeListener
 from asyncvmm.arch.hart import EVENT_TRAP, Hart
 from asyncvmm.engine.fetch import decode_slot, instruction_bits
 from asyncvmm.engine.jit.pages import SLOTS, CodeMemory, Page, SharedPages
@@ -227,7 +227,7 @@ class Translator(CodeListener):
             ram = self.harts[0].ram
             page = shared.find(page_key(bytes(memoryview(ram.pages[ppn - ram.first_ppn]))))
             page.code[PPN_SLOT] = ppn
-            code[SHARED_SLOT] = 1
+            code[WHOLE_SLOT] = 1
             if page.looked == page.version:
                 self.reused += 1
         else:
