@@ -9,7 +9,6 @@ import pytest
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import GuestConfig
-from asyncvmm.runtime import conductor
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.host import open_host
 from asyncvmm.testing import assemble, to_elf
