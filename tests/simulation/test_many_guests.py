@@ -9,7 +9,6 @@ import pytest
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import GuestConfig
-from asyncvmm.runtime import conductor
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.host import open_host
 from asyncvmm.testing import assemble, to_elf
@@ -76,19 +75,6 @@ async def test_a_guest_that_is_passed_by_is_what_it_would_be(
 
     monkeypatch.setattr(Conductor, "_others", touched)
     assert await digests(made, cpus) == passed_by
-
-
-async def test_cold_wake_ups_are_only_another_way_to_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = configs(tmp_path)
-    monkeypatch.setattr(conductor, "COLD_GUESTS", 1000)
-    usual = await digests(made, 2)
-    monkeypatch.setattr(conductor, "COLD_GUESTS", 0)
-    monkeypatch.setattr(conductor, "COLD_NS", -1)
-    for steps in (1, 50, 10_000_000):
-        monkeypatch.setattr(conductor, "COLD_STEPS", steps)
-        assert await digests(made, 2) == usual
 
 
 async def test_a_long_quantum_is_a_long_slice(tmp_path: Path) -> None:

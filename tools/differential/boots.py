@@ -15,7 +15,7 @@ import time
 
 from asyncvmm.api import find_image, image_config
 from asyncvmm.engine.interpreter import Engine, Interpreter
-from asyncvmm.engine.jit.build import ARENA_BYTES, Native
+from asyncvmm.engine.jit.build import ARENA_BYTES, Native, SharedCode
 from asyncvmm.engine.jit.engine import TranslatingEngine
 from asyncvmm.engine.jit.hot import HotPages
 from asyncvmm.engine.jit.regions import RegionStore
@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=float, default=8e8)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--shared", action="store_true", help="runs share their code")
     parser.add_argument("--arena-mib", type=float, default=ARENA_BYTES / (1 << 20))
     options = parser.parse_args(arguments)
     steps = int(options.steps)
@@ -65,9 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
         expected = boot(image, options.harts, Interpreter(), points)
         print(f"{image}: interpreter {time.perf_counter() - began:.1f} s", flush=True)
         store = RegionStore(None)
+        size = int(options.arena_mib * (1 << 20))
+        shared = SharedCode(size=size) if options.shared else None
         for run in range(options.runs):
             hot = HotPages(0.0003, 1, store) if options.eager else HotPages(store=store)
-            native = Native(arena_bytes=int(options.arena_mib * (1 << 20)), hot=hot)
+            native = Native(arena_bytes=size, hot=hot, shared=shared)
             engine = TranslatingEngine(native, native.enter)
             began = time.perf_counter()
             found = boot(image, options.harts, engine, points)
@@ -77,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{image} {options.harts} harts, run {run}: {same} of {len(expected)} digests equal,"
                 f" {time.perf_counter() - began:.1f} s, {counted['regions']} regions,"
                 f" {counted['cache_hits']} of them from before,"
-                f" {counted['resets']} resets, {counted['evictions']} evictions",
+                f" {counted['resets']} resets, {counted['evictions']} evictions,"
+                f" {counted['blocks']} blocks, {counted['reused']} pages of other runs",
                 flush=True,
             )
             if found != expected:

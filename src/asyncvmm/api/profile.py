@@ -144,6 +144,7 @@ class Profiler:
         if isinstance(scheduler.runner, SampledEngine):
             raise ConfigError(f"guest {machine.config.name} is profiled already")
         self._scheduler = scheduler
+        self._code = machine.code
         self._engine = SampledEngine(scheduler.engine, period, len(machine.harts))
         scheduler.runner = self._engine
 
@@ -180,7 +181,7 @@ class Profiler:
             int(engine.interpreted),
             int(engine.wall_ns),
             tuple(samples),
-            EngineStats.of(self._scheduler.engine),
+            EngineStats.of(self._scheduler.engine, self._code),
         )
 
 

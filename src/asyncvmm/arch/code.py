@@ -2,7 +2,9 @@
 
 A code page is ``vec[i64]`` with one slot per halfword (0..2047): 0 until decoded, then the packed word
 of ``isa.decode``. Slots 2048 and 2049 hold the "next page" marker, so that running off the end needs no
-check; slot 2050 is the physical page number and slot 2051 counts stores since the page last ran.
+check; slot 2050 is the physical page number, slot 2051 counts stores since the page last ran, and slot
+2052 is 1 when the listener may run code that was made of other slots than the decoded ones: it hears
+of the next store, wherever that goes.
 
 Guests that share pages of RAM share what is decoded of them (``DecodedPages``); -1 in slot 2051 marks
 such a code page. Decoding always gives the same, so whoever decodes a slot first decodes it for all; but
@@ -25,12 +27,12 @@ SLOTS: Final = 2048
 NEXT_PAGE_SLOT: Final = 2048
 PPN_SLOT: Final = 2050
 STORES_SLOT: Final = 2051
-LENGTH: Final = 2052
+WHOLE_SLOT: Final = 2052
+LENGTH: Final = 2053
 NEXT_PAGE: Final = 511  # op number of the marker at the end of a page: no instruction has it
 REFETCH: Final = 510  # op number in a hart's cross page: look the page up again
 STORES_BEFORE_DROP: Final = 64
-
-
+MAX_PAGES: Final = 8192  # 128 MiB
 DECODED: Final = -1  # in STORES_SLOT: the page is not this guest's alone
 
 
@@ -46,17 +48,24 @@ class CodeListener:
     """Hears that decoded code is gone; the translating engine forgets what it made of it."""
 
     def code_changed(self, ppn: i64) -> None:
-        """Something that had been decoded in page ``ppn`` was overwritten or dropped."""
+        """Something that had been decoded in page ``ppn`` was overwritten."""
+
+    def code_dropped(self, ppn: i64) -> None:
+        """All that had been decoded in page ``ppn`` was dropped."""
+        self.code_changed(ppn)
 
 
 class CodeCache:
-    """The code pages of one guest's RAM."""
+    """The code pages of one guest's RAM, at most ``max_pages`` of 16 KiB each (see Coherence)."""
 
     def __init__(self) -> None:
+        self.max_pages: i64 = MAX_PAGES
+        self.evictions: i64 = 0  # pages that were dropped to make room
         self.listener: CodeListener = CodeListener()
         self._pages: dict[int, vec[i64]] = {}
         self.empty: vec[i64] = vec[i64]([0] * 0)
         self._decoded: DecodedPages | None = None
+        self._private: bool = False
 
     def page(self, ppn: i64) -> vec[i64]:
         """The code page of physical page ``ppn``, or an empty vec when there is none."""
@@ -65,13 +74,25 @@ class CodeCache:
             return self._pages[key]
         return self.empty
 
+    def keep_private(self) -> list[int]:
+        """Share no code page from now on: the physical numbers of those that others may use, too.
+
+        Where a breakpoint is, nothing may be decoded by anybody. The caller drops those pages.
+        """
+        self._private = True
+        self._decoded = None
+        return [number for number, page in self._pages.items() if page[STORES_SLOT] == DECODED]
+
     def adopt(self, decoded: DecodedPages) -> None:
         """Use what is decoded of the RAM that this guest's has just become equal to."""
-        self._decoded = decoded
+        if not self._private:
+            self._decoded = decoded
 
     def share(self, ram: Ram) -> DecodedPages:
         """What is decoded of RAM that is about to be frozen, for those who thaw it and for this guest."""
         made = DecodedPages()
+        if self._private:
+            return made
         known = self._decoded
         if known is not None:
             for number, page in known.pages.items():
@@ -121,7 +142,7 @@ class CodeCache:
     def drop(self, ppn: i64) -> None:
         """Forget the code page; whoever drops it also drops the harts' fetch entries."""
         self._pages.pop(int(ppn), None)
-        self.listener.code_changed(ppn)
+        self.listener.code_dropped(ppn)
 
     def forget(self, page: vec[i64], offset: i64, length: i64) -> None:
         """Bytes ``offset`` .. ``offset + length - 1`` were written: decode them anew when next fetched.
@@ -138,13 +159,20 @@ class CodeCache:
             page[i] = 0
             i += 1
         page[STORES_SLOT] += 1
-        if known != 0:
+        if known != 0 or page[WHOLE_SLOT] != 0:
+            page[WHOLE_SLOT] = 0
             self.listener.code_changed(page[PPN_SLOT])
 
     def forget_slot(self, slot: i64) -> None:
         """Decode what is at halfword ``slot`` of any page anew; the bytes are what they were."""
         for page in self._pages.values():
-            page[slot] = 0
+            if page[slot] != 0:
+                page[slot] = 0
+                page[WHOLE_SLOT] = 1  # what was made of it goes on to be right
+
+    def numbers(self) -> list[int]:
+        """The physical numbers of all pages that are here."""
+        return list(self._pages)
 
     def __len__(self) -> int:
         return len(self._pages)

@@ -39,10 +39,37 @@ class Coherence(PageWatcher):
             hart.tlb.drop_stores()
 
     def code_created(self, ppn: i64) -> None:
-        """Stores to ``ppn`` go through the slow path from now on."""
+        """Stores to ``ppn`` go through the slow path from now on.
+
+        With one code page too many, all others are dropped: what is still wanted is soon back.
+        """
+        if len(self.code) > self.code.max_pages:
+            self._drop_all_but(ppn)
         self.ram.set_code(ppn - self.ram.first_ppn, True)
         for hart in self.harts:
             hart.tlb.drop_physical(ppn, False, True, False)
+
+    def _drop_all_but(self, kept: i64) -> None:
+        keep: int = kept
+        for ppn in self.code.numbers():
+            if ppn != keep:
+                self.code.drop(ppn)
+                self.code.evictions += 1
+                self.code_gone(ppn)
+        for hart in self.harts:
+            hart.tlb.drop_fetches()
+
+    def keep_code_private(self) -> None:
+        """Let no other guest decode what this one runs: see ``CodeCache.keep_private``."""
+        for ppn in self.code.keep_private():
+            self.code.drop(ppn)
+            self.code_gone(ppn)
+        for hart in self.harts:
+            hart.tlb.drop_fetches()
+
+    def code_gone(self, ppn: i64) -> None:
+        """There is no code page for ``ppn`` any more: stores may be made in place."""
+        self.ram.set_code(ppn - self.ram.first_ppn, False)
 
     def page_written(self, ppn: i64, offset: i64, length: i64) -> None:
         """Forget what was decoded in the bytes; a page that is mostly data loses its code page."""
@@ -54,7 +81,7 @@ class Coherence(PageWatcher):
             self.code.forget(page, offset, length)
         if decoded or page[STORES_SLOT] >= STORES_BEFORE_DROP:
             self.code.drop(ppn)
-            self.ram.set_code(ppn - self.ram.first_ppn, False)
+            self.code_gone(ppn)
             for hart in self.harts:
                 hart.tlb.drop_physical(ppn, False, False, True)
                 hart.event |= EVENT_CHECK

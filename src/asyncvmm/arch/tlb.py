@@ -143,6 +143,15 @@ class Tlb:
             native[i] = NO_TAG
             i += 2
 
+    def drop_fetches(self) -> None:
+        """Forget where any code is."""
+        i: i64 = 0
+        while i < FETCH_ENTRIES:
+            self.fetch_tags[i] = NO_TAG
+            self.fetch_pages[i] = self._nothing
+            i += 1
+        self.clear_native_fetches()
+
     def flush_all(self) -> None:
         """Forget all translations. The caller selects contexts again."""
         self.flushes += 1

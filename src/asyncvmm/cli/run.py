@@ -531,6 +531,7 @@ def engine_lines(engine: EngineStats) -> list[str]:
         f"{'  regions':<16}{engine.regions:>16,} in {engine.optimising_ns / 1e9:.3f} s aside",
         f"{'  cache':<16}{engine.cache_hits:>16,} hits, {engine.cache_misses:,} misses",
         f"{'  void pages':<16}{engine.changed:>16,} written, {engine.evictions:,} evicted",
+        f"{'  shared pages':<16}{engine.reused:>16,} translated by other guests",
         f"{'  code':<16}{engine.code_bytes / (1 << 20):>16.1f} MiB"
         f" (most {engine.code_bytes_most / (1 << 20):.1f} MiB)",
     ]

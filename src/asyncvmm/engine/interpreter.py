@@ -19,15 +19,11 @@ class Engine:
 
     With ``pauses`` it may come back before the budget is used up, so that a call does not take long
     (about 20 ms of wall time) whatever the guest does.
-
-    ``cold_steps`` is how many steps of the next run had better not be made by anything that is larger
-    than the interpreter: it is a guess that this code has fallen out of the host's caches.
     """
 
     pauses: bool = False
     # A debugger's: the scheduler comes back after this run, and clears it.
     halted: bool = False
-    cold_steps: i64 = 0
 
     def run(self, hart: Hart, budget: i64) -> i64:
         """Run for exactly ``budget`` steps unless the hart waits (EXIT_WFI) or stops (EXIT_STOP).

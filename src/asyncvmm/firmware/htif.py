@@ -159,9 +159,13 @@ class HtifCoherence(Coherence):
         if htif.fromhost != 0:
             self.code_created(htif.fromhost >> 12)
 
-    def page_written(self, ppn: i64, offset: i64, length: i64) -> None:
+    def code_gone(self, ppn: i64) -> None:
         """See Coherence; a page that lost its code stays watched."""
+        if not self.htif.watches(ppn):
+            super().code_gone(ppn)
+
+    def page_written(self, ppn: i64, offset: i64, length: i64) -> None:
+        """See Coherence."""
         super().page_written(ppn, offset, length)
         if self.htif.watches(ppn):
-            self.ram.set_code(ppn - self.ram.first_ppn, True)
             self.htif.poll()

@@ -260,6 +260,7 @@ class MachineTarget:
             return True
         if not self._guard.add_break(signed):
             return False
+        self.machine.coherence.keep_code_private()
         self.machine.code.forget_slot((address & 4095) >> 1)
         return True
 

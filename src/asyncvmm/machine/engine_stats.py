@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from asyncvmm.arch.code import CodeCache
 from asyncvmm.engine.interpreter import Engine, Interpreter
 
 
@@ -16,7 +17,9 @@ class EngineStats:
     were optimised as ``regions`` in ``optimising_ns`` of a background thread's; ``cache_hits`` regions came
     from the disk cache, ``cache_misses`` were not there. ``changed`` counts pages whose translation
     became void because they were written to, ``evictions`` pages whose translation made room for
-    other code; ``code_bytes`` is what translations take now, ``code_bytes_most`` the most ever.
+    other code; ``reused`` pages had been translated by another guest; ``code_bytes`` is what
+    translations take now, those that guests share included, ``code_bytes_most`` the most ever.
+    ``decoded_evictions`` counts pages whose decoded instructions made room for others.
     """
 
     name: str
@@ -32,12 +35,15 @@ class EngineStats:
     evictions: int = 0
     code_bytes: int = 0
     code_bytes_most: int = 0
+    reused: int = 0
+    decoded_evictions: int = 0
 
     @classmethod
-    def of(cls, engine: Engine) -> EngineStats:
-        """The counters of ``engine`` now."""
+    def of(cls, engine: Engine, code: CodeCache) -> EngineStats:
+        """The counters of ``engine``, and of the guest's decoded ``code``, now."""
         counted = engine.statistics()
         known = {field.name for field in attrs.fields(cls)} - {"name"}
         name = "interpreter" if isinstance(engine, Interpreter) else "jit"
+        counted["decoded_evictions"] = int(code.evictions)
         found = cls(name, **{key: value for key, value in counted.items() if key in known})
         return found if name == "jit" else attrs.evolve(found, interpreted=found.steps)

@@ -278,7 +278,7 @@ class Machine:
             tlb_misses=sum(int(hart.tlb_misses) for hart in self.harts),
             resident_bytes=int(self.ram.resident) * PAGE_SIZE,
             virtual_ns=int(self.scheduler.now_ns()),
-            engine=EngineStats.of(self.scheduler.engine),
+            engine=EngineStats.of(self.scheduler.engine, self.code),
         )
 
     def _make_devices(

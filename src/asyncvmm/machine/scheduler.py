@@ -65,8 +65,6 @@ class Scheduler(EarlierEventListener):
         self.granted: vec[i64] = vec[i64]([1] * len(harts))
         # ... and somebody else wants the CPU of a hart that falls asleep.
         self.yields: bool = False
-        # For harts that wake up: see Engine.cold_steps. Changes nothing that a guest can see.
-        self.cold_steps: i64 = 0
         self._paused: bool = False
         self._open: bool = False
         self._end_ns: i64 = 0
@@ -248,7 +246,6 @@ class Scheduler(EarlierEventListener):
                 runs = hart.pending_interrupts() != 0
                 if runs:
                     hart.waiting = False
-                    self.engine.cold_steps = self.cold_steps
                     self.wake_listener.wakes(hart)
             self._runs[i] = 1 if runs else 0
             if runs:

@@ -61,9 +61,6 @@ SETTLE_S: Final = 2.0  # wall time: tasks that never block are not waited for lo
 IMPATIENT_S: Final = 0.001  # ... once that happened
 TURN_NS: Final = 5 * MS  # wall time after which the event loop has its turn whatever happens
 LONG_CHUNK: Final = 3  # so many guests in a row are a long job for a worker
-COLD_GUESTS: Final = 8  # more than this push each other's code out of the host's caches
-COLD_NS: Final = 2 * MS  # wall time without running after which that has happened
-COLD_STEPS: Final = 12_000  # what a wake-up of Linux takes that has nothing to do
 BREATH_NS: Final = 10 * MS  # wall time after which trio has its turn in the middle of a stretch
 
 
@@ -177,7 +174,6 @@ class _Place:
     slices: dict[int, _Slice] = attrs.field(factory=dict)
     why: int = RAN_TIME
     error: Exception | None = None
-    ran_ns: int = 0  # wall time at which it ran last
     private: int = -1  # resident pages, as last counted
     name: str = attrs.field(init=False)
 
@@ -725,8 +721,6 @@ class Conductor:
         if guest.max_steps is not None:
             limit = max(0, guest.max_steps - sum([int(hart.steps) for hart in machine.harts]))
         started = time.perf_counter_ns()  # for what no guest can see
-        cold = len(self._places) > COLD_GUESTS and started - place.ran_ns > COLD_NS
-        scheduler.cold_steps = COLD_STEPS if cold else 0
         place.error = None
         guest.outbox.close()
         try:
@@ -738,8 +732,7 @@ class Conductor:
         except Exception as error:  # whatever it is: the neighbours go on
             place.error = error
         finally:
-            place.ran_ns = time.perf_counter_ns()
-            guest.busy_ns += place.ran_ns - started
+            guest.busy_ns += time.perf_counter_ns() - started
         if not place.unfinished:
             lived_ns = until_ns
             if place.why == RAN_ASLEEP:

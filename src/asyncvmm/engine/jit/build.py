@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import mmap
 import threading
 from bisect import bisect_left
 from pathlib import Path
-from typing import Any, Final
-
-from mypy_extensions import i64
+from typing import Final
 
 from asyncvmm.arch.hart import Hart
 from asyncvmm.engine.jit import state_words as at
@@ -24,62 +21,30 @@ from asyncvmm.engine.jit.layout import Layout, address_of
 from asyncvmm.engine.jit.lowerings import LOWERINGS
 from asyncvmm.engine.jit.object_cache import compile_cached
 from asyncvmm.engine.jit.objects import Object, parse_object
+from asyncvmm.engine.jit.pages import CodeMemory, SharedPages
 from asyncvmm.engine.jit.regions import region_store
+from asyncvmm.engine.jit.space import Arena, Space
 from asyncvmm.engine.jit.stencil_ir import COLDS, HOLES, stencils_ir
 from asyncvmm.engine.jit.support import support_ir
-from asyncvmm.engine.jit.translator import CodeMemory, Stencils, Translator
+from asyncvmm.engine.jit.translator import Stencils, Translator
 from asyncvmm.isa.opcodes import NAMES
 
-ARENA_BYTES: Final = 64 << 20
+ARENA_BYTES: Final = 64 << 20  # of an engine that shares nothing
+SHARED_BYTES: Final = 256 << 20
+SHARED_PAGES: Final = 8192  # 34 KiB each, without their code
+GUEST_BYTES: Final = 64 << 20  # what one guest may add to shared code: nobody fills it alone
+SEGMENTS: Final = 128
 _PLACES: Final = {
     "next": tr.NEXT, "taken": tr.TAKEN, "again": tr.AGAIN, "cold": tr.COLD, "back": tr.BACK,
     "refuse": tr.REFUSE,
 }  # fmt: skip
 _OWN: Final = {
-    "block": tr.BLOCK, "slow": tr.SLOW, "stub": tr.STUB, "leave": tr.LEAVE, "cross": tr.CROSS,
-    "mode": tr.MODE,
+    "block": tr.BLOCK, "slow": tr.SLOW, "leave": tr.LEAVE, "cross": tr.CROSS, "mode": tr.MODE,
 }  # fmt: skip
 _COLD: Final = {name: tr.COLDS + number for number, name in enumerate(COLDS)}
 
 
 _EXACT: Final = ("i32_to_f64", "u32_to_f64")
-
-
-class Arena(CodeMemory):
-    """Executable memory of one engine."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self._map = mmap.mmap(
-            -1,
-            size,
-            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
-        )
-        # Code jumps about: with small pages the host's own TLB would be in the way.
-        with contextlib.suppress(OSError):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._bytes = memoryview(self._map)
-        self._view = (ctypes.c_char * size).from_buffer(self._map)
-        self.address = ctypes.addressof(self._view)
-        self.size = size
-
-    def put(self, position: i64, code: Any, length: i64) -> None:
-        """See CodeMemory."""
-        # No ctypes here: it would hand over the interpreter's lock for each block.
-        self._bytes[position : position + length] = memoryview(code)[:length]
-
-    def write(self, position: int, data: bytes) -> None:
-        """Put bytes there."""
-        self._map[position : position + len(data)] = data
-
-    def patch(self, position: i64, value: i64) -> None:
-        """See CodeMemory."""
-        self._map[position : position + 4] = int(value & 0xFFFFFFFF).to_bytes(4, "little")
-
-    def table_address(self, table: Any) -> i64:
-        """See CodeMemory."""
-        return address_of(table)
 
 
 class Parts:
@@ -142,6 +107,7 @@ class Parts:
 
 
 _building: Final = threading.Lock()  # Parts are shared by engines of all threads, and never changed
+_sharing: Final = threading.Lock()
 
 
 @functools.cache
@@ -154,8 +120,69 @@ def _parts(cache: Path | None) -> Parts:
         return _cached_parts(cache)
 
 
+class Ground:
+    """A space with what all code in it uses: support code, and constants of stencils."""
+
+    def __init__(self, parts: Parts, space: Space) -> None:
+        self.parts = parts
+        self.arena = Arena(space)
+        self.symbols: dict[str, int] = {}
+        self._load(parts.support)
+        # Constants that stencils refer to stay where the whole object is.
+        part = parts.object
+        home = self.arena.address + self.arena.used
+        self.arena.write(self.arena.used, part.image)
+        self._advance(len(part.image))
+        self.addresses = [
+            home + part.sections[name] if name in part.sections else self.symbols[name]
+            for name in parts.symbols
+        ]
+        self.arena.start = self.arena.used
+        self.missing = self.symbols["missing"] - self.arena.address
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self.enter = prototype(self.symbols["enter"])
+
+    def _advance(self, length: int) -> None:
+        self.arena.used = self.arena.used + (length + 63 & -64)
+
+    def _load(self, part: Object) -> None:
+        """Put an object into the arena; its functions become symbols."""
+        address = self.arena.address + self.arena.used
+        self.arena.write(self.arena.used, part.link(address, self.symbols))
+        for name, function in part.functions.items():
+            self.symbols[name] = address + function.start
+        self._advance(len(part.image))
+
+
+class SharedCode:
+    """Code that all guests of a process run, and the ground that it stands on."""
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        size: int = SHARED_BYTES,
+        pages: int = SHARED_PAGES,
+        quota_bytes: int = GUEST_BYTES,
+        segments: int = SEGMENTS,
+    ) -> None:
+        """``size`` bytes and ``pages`` at most, of which a guest may fill ``quota_bytes``."""
+        self.ground = Ground(_parts(cache), Space(size, segments))
+        self.pages = SharedPages(self.ground.arena, self.ground.missing, pages, quota_bytes)
+
+
+@functools.cache
+def _cached_shared(cache: Path | None) -> SharedCode:
+    return SharedCode(cache)
+
+
+def shared_code(cache: Path | None) -> SharedCode:
+    """The process's, whose object code is kept below ``cache``. Any thread may call."""
+    with _sharing:
+        return _cached_shared(cache)
+
+
 class Native(Attacher):
-    """Support code in an arena, ready for the harts of one guest."""
+    """What makes code for the harts of one guest."""
 
     def __init__(
         self,
@@ -164,45 +191,43 @@ class Native(Attacher):
         hot: HotPages | None = None,
         watch: bool = True,
         threshold: int = tr.THRESHOLD,
+        shared: SharedCode | None = None,
     ) -> None:
         """With ``hot``, pages are compiled again; without ``watch``, only when it is told to.
 
-        ``threshold`` (0 to 255) is how often a block is interpreted before it is translated.
+        ``threshold`` (0 to 255) is how often a block is interpreted before it is translated. Code is
+        put where ``shared`` is, or into an arena of the engine's own.
         """
         super().__init__()
         self.hot = hot
         self.threshold = threshold
-        self.parts = _parts(cache)
-        self.arena = Arena(arena_bytes)
+        self.shared = None if shared is None else shared.pages
+        ground = Ground(_parts(cache), Space(arena_bytes)) if shared is None else shared.ground
+        self.ground = ground
+        self.parts = ground.parts
+        self.arena = ground.arena
+        self.enter = ground.enter
         self.translators: list[Translator] = []
-        self.symbols: dict[str, int] = {}
-        self._load(self.parts.support)
-        # Constants that stencils refer to stay where the whole object is.
-        part = self.parts.object
-        home = self.arena.address + self.arena.used
-        self.arena.write(self.arena.used, part.image)
-        self._advance(len(part.image))
-        self.addresses = [
-            home + part.sections[name] if name in part.sections else self.symbols[name]
-            for name in self.parts.symbols
-        ]
-        self.arena.start = self.arena.used
-        self.missing = self.symbols["missing"] - self.arena.address
-        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        self.enter = prototype(self.symbols["enter"])
         self.watched = background().add(self) if hot is not None and watch else None
 
     def statistics(self) -> dict[str, int]:
         """See Attacher."""
         each = self.translators
+        memories: dict[int, CodeMemory] = {id(self.arena): self.arena}
+        for translator in each:
+            if translator.own is not None:
+                memories[id(translator.own)] = translator.own
         found = {
             "blocks": sum(int(translator.blocks) for translator in each),
             "translated": sum(int(translator.instructions) for translator in each),
             "changed": sum(int(translator.changed) for translator in each),
             "evictions": sum(int(translator.evicted) for translator in each),
-            "resets": int(self.arena.generation),
-            "code_bytes": int(self.arena.used),
-            "code_bytes_most": int(max(self.arena.highest, self.arena.used)),
+            "reused": sum(int(translator.reused) for translator in each),
+            "resets": int(sum(memory.generation for memory in memories.values())),
+            "code_bytes": int(sum(memory.used - memory.origin for memory in memories.values())),
+            "code_bytes_most": int(
+                sum(memory.most() - memory.origin for memory in memories.values())
+            ),
         }
         if self.hot is not None:
             found["regions"] = self.hot.regions
@@ -223,20 +248,10 @@ class Native(Attacher):
     def install(self, runs: Translator) -> None:
         """See Attacher."""
         self.pending = 0  # first: what comes later sets it again
-        if self.hot is not None:
-            self.hot.serve(runs, self.arena, self.symbols)
-        runs.newcomers.clear()
-
-    def _advance(self, length: int) -> None:
-        self.arena.used = self.arena.used + (length + 63 & -64)
-
-    def _load(self, part: Object) -> None:
-        """Put an object into the arena; its functions become symbols."""
-        address = self.arena.address + self.arena.used
-        self.arena.write(self.arena.used, part.link(address, self.symbols))
-        for name, function in part.functions.items():
-            self.symbols[name] = address + function.start
-        self._advance(len(part.image))
+        with self.shared.lock if self.shared is not None else contextlib.nullcontext():
+            if self.hot is not None:
+                self.hot.serve(runs, self.ground.symbols)
+            runs.newcomers.clear()
 
     def attach(self, hart: Hart) -> Translator:
         """See Attacher."""
@@ -244,11 +259,12 @@ class Native(Attacher):
         if not isinstance(translator, Translator):
             translator = Translator(
                 self.parts.stencils,
-                self.addresses,
+                self.ground.addresses,
                 self.arena,
-                self.missing,
+                self.ground.missing,
                 hart.ram.first_ppn,
                 hart.ram.table_size,
+                self.shared,
             )
             translator.threshold = self.threshold
             hart.code.listener = translator
@@ -276,6 +292,9 @@ def make_engine(
     ``threshold`` how often a block is interpreted first.
     """
     native = Native(
-        cache, hot=HotPages(store=region_store(cache)) if hot else None, threshold=threshold
+        cache,
+        hot=HotPages(store=region_store(cache)) if hot else None,
+        threshold=threshold,
+        shared=shared_code(cache),
     )
     return TranslatingEngine(native, native.enter)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Final
 
+from librt.vecs import vec
 from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.arch.hart import EVENT_CHECK, EXIT_BUDGET, EXIT_STOP, EXIT_WFI, Hart
@@ -115,7 +116,7 @@ class TranslatingEngine(Engine):
             translator = self.attacher.attach(hart)
         else:
             translator = listener
-        translator.catch_up()
+        gate = translator.gate
         if self.attacher.asleep:
             self.attacher.wake()
         x = hart.x
@@ -126,14 +127,6 @@ class TranslatingEngine(Engine):
         result: i64 = 0
         hart.event |= EVENT_CHECK
         x[CLOCK] = self._clock(hart)
-        if self.cold_steps > 0:
-            steps = hart.steps
-            result = run_within(hart, self.cold_steps)
-            self.cold_steps = 0
-            self.interpreted += hart.steps - steps
-            if result != EXIT_BUDGET:
-                return result
-            hart.event |= EVENT_CHECK
         while True:
             if hart.event != 0:
                 hart.event = 0
@@ -158,12 +151,18 @@ class TranslatingEngine(Engine):
                 return EXIT_BUDGET
             if self.attacher.pending != 0:
                 self.attacher.install(translator)
+            if gate.late != 0 and gate.running == 0:
+                gate.settle()
+            # From here to the entry nothing lets go of Python's lock: nobody throws code away.
+            translator.catch_up()
             x[REASON] = RUNNING
             x[END] = hart.steps_end
             x[LEFT] = hart.steps_end - hart.steps
             x[PC] = hart.pc
             self.entries += 1
+            gate.running += 1
             enter(address)
+            gate.running -= 1
             hart.steps = x[END] - x[LEFT]
             hart.pc = x[PC]
             reason = x[REASON]
@@ -171,20 +170,13 @@ class TranslatingEngine(Engine):
                 self.misses += 1
                 code = fetch_page(hart, hart.pc)
                 if hart.event == 0:
-                    if translator.is_new(code):
-                        began = perf_counter_ns()
-                        self.attacher.install(translator)
-                        self.translation_ns += perf_counter_ns() - began
-                        if translator.has_code(code, hart.pc):
-                            continue
-                    if translator.is_cold(code, hart.pc):
+                    began = perf_counter_ns()
+                    found = self._find(translator, hart, code)
+                    self.translation_ns += perf_counter_ns() - began
+                    if hart.event == 0 and found:
+                        continue
+                    if hart.event == 0:
                         reason = COLD
-                    else:
-                        began = perf_counter_ns()
-                        translator.translate(hart, code, hart.pc)
-                        self.translation_ns += perf_counter_ns() - began
-                        if hart.event == 0:
-                            continue
                 if reason != COLD:
                     hart.event = 0
                     reason = SLOW
@@ -200,3 +192,25 @@ class TranslatingEngine(Engine):
             if result != EXIT_BUDGET:
                 return result
             hart.event |= EVENT_CHECK
+
+    def _find(self, translator: Translator, hart: Hart, code: vec[i64]) -> bool:
+        """Whether there is code now for where the hart is; a trap may be noted."""
+        shared = translator.shared
+        if shared is None:
+            return self._make(translator, hart, code)
+        shared.lock.acquire()
+        try:
+            return self._make(translator, hart, code)
+        finally:
+            shared.lock.release()
+
+    def _make(self, translator: Translator, hart: Hart, code: vec[i64]) -> bool:
+        pc = hart.pc
+        if translator.is_new(code):
+            self.attacher.install(translator)
+        if translator.has_code(code, pc):
+            return True
+        if translator.is_cold(code, pc):
+            return False
+        translator.translate(hart, code, pc)
+        return True

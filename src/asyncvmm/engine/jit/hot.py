@@ -19,25 +19,18 @@ from typing import Any, Final, Protocol
 from asyncvmm.arch.code import PPN_SLOT
 from asyncvmm.arch.tlb import FETCH_MASK
 from asyncvmm.engine.jit import state_words as at
+from asyncvmm.engine.jit.pages import SLOTS, Page
 from asyncvmm.engine.jit.regions import CachedRegion, RegionStore, page_key
-from asyncvmm.engine.jit.translator import BLOCK_BYTES, SLOTS, Page, Translator
+from asyncvmm.engine.jit.space import Arena
+from asyncvmm.engine.jit.translator import BLOCK_BYTES, Translator
 
 INTERVAL_S: Final = 0.002
+MAX_WAITING: Final = 64  # requests of one engine; what does not fit is asked for again
+MAX_WANTED: Final = 1024  # hints
 SAMPLES: Final = 10  # of one page before it is compiled: about 20 ms of its time
 STUB_BYTES: Final = 11
 _ALIGN: Final = 16  # of the arena, for other code
 _WORDS: Final = struct.Struct(f"<{SLOTS}q")
-
-
-class Memory(Protocol):
-    """Where code goes: engine.jit.build.Arena."""
-
-    address: Any
-    used: Any
-    size: Any
-
-    def write(self, position: int, data: bytes) -> None:
-        """Put bytes there."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ class HotPages:
         self.store = store if store is not None else RegionStore(None)
         # Between the threads; what goes through is not changed any more.
         self.watched: tuple[tuple[Any, Translator], ...] = ()
-        self.wanted: deque[tuple[Translator, int, tuple[int, ...]]] = deque()
+        self.wanted: deque[tuple[Translator, int, tuple[int, ...]]] = deque(maxlen=MAX_WANTED)
         self.requests: deque[Request] = deque()
         self.made: deque[Made] = deque()
         # Statistics.
@@ -114,14 +107,15 @@ class HotPages:
         """Look at this hart too."""
         self.watched = (*self.watched, (words, translator))
 
-    def serve(self, runs: Translator, memory: Memory, symbols: Mapping[str, int]) -> None:
+    def serve(self, runs: Translator, symbols: Mapping[str, int]) -> None:
         """Ask for what was found hot; put into place what was made, now or at another time.
 
         ``runs`` is the translator of the hart that runs: there may be regions for its new pages.
+        Of shared pages the caller has the lock.
         """
         newcomers, runs.newcomers = runs.newcomers, []
         for page in newcomers:
-            key = self.look_up(runs, page, memory, symbols)
+            key = self.look_up(runs, page, symbols)
             if key:
                 page.learnt = self.store.entries.of(key)
                 runs.translate_ahead(runs.harts[0], page, page.learnt)
@@ -129,9 +123,9 @@ class HotPages:
             translator, table, roots = self.wanted.popleft()
             translator.catch_up()
             page_there = translator.page_at(table)
-            if page_there is None:
+            if page_there is None or len(self.requests) >= MAX_WAITING:
                 continue
-            self.look_up(translator, page_there, memory, symbols)
+            self.look_up(translator, page_there, symbols)
             request = self.request(translator, page_there, roots)
             if request is not None:
                 self.misses += 1
@@ -143,12 +137,10 @@ class HotPages:
             request.translator.catch_up()
             if request.page.version != request.version:
                 self.stale += 1
-            elif self.install(made.region, request.translator, request.page, memory, symbols):
+            elif self.install(made.region, request.translator, request.page, symbols):
                 request.page.placed = len(self.store.find(request.key))
 
-    def look_up(
-        self, translator: Translator, page: Page, memory: Memory, symbols: Mapping[str, int]
-    ) -> str:
+    def look_up(self, translator: Translator, page: Page, symbols: Mapping[str, int]) -> str:
         """Put into place what is known for a page's bytes and is not there yet; their name, or nothing."""
         translator.catch_up()
         if page.looked != page.version:
@@ -156,7 +148,7 @@ class HotPages:
         key = _key(translator, page)
         found = self.store.find(key)
         for region in found[int(page.placed) :]:
-            self.hits += self.install(region, translator, page, memory, symbols)
+            self.hits += self.install(region, translator, page, symbols)
         page.placed = len(found)
         return key
 
@@ -185,7 +177,6 @@ class HotPages:
         region: CachedRegion,
         translator: Translator,
         page: Page,
-        memory: Memory,
         symbols: Mapping[str, int],
     ) -> bool:
         """Put a region into memory and let the page's entries lead there; False without room.
@@ -193,6 +184,8 @@ class HotPages:
         The page's bytes are those that the region was made of.
         """
         code = region.code
+        memory = page.memory
+        assert isinstance(memory, Arena)
         start = int(memory.used) + -int(memory.used) % code.align
         place = start + len(code.image)
         place += -place % _ALIGN
@@ -200,28 +193,31 @@ class HotPages:
         if end + BLOCK_BYTES > memory.size:
             self.homeless += 1  # the next block that is translated makes room
             return False
-        # Only of what is decoded is it noticed that it changes.
-        for slot in region.slots:
-            translator.decode(page, slot)
+        if not page.key:
+            # Only of what is decoded is it noticed that it changes.
+            for slot in region.slots:
+                translator.decode(page, slot)
         self.regions += 1
         self.instructions += len(region.slots)
         memory.write(start, code.link(memory.address + start, symbols))
         target = start + code.functions["region"].start
+        memory.used = end + -end % _ALIGN
         for slot in region.entries:
             stub = b"\x41\xbd" + slot.to_bytes(4, "little")  # mov r13d, slot
             memory.write(place, stub + _jump(place + len(stub), target))
             old = page.table[slot]
             if old != translator.missing:
-                memory.write(old, _jump(old, place))
-            page.table[slot] = place
+                memory.change(old, _jump(old, place))
+            page.enter_at(slot, place)
             place += STUB_BYTES
-        memory.used = end + -end % _ALIGN
         page.tried |= set(region.entries)
         return True
 
 
 def _key(translator: Translator, page: Page) -> str:
     """The name of what is made of the page's bytes."""
+    if page.key:
+        return page.key
     ram = translator.harts[0].ram
     return page_key(bytes(memoryview(ram.pages[page.code[PPN_SLOT] - ram.first_ppn])))
 

@@ -23,6 +23,7 @@ from asyncvmm.engine.jit.object_cache import ObjectCache, host_key, translator_k
 from asyncvmm.engine.jit.objects import LinkError, Object, parse_object
 
 MAX_PAGES: Final = 4096  # in memory
+MAX_BYTES: Final = 64 << 20  # of object code, in memory
 MAX_REGIONS: Final = 16  # of one page
 _FOLDER: Final = "regions"
 
@@ -56,10 +57,14 @@ def _fixed_key() -> bytes:
 class RegionStore:
     """Regions by page. Any thread may call."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, max_bytes: int = MAX_BYTES) -> None:
+        """At most ``max_bytes`` of object code are kept in memory."""
         self.files = ObjectCache(None if folder is None else folder / _FOLDER)
         self.entries = EntryStore(self.files, f"entries-{_fixed_key().hex()[:32]}")
-        self._lock = threading.Lock()  # of _pages
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self.evictions = 0  # pages that made room for others
+        self._lock = threading.Lock()  # of _pages, _bytes and evictions
         self._pages: OrderedDict[str, tuple[CachedRegion, ...]] = OrderedDict()
 
     def find(self, key: str) -> tuple[CachedRegion, ...]:
@@ -84,9 +89,16 @@ class RegionStore:
 
     def _keep(self, key: str, regions: tuple[CachedRegion, ...]) -> None:
         with self._lock:
+            self._bytes += _size(regions) - _size(self._pages.pop(key, ()))
             self._pages[key] = regions
-            if len(self._pages) > MAX_PAGES:
-                self._pages.popitem(last=False)
+            while len(self._pages) > MAX_PAGES or self._bytes > self._max_bytes:
+                _, gone = self._pages.popitem(last=False)
+                self._bytes -= _size(gone)
+                self.evictions += 1
+
+
+def _size(regions: tuple[CachedRegion, ...]) -> int:
+    return sum(len(one.data) for one in regions)
 
 
 def _format(regions: tuple[CachedRegion, ...]) -> bytes:

@@ -25,7 +25,7 @@ HOLES: Final = (
 )  # fmt: skip
 JUMPS: Final = ("next", "taken", "again", "cold", "back", "refuse")
 SUPPORT: Final = (
-    "exit_budget", "exit_slow", "exit_missing", "dispatch", "exit_refused", "finish", "system_done",
+    "exit_budget", "exit_slow", "dispatch", "exit_refused", "finish", "system_done",
 )  # fmt: skip
 FILLS: Final = ("fill_load", "fill_store")
 SYSTEM: Final = {
@@ -484,9 +484,6 @@ go:
 {jump("@next")}
 slow:
 {jump("@exit_slow", hole("fix"))}
-}}
-define {CODE} @stub{SIGNATURE} nounwind {{
-{jump("@exit_missing", hole("off"))}
 }}
 define {CODE} @leave{SIGNATURE} nounwind {{
  %pb = {word(at.BASE)}

@@ -69,7 +69,6 @@ def support_ir() -> str:
         + FLOAT_SUPPORT
         + _exit("exit_budget", at.BUDGET, False)
         + _exit("exit_slow", at.SLOW, True)
-        + _exit("exit_missing", at.MISSING, False)
         + f"""
 define {CODE} @missing{SIGNATURE} nounwind {{
  %pp = {word(at.PC)}

@@ -2,7 +2,8 @@
 
 A block starts by taking its length from what is left of the slice, so the count is exact without
 counting instructions. Blocks of one page jump to each other directly; everything else goes through the
-page's entry table. Code depends on the physical page only: addresses are made from the page's base.
+page's entry table. Code depends on the page's bytes only: addresses are made from the page's base, and
+everything of a guest is reached through its hart's words.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 from typing import Final
 
 from librt.vecs import append, vec
-from mypy_extensions import i32, i64, mypyc_attr, u8
+from mypy_extensions import i32, i64, u8
 
-from asyncvmm.arch.code import PPN_SLOT, CodeListener
+from asyncvmm.arch.code import PPN_SLOT, WHOLE_SLOT, CodeListener
 from asyncvmm.arch.hart import EVENT_TRAP, Hart
 from asyncvmm.engine.fetch import decode_slot, instruction_bits
+from asyncvmm.engine.jit.pages import SLOTS, CodeMemory, Page, SharedPages
+from asyncvmm.engine.jit.regions import page_key
 from asyncvmm.engine.jit.state_words import WORDS
 
 # Stencils that are no operation's.
 BLOCK: Final = 512
 SLOW: Final = 513
-STUB: Final = 514
 LEAVE: Final = 515
 CROSS: Final = 516
 MODE: Final = 517
@@ -56,40 +58,8 @@ THRESHOLD: Final = 1  # how often code is interpreted (up to 255) before it is t
 BLOCK_BYTES: Final = 65536  # more than any block takes
 BATCH_BYTES: Final = 16384  # of blocks translated ahead, before they are put into memory
 PAGE_LIMIT: Final = 8192  # pages with an entry table (11 KiB each) before all are forgotten
-SLOTS: Final = 2048
+CHANGES: Final = 4  # how often a page leaves a shared one before it is its guest's own for good
 _PLACES: Final = 40  # links that one block may leave open
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class CodeMemory:
-    """Where translated code is put."""
-
-    def __init__(self) -> None:
-        self.address: i64 = 0
-        self.used: i64 = 0
-        self.size: i64 = 0
-        self.start: i64 = 0  # of what may be thrown away
-        self.generation: i64 = 0  # how often it was
-        self.highest: i64 = 0  # the most that was ever used
-
-    def reset(self) -> None:
-        """Throw everything away. No code may be running; translators ``catch_up`` before any runs."""
-        if self.used > self.highest:
-            self.highest = self.used
-        self.used = self.start
-        self.generation += 1
-
-    def put(self, position: i64, code: vec[u8], length: i64) -> None:
-        """Copy the first ``length`` bytes to ``position`` (an offset)."""
-        raise NotImplementedError
-
-    def patch(self, position: i64, value: i64) -> None:
-        """Put a 32-bit value there."""
-        raise NotImplementedError
-
-    def table_address(self, table: vec[i32]) -> i64:
-        """The host address of an entry table."""
-        raise NotImplementedError
 
 
 class Stencils:
@@ -124,27 +94,8 @@ class Stencils:
         self.rounds: vec[i64] = vec[i64]([0] * STENCILS)
 
 
-class Page:
-    """The translation of one physical page."""
-
-    def __init__(self, code: vec[i64], missing: i64) -> None:
-        self.code: vec[i64] = code
-        self.table: vec[i32] = vec[i32]([i32(missing)] * SLOTS)
-        # Direct jumps to slots that have no code yet: where their 32-bit distance is.
-        self.link_slots: vec[i64] = vec[i64]()
-        self.link_places: vec[i64] = vec[i64]()
-        # How often a slot was wanted before it had code.
-        self.seen: vec[u8] = vec[u8]([u8(0)] * SLOTS)
-        self.version: i64 = 0  # how often its code was forgotten
-        self.table_address: i64 = 0
-        self.tried: set[int] = set()  # slots from which this version was optimised, or could not be
-        self.placed: i64 = 0  # how many of the regions known for its bytes are in place
-        self.looked: i64 = -1  # the version for whose bytes regions were looked up
-        self.learnt: list[int] = []  # slots where blocks begin, for the next run of the same bytes
-
-
 class Translator(CodeListener):
-    """Code of one guest: pages, and the memory that their code is in."""
+    """Code of one guest: its pages, and what is shared of them."""
 
     def __init__(
         self,
@@ -154,15 +105,24 @@ class Translator(CodeListener):
         missing: i64,
         first_ppn: i64,
         pages: i64,
+        shared: SharedPages | None,
     ) -> None:
         """``missing`` is the offset of the routine for slots without code.
 
+        With ``shared`` pages, ``memory`` is theirs; the guest gets a segment of it when it needs one.
         No vec is taken from interpreted code, here or below: mypyc's wrappers never let go of one.
         """
         self.stencils: Stencils = stencils
         self.addresses: vec[i64] = vec[i64](addresses)
-        self.memory: CodeMemory = memory
-        self.generation: i64 = memory.generation
+        self.memory: CodeMemory = memory  # of the page that is translated
+        self.gate: CodeMemory = memory  # counts who runs
+        self.own: CodeMemory | None = memory if shared is None else None
+        self.generation: i64 = memory.generation  # of ``own``
+        self.shared: SharedPages | None = shared
+        self.shared_generation: i64 = memory.generation
+        self.spent: i64 = 0  # bytes added to shared memory in this generation of it
+        self.changes: dict[int, int] = {}  # how often a page left a shared one
+        self.own_pages: i64 = 0
         self.missing: i64 = missing
         self.first_ppn: i64 = first_ppn
         self.tables: vec[i64] = vec[i64]([0] * int(pages))
@@ -186,6 +146,9 @@ class Translator(CodeListener):
             [0] * _PLACES
         )  # target, in bytes from the page's start
         self.place_at: vec[i64] = vec[i64]([0] * _PLACES)
+        # Blocks in the buffer, which nobody is told of yet.
+        self.ready: i64 = 0
+        self.ready_slots: vec[i64] = vec[i64]([0] * SLOTS)
         self.threshold: i64 = THRESHOLD
         self.page_limit: i64 = PAGE_LIMIT
         self.harts: list[Hart] = []
@@ -196,6 +159,7 @@ class Translator(CodeListener):
         self.resets: i64 = 0
         self.changed: i64 = 0  # pages that were written to
         self.evicted: i64 = 0  # pages whose code made room
+        self.reused: i64 = 0  # pages whose code another guest had made
 
     def add_hart(self, hart: Hart) -> None:
         """A hart that runs this translator's code: its registers move to where that code has its state.
@@ -222,11 +186,18 @@ class Translator(CodeListener):
         if key not in self.pages:
             return
         page = self.pages[key]
+        self.changed += 1
+        if page.key:
+            del self.pages[key]
+            self.tables[ppn - self.first_ppn] = 0
+            self.changes[key] = self.changes.get(key, 0) + 1
+            for hart in self.harts:
+                hart.tlb.clear_native_fetches()
+            return
         page.version += 1
         page.tried = set()
         page.placed = 0
         page.learnt = []
-        self.changed += 1
         i: i64 = 0
         missing: i32 = i32(self.missing)
         while i < SLOTS:
@@ -235,60 +206,113 @@ class Translator(CodeListener):
         page.link_slots = vec[i64]()
         page.link_places = vec[i64]()
 
-    def page_of(self, code: vec[i64]) -> Page:
-        """The translation of a code page, new when there is none."""
+    def code_dropped(self, ppn: i64) -> None:
+        """See CodeListener: what comes next has nothing to do with what was there."""
+        self.code_changed(ppn)
+        self.changes.pop(int(ppn), None)
+
+    def page_of(self, code: vec[i64]) -> Page | None:
+        """The translation of a code page, new when there is none; None without memory for its code."""
         ppn = code[PPN_SLOT]
         key: int = ppn
         if key in self.pages:
             page = self.pages[key]
-            page.code = code
+            if page.key:
+                page.code[PPN_SLOT] = ppn  # its words are decoded from there
+            else:
+                page.code = code
             return page
-        page = Page(code, self.missing)
+        shared = self.shared
+        if shared is not None and self._may_share(shared, key):
+            ram = self.harts[0].ram
+            page = shared.find(page_key(bytes(memoryview(ram.pages[ppn - ram.first_ppn]))))
+            page.code[PPN_SLOT] = ppn
+            code[WHOLE_SLOT] = 1
+            if page.looked == page.version:
+                self.reused += 1
+        else:
+            memory = self._own_memory()
+            if memory is None:
+                return None
+            page = Page(code, self.missing, memory, "")
+            self.by_table[int(page.table_address)] = page
+            self.own_pages += 1
         self.pages[key] = page
-        page.table_address = self.memory.table_address(page.table)
         self.tables[ppn - self.first_ppn] = page.table_address
-        self.by_table[int(page.table_address)] = page
         return page
+
+    def _may_share(self, shared: SharedPages, key: int) -> bool:
+        return self.changes.get(key, 0) < CHANGES and self.spent < shared.quota_bytes
+
+    def _own_memory(self) -> CodeMemory | None:
+        if self.own is None:
+            self.own = self.gate.segment()
+            if self.own is not None:
+                self.generation = self.own.generation
+        return self.own
 
     def page_at(self, table_address: i64) -> Page | None:
         """The page whose entry table is at a host address."""
         key: int = table_address
-        return self.by_table.get(key)
+        found = self.by_table.get(key)
+        if found is None and self.shared is not None:
+            found = self.shared.by_table.get(key)
+        return found
 
     def catch_up(self) -> None:
-        """Forget all code when its memory was given to other code.
+        """Forget all code whose memory was given to other code.
 
         The entry tables go too, so no hart may keep the way to one.
         """
-        if self.generation == self.memory.generation:
-            return
-        self.generation = self.memory.generation
+        own = self.own
+        if own is not None and self.generation != own.generation:
+            self.generation = own.generation
+            for page in self.by_table.values():
+                page.version += 1  # optimised code that is still being made finds nothing to go to
+            self.by_table = {}
+            self.own_pages = 0
+            self._forget(False)
+        if self.shared is not None and self.shared_generation != self.gate.generation:
+            self.shared_generation = self.gate.generation
+            self.spent = 0
+            self._forget(True)
+
+    def _forget(self, shared: bool) -> None:
+        """Have no pages of this kind any more."""
         self.resets += 1
-        self.evicted += len(self.pages)
-        for page in self.pages.values():
-            page.version += 1  # optimised code that is still being made finds nothing to go to
-            self.tables[page.code[PPN_SLOT] - self.first_ppn] = 0
-        self.pages = {}
-        self.by_table = {}
+        kept: dict[int, Page] = {}
+        for key, page in self.pages.items():
+            if (page.key != "") == shared:
+                self.evicted += 1
+                self.tables[i64(key) - self.first_ppn] = 0
+            else:
+                kept[key] = page
+        self.pages = kept
         self.newcomers = []
         for hart in self.harts:
             hart.tlb.clear_native_fetches()
 
-    def make_room(self) -> None:
-        """Reset the memory when the next block may not fit, or there are too many pages."""
-        memory = self.memory
-        if (
-            memory.used + BLOCK_BYTES + BATCH_BYTES > memory.size
-            or len(self.pages) >= self.page_limit
+    def make_room(self) -> bool:
+        """Throw code away when the next block may not fit, or there are too many pages.
+
+        False when that must wait: others run it.
+        """
+        own = self.own
+        if own is not None and (
+            own.used + BLOCK_BYTES + BATCH_BYTES > own.size or self.own_pages >= self.page_limit
         ):
-            memory.reset()
-            self.catch_up()
+            own.reset()
+        shared = self.shared
+        room = shared is None or shared.make_room(BLOCK_BYTES + BATCH_BYTES)
+        self.catch_up()
+        return room
 
     def is_new(self, code: vec[i64]) -> bool:
         """Whether this is the first time that code of these bytes is wanted; then it is a newcomer."""
-        self.make_room()
+        if not self.make_room():
+            return False
         page = self.page_of(code)
-        if page.looked == page.version:
+        if page is None or page.looked == page.version:
             return False
         page.looked = page.version
         self.newcomers.append(page)
@@ -296,29 +320,31 @@ class Translator(CodeListener):
 
     def has_code(self, code: vec[i64], pc: i64) -> bool:
         """Whether the page has code for ``pc``."""
-        return self.page_of(code).table[(pc & 4095) >> 1] != self.missing
+        key: int = code[PPN_SLOT]
+        return key in self.pages and self.pages[key].table[(pc & 4095) >> 1] != self.missing
 
     def translate_ahead(self, hart: Hart, page: Page, slots: list[int]) -> None:
         """Translate the blocks at these slots of a page, which are likely to be wanted soon.
 
         The guest sees nothing of it: unlike ``translate`` it looks at no other page.
         """
-        generation = self.memory.generation
+        version = page.version
         for slot in slots:
-            if self.begin == 0:
-                self.make_room()
-                if self.memory.generation != generation:
-                    return  # there was none: the page is another one now, or none at all
+            if self.begin == 0 and (not self.make_room() or page.version != version):
+                return  # there was none: the page is another one now, or none at all
             if page.table[slot] == self.missing:
                 self._translate(hart, page, slot << 1, True)
                 if self.begin >= BATCH_BYTES:
-                    self._flush()
-        self._flush()
+                    self._flush(page)
+        self._flush(page)
 
     def is_cold(self, code: vec[i64], pc: i64) -> bool:
         """Whether code at ``pc`` of this page has not been wanted ``threshold`` times before."""
-        self.make_room()
+        if not self.make_room():
+            return True
         page = self.page_of(code)
+        if page is None:
+            return True
         slot = (pc & 4095) >> 1
         count: i64 = i64(page.seen[slot])
         if count >= self.threshold:
@@ -328,13 +354,15 @@ class Translator(CodeListener):
 
     def translate(self, hart: Hart, code: vec[i64], pc: i64) -> None:
         """Translate the block at ``pc`` of a code page."""
-        self.make_room()
         page = self.page_of(code)
+        if page is None:
+            return
         page.learnt.append(int((pc & 4095) >> 1))
         self._translate(hart, page, pc, False)
-        self._flush()
+        self._flush(page)
 
     def _translate(self, hart: Hart, page: Page, pc: i64, ahead: bool) -> None:
+        self.memory = page.memory
         code = page.code
         stencils = self.stencils
         base = pc & -4096
@@ -527,6 +555,8 @@ class Translator(CodeListener):
         used = self.memory.used
         place = used + self.begin
         page.table[first] = i32(place)
+        self.ready_slots[self.ready] = first
+        self.ready += 1
         k: i64 = 0
         while k < self.place_count:
             target = self.place_slots[k]
@@ -543,18 +573,26 @@ class Translator(CodeListener):
                     self._put(position, 4, self.length - position - 4)
                     page.link_slots = append(page.link_slots, slot)
                     page.link_places = append(page.link_places, used + position)
-                    self.values[OFF] = target
-                    self._copy(STUB, 0)
+                    self.values[TARGET] = target
+                    self._copy(LEAVE, 0)
             k += 1
         self.begin = (self.length + 15) & -16
         self._link(page, first, place)
 
-    def _flush(self) -> None:
-        """Put what the buffer holds into memory."""
-        memory = self.memory
+    def _flush(self, page: Page) -> None:
+        """Put what the buffer holds into memory, then let it be found."""
+        memory = page.memory
         memory.put(memory.used, self.buffer, self.begin)
         memory.used += self.begin
+        if page.key:
+            self.spent += self.begin
         self.begin = 0
+        i: i64 = 0
+        while i < self.ready:
+            slot = self.ready_slots[i]
+            page.entries[slot] = page.table[slot]
+            i += 1
+        self.ready = 0
 
     def _link(self, page: Page, slot: i64, place: i64) -> None:
         """Let jumps that waited for ``slot`` go to it."""
