@@ -1,18 +1,96 @@
-"""A connection of a gateway as a trio stream."""
+"""A connection of a gateway, or of a guest's socket device, as a trio stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Protocol
 
 import trio
 
 from asyncvmm.base.errors import GuestError
-from asyncvmm.network.gateway import Gateway, Key
-from asyncvmm.network.tcp import CLOSED, TcpConnection
 from asyncvmm.runtime.entrance import Entrance
 
 CHUNK: Final = 1 << 16
+CLOSED: Final = "closed"
+
+
+class StreamConnection(Protocol):
+    """What a stream needs of a connection; it never waits. See ``network.tcp`` and ``device.sockets``."""
+
+    on_change: Callable[[], None]
+
+    @property
+    def target_port(self) -> int:
+        """The one that was asked for."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """CLOSED at its end."""
+        ...
+
+    @property
+    def failure(self) -> str:
+        """Why it ended, if it was cut."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the other side has accepted."""
+        ...
+
+    @property
+    def send_room(self) -> int:
+        """How much ``send`` takes."""
+        ...
+
+    @property
+    def readable(self) -> int:
+        """How much ``receive`` gives."""
+        ...
+
+    @property
+    def eof(self) -> bool:
+        """Whether nothing more will come."""
+        ...
+
+    def send(self, data: bytes, now_ns: int) -> int:
+        """How much fitted."""
+        ...
+
+    @property
+    def reads_enter(self) -> bool:
+        """Whether the guest's side hears of every ``receive`` at once."""
+        ...
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether there is something to tell the guest's side."""
+        ...
+
+    def receive(self, limit: int) -> bytes:
+        """What has come."""
+        ...
+
+    def finish(self, now_ns: int) -> None:
+        """No more will be sent."""
+        ...
+
+    def close(self, now_ns: int) -> None:
+        """Nobody wants it any more."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it."""
+        ...
+
+
+class Carrier(Protocol):
+    """Whoever takes what a connection has to send."""
+
+    def changed(self, key: Any, time_ns: int) -> None:
+        """The connection called ``key`` was used."""
+        ...
 
 
 class ConnectFailedError(GuestError):
@@ -20,7 +98,7 @@ class ConnectFailedError(GuestError):
 
 
 class GuestStream(trio.abc.HalfCloseableStream):
-    """Bytes to and from a program in a guest, over TCP through the network's gateway.
+    """Bytes to and from a program in a guest: over TCP through a gateway, or through its vsock.
 
     As with any trio stream: ``receive_some`` returns b"" when the guest has finished, and
     trio.BrokenResourceError is raised when the connection was cut.
@@ -28,9 +106,9 @@ class GuestStream(trio.abc.HalfCloseableStream):
 
     def __init__(
         self,
-        gateway: Gateway,
-        key: Key,
-        connection: TcpConnection,
+        gateway: Carrier,
+        key: Any,
+        connection: StreamConnection,
         entrance: Entrance,
         *,
         live: bool = False,
@@ -98,15 +176,23 @@ class GuestStream(trio.abc.HalfCloseableStream):
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
             if self.connection.readable:
-                data = self.connection.receive(max_bytes or CHUNK)
-                if self.connection.has_segments:  # more room, of which the guest is told
-                    self._enter(lambda now: None)
-                return data
+                return self._take(max_bytes or CHUNK)
             if self.connection.state == CLOSED and self.connection.failure:
                 raise trio.BrokenResourceError(self.connection.failure)
             if self.connection.eof:
                 return b""
             await self._changed.park()
+
+    def _take(self, limit: int) -> bytes:
+        """What has come. Where taking it may start something, it is an input."""
+        if not self.connection.reads_enter:
+            data = self.connection.receive(limit)
+            if self.connection.has_segments:  # more room, of which the guest is told
+                self._enter(lambda now: None)
+            return data
+        found: list[bytes] = []
+        self._enter(lambda now: found.append(self.connection.receive(limit)))
+        return found[0]
 
     async def send_eof(self) -> None:
         """No more will be sent."""
