@@ -16,6 +16,7 @@ CONNECTING: Final = "connecting"
 OPEN: Final = "open"
 CLOSED: Final = "closed"
 SOCKET_BYTES: Final = 256 << 10  # each way of one socket
+TELL_BYTES: Final = 64 << 10
 MAX_PORT: Final = (1 << 32) - 2
 MAX_LISTENERS: Final = 1024
 
@@ -27,7 +28,7 @@ def _nothing() -> None:
 class Socket:
     """One connection. ``target_port`` is the one that was asked for, on either side.
 
-    The host's end calls ``send``, ``receive``, ``finish``, ``close`` and ``abort``, each of which tells
+    The host's end calls ``send``, ``taken``, ``finish``, ``close`` and ``abort``, each of which tells
     the device through ``on_host``; ``on_change`` is called when the guest did something. The device's
     end takes from ``outbox`` and fills ``inbox``, at most SOCKET_BYTES.
     """
@@ -50,6 +51,7 @@ class Socket:
         self.on_change: Callable[[], None] = _nothing
         self.on_host: Callable[[], None] = _nothing
         self.guard: DeviceGuard = DeviceGuard()
+        self._taken: int = 0  # bytes of which the device has not heard
 
     @property
     def connected(self) -> bool:
@@ -60,16 +62,6 @@ class Socket:
     def readable(self) -> int:
         """How many bytes ``receive`` can give now."""
         return len(self.inbox)
-
-    @property
-    def reads_enter(self) -> bool:
-        """Whether the device hears of every ``receive`` at once: it gives the guest credit."""
-        return True
-
-    @property
-    def has_segments(self) -> bool:
-        """Never: what the guest is to hear it hears at once."""
-        return False
 
     @property
     def eof(self) -> bool:
@@ -92,12 +84,21 @@ class Socket:
         return count
 
     def receive(self, limit: int) -> bytes:
-        """At most ``limit`` bytes from the guest."""
+        """At most ``limit`` bytes from the guest; ``taken`` follows when there is enough to tell."""
         data = bytes(self.inbox[:limit])
         del self.inbox[:limit]
-        if len(data):
-            self._tell()
+        self._taken += len(data)
         return data
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether ``receive`` has made so much room that the guest should hear of it."""
+        return self._taken >= TELL_BYTES and self.state == OPEN
+
+    def taken(self) -> None:
+        """Tell the device what ``receive`` has taken."""
+        self._taken = 0
+        self._tell()
 
     def finish(self, now_ns: int = 0) -> None:
         """No more will be sent."""

@@ -195,11 +195,6 @@ class TcpConnection:
     # -- the network's side
 
     @property
-    def reads_enter(self) -> bool:
-        """Whether the other side hears of every ``receive`` at once: no, only when room was short."""
-        return False
-
-    @property
     def has_segments(self) -> bool:
         """Whether ``take_segments`` would give any."""
         return bool(self._segments)

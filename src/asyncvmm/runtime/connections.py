@@ -54,18 +54,13 @@ class StreamConnection(Protocol):
         """Whether nothing more will come."""
         ...
 
-    def send(self, data: bytes, now_ns: int) -> int:
-        """How much fitted."""
-        ...
-
-    @property
-    def reads_enter(self) -> bool:
-        """Whether the guest's side hears of every ``receive`` at once."""
-        ...
-
     @property
     def has_segments(self) -> bool:
-        """Whether there is something to tell the guest's side."""
+        """Whether there is something to tell the guest, such as the room that ``receive`` has made."""
+        ...
+
+    def send(self, data: bytes, now_ns: int) -> int:
+        """How much fitted."""
         ...
 
     def receive(self, limit: int) -> bytes:
@@ -176,23 +171,15 @@ class GuestStream(trio.abc.HalfCloseableStream):
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
             if self.connection.readable:
-                return self._take(max_bytes or CHUNK)
+                data = self.connection.receive(max_bytes or CHUNK)
+                if self.connection.has_segments:  # more room, of which the guest is told
+                    self._enter(lambda now: None)
+                return data
             if self.connection.state == CLOSED and self.connection.failure:
                 raise trio.BrokenResourceError(self.connection.failure)
             if self.connection.eof:
                 return b""
             await self._changed.park()
-
-    def _take(self, limit: int) -> bytes:
-        """What has come. Where taking it may start something, it is an input."""
-        if not self.connection.reads_enter:
-            data = self.connection.receive(limit)
-            if self.connection.has_segments:  # more room, of which the guest is told
-                self._enter(lambda now: None)
-            return data
-        found: list[bytes] = []
-        self._enter(lambda now: found.append(self.connection.receive(limit)))
-        return found[0]
 
     async def send_eof(self) -> None:
         """No more will be sent."""

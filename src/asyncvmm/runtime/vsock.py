@@ -24,10 +24,12 @@ MAX_BACKLOG: Final = 128
 
 
 class _Direct:
-    """The device hears of a socket's use from the socket itself."""
+    """The device hears of a socket's use from the socket itself, but for what was received."""
 
     def changed(self, key: Any, time_ns: int) -> None:
-        """Nothing is left to do."""
+        """See Carrier; ``key`` is the socket."""
+        if key.has_segments:
+            key.taken()
 
 
 class GuestSockets:
@@ -85,7 +87,7 @@ class GuestSockets:
             raise trio.BrokenResourceError(f"guest {self._name} has ended")
 
     def _stream(self, socket: Socket) -> GuestStream:
-        stream = GuestStream(_Direct(), None, socket, self._entrance)
+        stream = GuestStream(_Direct(), socket, socket, self._entrance)
         wake = socket.on_change
         self._sockets[socket] = None
 

@@ -46,6 +46,8 @@ def fuzz_one(data: bytes) -> None:
             socket.send(bytes(WORDS[two % 7]))
         elif act < 190 and socket is not None:
             socket.receive(WORDS[two % 7] or 1)
+            if socket.has_segments or three & 1:
+                socket.taken()
         elif act < 200 and socket is not None:
             (socket.finish, socket.close, socket.abort)[two % 3]()
         elif act < 210:

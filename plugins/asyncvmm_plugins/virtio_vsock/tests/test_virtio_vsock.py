@@ -117,7 +117,11 @@ def test_the_guest_gets_credit_as_the_host_reads() -> None:
         guest.send(RW, 5, port, piece)
     assert socket.readable == SOCKET_BYTES
     assert guest.heard() == []
-    socket.receive(100 << 10)
+    socket.receive(60 << 10)
+    assert not socket.has_segments
+    socket.receive(40 << 10)
+    assert socket.has_segments
+    socket.taken()
     ((packet, _),) = guest.heard()
     assert (packet.operation, packet.buffer_bytes, packet.forwarded) == (
         CREDIT_UPDATE, SOCKET_BYTES, 100 << 10
