@@ -58,6 +58,7 @@ examples:
   asyncvmm run --kernel Image --initrd initrd.cpio --append console=ttyS0
   asyncvmm run linux --disk web.qcow2 --snapshot   what is written is thrown away
   asyncvmm run web.vm -- apt list              a machine of `asyncvmm create`: its disks are kept
+  asyncvmm run linux --share ./src -- sh -c 'mount -t 9p -o trans=virtio share /mnt; ls /mnt'
   asyncvmm run --firmware fw_dynamic.bin --kernel u-boot.bin --until "=> "
   asyncvmm run edk2 --flash vars.fd            UEFI; its variables are kept in vars.fd
 
@@ -116,6 +117,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--snapshot",
         action="store_true",
         help="throw away what the guest writes to its disks and flash",
+    )
+    machine.add_argument(
+        "--share",
+        action="append",
+        default=[],
+        metavar="FOLDER[:TAG][:cow]",
+        help="a folder for the guest to mount (mount -t 9p -o trans=virtio,version=9p2000.L TAG /mnt; "
+        "TAG is share unless said): read-only, or with cow writable for the guest alone",
     )
     machine.add_argument(
         "--device", action="append", default=[], metavar="TYPE[,OPTION=VALUE...]", help="a device"
@@ -243,6 +252,7 @@ def _config(options: argparse.Namespace) -> GuestConfig:
         "flash": tuple(options.flash),
         "disks": tuple(options.disk),
         "nets": tuple(options.net) or (("lan",) if outside or options.capture else ()),
+        "shares": tuple(options.share),
         "devices": tuple(options.device),
         "epoch_ns": time.time_ns() if interactive else None,
     }

@@ -21,8 +21,10 @@ A device never learns its address, the time of day or who its neighbours are. It
 with ``GuestError`` (the guest takes an access fault); any other exception is the device's bug.
 """
 
+from asyncvmm.device.balloon import Balloon
 from asyncvmm.device.blob import Blob, MemoryBlob
 from asyncvmm.device.charport import CharPort
+from asyncvmm.device.folder import FILE, FOLDER, LINK, Folder, FolderEntry, MemoryFolder
 from asyncvmm.device.guard import BusGuard, DeviceGuard
 from asyncvmm.device.inbox import Inbox
 from asyncvmm.device.io import DeviceClock, DeviceIo, Dma, Power
@@ -40,16 +42,21 @@ from asyncvmm.device.registers import (
     RegisterBank,
 )
 from asyncvmm.device.rng import RandomStream
+from asyncvmm.device.sockets import Socket, SocketHub
 from asyncvmm.device.window import MemoryWindow
 from asyncvmm.interrupts.lines import InterruptLine
 
 __all__ = [
+    "FILE",
+    "FOLDER",
+    "LINK",
     "RO",
     "RW",
     "UNKNOWN_FAULTS",
     "UNKNOWN_IS_ZERO",
     "W1C",
     "WO",
+    "Balloon",
     "Blob",
     "BusGuard",
     "CharPort",
@@ -57,10 +64,13 @@ __all__ = [
     "DeviceGuard",
     "DeviceIo",
     "Dma",
+    "Folder",
+    "FolderEntry",
     "Inbox",
     "InterruptLine",
     "IoRate",
     "MemoryBlob",
+    "MemoryFolder",
     "MemoryWindow",
     "MmioDevice",
     "NetPort",
@@ -69,4 +79,6 @@ __all__ = [
     "RandomStream",
     "Register",
     "RegisterBank",
+    "Socket",
+    "SocketHub",
 ]

@@ -8,13 +8,16 @@ from typing import Final
 from mypy_extensions import i64, mypyc_attr
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.device.balloon import Balloon
 from asyncvmm.device.blob import Blob
 from asyncvmm.device.charport import CharPort
+from asyncvmm.device.folder import Folder
 from asyncvmm.device.guard import DeviceGuard
 from asyncvmm.device.inbox import Inbox
 from asyncvmm.device.net import NetPort
 from asyncvmm.device.rate import IoRate
 from asyncvmm.device.rng import RandomStream
+from asyncvmm.device.sockets import SocketHub
 from asyncvmm.device.window import MemoryWindow
 from asyncvmm.interrupts.lines import InterruptLine
 from asyncvmm.memory.pages import Ram
@@ -51,6 +54,12 @@ class Dma:
     def write(self, address: i64, data: bytes) -> None:
         """Write ``data`` at ``address``, all or nothing."""
         self._ram.write(address, data)
+
+    def discard(self, address: i64, length: i64) -> int:
+        """The guest has no use for what is there: every whole page within reads as zeros from now on
+        and takes no memory until it is written; how many did so far. DmaError outside RAM.
+        """
+        return self._ram.discard(address, length)
 
     def load(self, address: i64, size: i64) -> i64:
         """The little-endian number of ``size`` (1, 2, 4 or 8) bytes at ``address``; 8 is signed."""
@@ -110,11 +119,11 @@ class Power:
 class DeviceIo:
     """All capabilities of one device. ``path`` names it in messages and seeds its randomness.
 
-    ``blob``, ``console``, ``power``, ``rate``, ``guard`` and ``log_sink`` may be replaced before the
-    device is created: an empty blob, a port nobody reads, a power button that only records, no limit,
-    no guard and a list of log lines are what it gets otherwise. ``inbox`` leads to the device's own
-    ``run(io)``, for those that have one; ``window`` is memory at its address range, for those whose
-    type asks for it.
+    ``blob``, ``folder``, ``console``, ``power``, ``rate``, ``guard`` and ``log_sink`` may be replaced
+    before the device is created: an empty blob, an empty folder, a port nobody reads, a power button that
+    only records, no limit, no guard and a list of log lines are what it gets otherwise. ``inbox`` leads
+    to the device's own ``run(io)``, for those that have one; ``window`` is memory at its address range,
+    for those whose type asks for it.
     """
 
     def __init__(
@@ -131,6 +140,7 @@ class DeviceIo:
         self.clock: DeviceClock = clock
         self.rng: RandomStream = rng
         self.blob: Blob = Blob()
+        self.folder: Folder = Folder()
         self.power: Power = Power()
         self.rate: IoRate = IoRate()
         self.guard: DeviceGuard = DeviceGuard()
@@ -142,6 +152,9 @@ class DeviceIo:
         self._lines: int = 0
         self._console: CharPort = CharPort("console")
         self._net: NetPort = NetPort(path, b"\x02\0\0\0\0\1", self._time)
+        # Made when the device asks for them: who has one is known by that.
+        self.used_sockets: SocketHub | None = None
+        self.used_balloon: Balloon | None = None
 
     def _time(self) -> int:
         return self.clock.now_ns
@@ -153,6 +166,26 @@ class DeviceIo:
             self._net.guard = self.guard
             self._net.schedule = self.clock.after
         return self._net
+
+    @property
+    def sockets(self) -> SocketHub:
+        """Stream sockets to programs on the host."""
+        hub = self.used_sockets
+        if hub is None:
+            hub = SocketHub()
+            hub.guard = self.guard
+            self.used_sockets = hub
+        return hub
+
+    @property
+    def balloon(self) -> Balloon:
+        """What the host wants of a memory balloon, and is told."""
+        balloon = self.used_balloon
+        if balloon is None:
+            balloon = Balloon()
+            balloon.guard = self.guard
+            self.used_balloon = balloon
+        return balloon
 
     @property
     def console(self) -> CharPort:

@@ -73,7 +73,8 @@ class GuestConfig:
     alone is a Linux Image under the built-in SBI; without a kernel, what is in the first flash is
     started. ``flash`` are up to two flash parts, ``path`` with the options of disks. ``disks`` are
     ``path`` with any of ``,readonly``, ``,snapshot`` (what is written is thrown away) and
-    ``,format=raw|qcow2``, ``nets`` are ``network[,option=value...]`` (a card each), ``devices`` are
+    ``,format=raw|qcow2``, ``nets`` are ``network[,option=value...]`` (a card each), ``shares`` are
+    ``path[:tag][:cow]`` (folders of the host that it can mount, see ``virtio-9p``), ``devices`` are
     ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one when
     there are several; ``mips`` says how many million steps are a second of virtual time.
     ``epoch_ns`` is the date (Unix time) of its power-on, the same for every run unless it is given.
@@ -94,6 +95,7 @@ class GuestConfig:
     flash: tuple[str, ...] = attrs.field(default=(), converter=_words)
     disks: tuple[str, ...] = attrs.field(default=(), converter=_words)
     nets: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    shares: tuple[str, ...] = attrs.field(default=(), converter=_words)
     devices: tuple[str, ...] = attrs.field(default=(), converter=_words)
     seed: int = attrs.field(default=0, validator=_between(0, 2**64 - 1))
     clock: Literal["virtual", "realtime"] = attrs.field(
@@ -175,3 +177,27 @@ def split_disk(text: str) -> DiskOptions:
     if not text:
         raise ConfigError("a disk needs a path: path[,readonly][,snapshot][,format=raw|qcow2]")
     return DiskOptions(Path(text), **found)
+
+
+def share_options(shares: tuple[str, ...]) -> list[dict[str, str | None]]:
+    """The options of ``virtio-9p`` for each ``path[:tag][:cow]``; a path may have colons before a slash.
+
+    The tag is ``share`` unless said; ConfigError for two of one tag.
+    """
+    found: list[dict[str, str | None]] = []
+    for text in shares:
+        options: dict[str, str | None] = {"tag": "share"}
+        path, colon, word = text.rpartition(":")
+        if colon and word in ("cow", "ro"):
+            if word == "cow":
+                options["cow"] = None
+            text = path
+            path, colon, word = text.rpartition(":")
+        if colon and path and "/" not in word:
+            options["tag"], text = word, path
+        if not text or not options["tag"]:
+            raise ConfigError(f"share {text!r}: path[:tag][:cow] is expected")
+        if any(each["tag"] == options["tag"] for each in found):
+            raise ConfigError(f"two shares have the tag {options['tag']!r}: write path:tag")
+        found.append({"path": text, **options})
+    return found

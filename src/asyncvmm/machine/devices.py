@@ -16,6 +16,7 @@ from asyncvmm.device import (
     CharPort,
     DeviceIo,
     Dma,
+    Folder,
     InterruptLine,
     MmioDevice,
     RandomStream,
@@ -23,18 +24,19 @@ from asyncvmm.device import (
 from asyncvmm.interrupts.lines import InterruptSink
 from asyncvmm.machine.attachable import check_device, check_snapshot, node_properties
 from asyncvmm.machine.board import STANDARD, Board, Place
-from asyncvmm.machine.config import GuestConfig, split_disk
+from asyncvmm.machine.config import GuestConfig, share_options, split_disk
 from asyncvmm.machine.device_tree import DeviceNode
 from asyncvmm.machine.power import DevicePower, PowerSwitch
 from asyncvmm.memory.pages import Ram
 from asyncvmm.platform.device_clock import MachineDeviceClock
-from asyncvmm.plugin import BlobSpec, DeviceType, split_options
+from asyncvmm.plugin import BlobSpec, DeviceType, FolderSpec, split_options
 from asyncvmm.plugin.options import nearest
 from asyncvmm.timeline.clock import Clock
 from asyncvmm.timeline.events import DEVICES
 from asyncvmm.virtio import VirtioMmio
 
 OpenBlob = Callable[[BlobSpec], Blob]
+OpenFolder = Callable[[FolderSpec], Folder]
 LogSink = Callable[[str, str], None]
 
 
@@ -79,8 +81,14 @@ def no_blobs(spec: BlobSpec) -> Blob:
     raise ConfigError(f"{spec.path}: this machine was not given a way to open disks")
 
 
+def no_folders(spec: FolderSpec) -> Folder:
+    """The ``open_folder`` of a machine that was given none."""
+    raise ConfigError(f"{spec.path}: this machine was not given a way to open folders")
+
+
 def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list[Wanted]:
-    """The standard devices that ``types`` has, then flash, disks, network cards, and the other devices.
+    """The standard devices that ``types`` has, then flash, disks, network cards, shared folders, and the
+    other devices.
 
     A device of the config replaces the standard one of its type.
     """
@@ -94,7 +102,11 @@ def wanted_devices(config: GuestConfig, types: Mapping[str, DeviceType]) -> list
     disks = [_on_image("cfi-flash", text, types) for text in config.flash]
     disks += [_on_image("virtio-blk", text, types) for text in config.disks]
     cards = [_parse(f"virtio-net,network={text}", types) for text in config.nets]
-    return standard + disks + cards + chosen
+    shares = []
+    for share in share_options(config.shares):
+        kind = _type_of("virtio-9p", types)
+        shares.append(Wanted(kind, kind.parse(share)))
+    return standard + disks + cards + shares + chosen
 
 
 def _on_image(name: str, text: str, types: Mapping[str, DeviceType]) -> Wanted:
@@ -138,6 +150,7 @@ class DeviceFactory:
         switch: PowerSwitch,
         open_blob: OpenBlob,
         log_sink: LogSink | None,
+        open_folder: OpenFolder = no_folders,
     ) -> None:
         self._config = config
         self._bus = bus
@@ -147,6 +160,7 @@ class DeviceFactory:
         self._interrupts = interrupts
         self._switch = switch
         self._open_blob = open_blob
+        self._open_folder = open_folder
         self._log_sink = log_sink
         self._board = Board()
         self._counts: dict[str, int] = {}
@@ -177,6 +191,9 @@ class DeviceFactory:
         spec = kind.blob(wanted.config)
         if spec is not None:
             io.blob = self._open_blob(spec)
+        folder = kind.folder(wanted.config)
+        if folder is not None:
+            io.folder = self._open_folder(folder)
         for name in kind.ports(wanted.config):
             io.port(name)
         if kind.window:

@@ -33,7 +33,9 @@ from asyncvmm.machine.devices import (
     DeviceFactory,
     LogSink,
     OpenBlob,
+    OpenFolder,
     no_blobs,
+    no_folders,
     wanted_devices,
 )
 from asyncvmm.machine.engine_stats import EngineStats
@@ -100,6 +102,7 @@ class Machine:
         timeline: Timeline | None = None,
         engine: Engine | None = None,
         open_blob: OpenBlob = no_blobs,
+        open_folder: OpenFolder = no_folders,
         log_sink: LogSink | None = None,
         merger: Merger | None = None,
         powered: bool = True,
@@ -143,7 +146,7 @@ class Machine:
         self.plic = Plic(sinks)
         self.bus.attach(PLIC_BASE, plic.SIZE, self.plic, "plic")
         self.containment = Containment(self.bus, self.scheduler.request_stop)
-        self.devices = self._make_devices(types, open_blob, log_sink)
+        self.devices = self._make_devices(types, open_blob, log_sink, open_folder)
         self.containment.devices = self.devices
         self.console = self._find_console()
         self.htif: Htif | None = None
@@ -282,7 +285,11 @@ class Machine:
         )
 
     def _make_devices(
-        self, types: Mapping[str, DeviceType], open_blob: OpenBlob, log_sink: LogSink | None
+        self,
+        types: Mapping[str, DeviceType],
+        open_blob: OpenBlob,
+        log_sink: LogSink | None,
+        open_folder: OpenFolder,
     ) -> list[Attached]:
         factory = DeviceFactory(
             self.config,
@@ -293,6 +300,7 @@ class Machine:
             self.switch,
             open_blob,
             log_sink,
+            open_folder,
         )
         return [factory.attach(wanted) for wanted in wanted_devices(self.config, types)]
 

@@ -309,6 +309,25 @@ class Ram:
         self.resident -= 1
         self._replace(index, self.zero, ABSENT)
 
+    def discard(self, address: i64, length: i64) -> i64:
+        """Make every whole page within ``length`` bytes from ``address`` absent, whatever it holds: its
+        guest says that it has no use for it. How many were not so before; DmaError outside RAM.
+        """
+        if not self.contains(address, length):
+            raise DmaError(f"{int(length)} bytes at {int(address):#x} are outside RAM")
+        offset = address - self.base
+        index = (offset + PAGE_SIZE - 1) >> 12
+        end = (offset + length) >> 12
+        count: i64 = 0
+        while index < end:
+            if self.kind[index] != ABSENT:
+                self.drop_page(index)
+                if self.has_code[index] != 0:
+                    self.watcher.page_written(self.first_ppn + index, 0, PAGE_SIZE)
+                count += 1
+            index += 1
+        return count
+
     def _replace(self, index: i64, page: vec[i64], kind: i64) -> None:
         self.pages[index] = page
         self.kind[index] = kind

@@ -15,6 +15,7 @@ from asyncvmm.plugin.devices import (
     Compatible,
     DeviceType,
     FdtValue,
+    FolderSpec,
     NetSpec,
 )
 from asyncvmm.plugin.hookspecs import hookimpl, hookspec
@@ -32,6 +33,7 @@ __all__ = [
     "VersionedState",
     "DeviceType",
     "FdtValue",
+    "FolderSpec",
     "NetSpec",
     "PluginManager",
     "PluginProblem",

@@ -38,6 +38,17 @@ class BlobSpec:
 
 
 @attrs.frozen
+class FolderSpec:
+    """A folder of the host that a device needs: the machine captures it and puts it into ``io.folder``.
+
+    More than ``limit_bytes`` of contents are a ConfigError: all of them are read once, at the start.
+    """
+
+    path: Path
+    limit_bytes: int = 4 << 30
+
+
+@attrs.frozen
 class NetSpec:
     """A network that a device needs: the host plugs ``io.net`` in. ``mac`` None leaves the choice."""
 
@@ -50,6 +61,10 @@ def _no_net(config: Any) -> NetSpec | None:
 
 
 def _no_blob(config: Any) -> BlobSpec | None:
+    return None
+
+
+def _no_folder(config: Any) -> FolderSpec | None:
     return None
 
 
@@ -69,8 +84,9 @@ class DeviceType:
     "virtio"); it touches nothing outside ``io``. ``config`` is an attrs class whose fields are the
     options. ``size_bytes`` is the address range of an mmio device. ``blob`` and ``ports`` say from
     a config what the machine must bring: disk contents, and the names of the ``io.port(name)`` used
-    besides ``io.console``; ``net`` which network the host plugs ``io.net`` into. With ``window`` (of
-    mmio devices), ``io.window`` is memory that lies at all of the device's address range.
+    besides ``io.console``; ``net`` which network the host plugs ``io.net`` into, ``folder`` which folder
+    ``io.folder`` shows. With ``window`` (of mmio devices), ``io.window`` is memory that lies at all of the
+    device's address range.
     The board writes the device tree node from ``node_name``, ``compatible`` (empty for virtio devices,
     whose node is the transport's), ``fdt_properties``, and last the device's own
     ``fdt_properties()``. ``live`` marks a device that uses wall time or the world outside, and so may
@@ -92,6 +108,7 @@ class DeviceType:
     blob: Callable[[Any], BlobSpec | None] = _no_blob
     ports: Callable[[Any], tuple[str, ...]] = _no_ports
     net: Callable[[Any], NetSpec | None] = _no_net
+    folder: Callable[[Any], FolderSpec | None] = _no_folder
     window: bool = False
     live: bool = False
     api_version: int = 1

@@ -1,10 +1,11 @@
-"""Disk contents for the guests of a host."""
+"""Disk contents and folders for the guests of a host."""
 
 from __future__ import annotations
 
-from asyncvmm.device import Blob
-from asyncvmm.plugin import BlobSpec
+from asyncvmm.device import Blob, Folder
+from asyncvmm.plugin import BlobSpec, FolderSpec
 from asyncvmm.storage import ImageError, OverlayBlob, open_image
+from asyncvmm.storage.folders import HostFolder
 from asyncvmm.storage.views import ViewBlob, ViewedBlob
 
 
@@ -17,6 +18,11 @@ def open_file_blob(spec: BlobSpec) -> Blob:
     if spec.read_only:
         return image
     return OverlayBlob(image) if spec.snapshot else ViewedBlob(image)
+
+
+def open_host_folder(spec: FolderSpec) -> Folder:
+    """The folder that a device asks for, captured now; ConfigError names the file and the cause."""
+    return HostFolder(spec.path, spec.limit_bytes)
 
 
 def freeze_blob(blob: Blob, reopen: BlobSpec) -> Blob:

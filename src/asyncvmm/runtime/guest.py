@@ -331,6 +331,7 @@ class Guest:
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
         for device in self.machine.devices:
             device.io.blob.close()
+            device.io.folder.close()
         self._on_end(self)
         self._conductor.later(self._tell_end)
 

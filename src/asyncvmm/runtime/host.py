@@ -31,7 +31,7 @@ from asyncvmm.network import Network, NetworkConfig
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.backends import Backends
-from asyncvmm.runtime.blobs import open_file_blob
+from asyncvmm.runtime.blobs import open_file_blob, open_host_folder
 from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.connections import GuestStream
 from asyncvmm.runtime.debugger import Debugging
@@ -389,6 +389,7 @@ class Host:
             snapshot.saved.files,
             self.plugins.device_types,
             open_blob=DiskOpener(snapshot),
+            open_folder=open_host_folder,
             log_sink=log.add,
             merger=merger,
             powered=False,
@@ -402,6 +403,7 @@ class Host:
         except BaseException:
             for device in machine.devices:
                 device.io.blob.close()
+                device.io.folder.close()
             raise
         finally:
             if own:
@@ -420,6 +422,7 @@ class Host:
             read_boot_files(config, self._files),
             self.plugins.device_types,
             open_blob=open_file_blob,
+            open_folder=open_host_folder,
             log_sink=log.add,
             merger=merger,
             name=name,

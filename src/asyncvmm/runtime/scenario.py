@@ -210,6 +210,8 @@ def _read_guest(where: str, name: str, values: Any, directory: Path) -> GuestSpe
     if "disks" in settings:
         # Joining leaves what follows the path (",readonly") where it is.
         settings["disks"] = tuple(str(directory / disk) for disk in settings["disks"])
+    if "shares" in settings:
+        settings["shares"] = tuple(str(directory / share) for share in settings["shares"])
     return GuestSpec(name, image, settings)
 
 
@@ -443,6 +445,7 @@ _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "engine": _text,
     "disks": _words,
     "net": _words,
+    "shares": _words,
     "devices": _words,
     "trust_group": _text,
     "policy": _policy,

@@ -3,8 +3,8 @@
 In reading order: ``hostfile`` (a locked file of the host), ``raw``, ``layout`` and ``header`` (the
 qcow2 format), ``tables`` and ``refcounts`` (its two trees, and the order in which they are written),
 ``qcow2`` (the image itself), ``chain`` (backing files, and why formats are not guessed), ``overlay``
-(throw-away disks). Operations: ``create``, ``resize``, ``copying`` (convert, commit, rebase, compare),
-``mapping``, ``census``, ``check`` and ``repair``, ``info``.
+(throw-away disks), ``folders`` (a folder of the host, captured). Operations: ``create``, ``resize``,
+``copying`` (convert, commit, rebase, compare), ``mapping``, ``census``, ``check`` and ``repair``, ``info``.
 """
 
 from asyncvmm.storage.census import CheckReport

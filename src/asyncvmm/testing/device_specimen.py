@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import attrs
 
 from asyncvmm.base.errors import GuestError
-from asyncvmm.device import DeviceIo, MemoryBlob, MmioDevice
+from asyncvmm.device import DeviceIo, MemoryBlob, MemoryFolder, MmioDevice
 from asyncvmm.machine.attachable import check_device, check_snapshot, node_properties
 from asyncvmm.plugin import DeviceType
 from asyncvmm.testing.device_bench import DeviceBench
@@ -21,6 +21,12 @@ ACCESSES: Final = 400
 CHAINS: Final = 60
 DISK_BYTES: Final = 64 * 512
 RAM_BYTES: Final = 1 << 18
+FILES: Final[dict[str, bytes | str | None]] = {
+    "empty": b"",
+    "some.txt": b"some text\n" * 1000,
+    "folder/inner/file": bytes(range(256)),
+    "folder/link": "../some.txt",
+}
 MASK: Final = (1 << 64) - 1
 
 
@@ -60,7 +66,7 @@ Step = Read | Write | Store | Wait
 
 
 class Specimen:
-    """One device of ``device_type`` on a bench of its own, disk and ports included.
+    """One device of ``device_type`` on a bench of its own, disk, folder and ports included.
 
     Its RAM is empty, or holds noise (one for each ``fill`` other than 0), so that what is not the
     device's business can be told from what is.
@@ -78,6 +84,8 @@ class Specimen:
         self.blob = MemoryBlob(bytes(DISK_BYTES), spec is not None and spec.read_only)
         if spec is not None:
             io.blob = self.blob
+        if device_type.folder(config) is not None:
+            io.folder = MemoryFolder(FILES)
         for name in device_type.ports(config):
             io.port(name)
         with blame("creating the device"):

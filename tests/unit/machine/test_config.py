@@ -8,7 +8,7 @@ import pytest
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import GuestConfig, parse_size
-from asyncvmm.machine.config import DiskOptions, split_disk
+from asyncvmm.machine.config import DiskOptions, share_options, split_disk
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,26 @@ def test_disks() -> None:
         split_disk("a.img,format=vmdk")
     with pytest.raises(ConfigError, match="needs a path"):
         split_disk("")
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "tag", "cow"),
+    [
+        ("src", "src", "share", False),
+        ("/a/b:code", "/a/b", "code", False),
+        ("/a/b:cow", "/a/b", "share", True),
+        ("/a/b:code:cow", "/a/b", "code", True),
+        ("/a/b:code:ro", "/a/b", "code", False),
+        ("/a:b/c", "/a:b/c", "share", False),
+        ("/a,b", "/a,b", "share", False),
+    ],
+)
+def test_shares(text: str, path: str, tag: str, cow: bool) -> None:
+    (found,) = share_options((text,))
+    assert found == {"path": path, "tag": tag, **({"cow": None} if cow else {})}
+
+
+def test_shares_that_cannot_be() -> None:
+    for shares in (("",), (":cow",), ("a", "b"), ("a:x", "b:x:cow")):
+        with pytest.raises(ConfigError):
+            share_options(shares)
