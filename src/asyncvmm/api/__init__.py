@@ -27,6 +27,7 @@ from asyncvmm.runtime.host_snapshots import HostSnapshot
 from asyncvmm.runtime.ports import GuestEndedError
 from asyncvmm.runtime.scenario import Scenario, load_scenario
 from asyncvmm.runtime.snapshots import Snapshot
+from asyncvmm.runtime.vsock import GuestListener
 
 __all__ = [
     "AsyncvmmError",
@@ -45,6 +46,7 @@ __all__ = [
     "GuestError",
     "GuestExit",
     "GuestStats",
+    "GuestListener",
     "GuestStream",
     "Host",
     "HostSnapshot",

@@ -1,18 +1,91 @@
-"""A connection of a gateway as a trio stream."""
+"""A connection of a gateway, or of a guest's socket device, as a trio stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Protocol
 
 import trio
 
 from asyncvmm.base.errors import GuestError
-from asyncvmm.network.gateway import Gateway, Key
-from asyncvmm.network.tcp import CLOSED, TcpConnection
 from asyncvmm.runtime.entrance import Entrance
 
 CHUNK: Final = 1 << 16
+CLOSED: Final = "closed"
+
+
+class StreamConnection(Protocol):
+    """What a stream needs of a connection; it never waits. See ``network.tcp`` and ``device.sockets``."""
+
+    on_change: Callable[[], None]
+
+    @property
+    def target_port(self) -> int:
+        """The one that was asked for."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """CLOSED at its end."""
+        ...
+
+    @property
+    def failure(self) -> str:
+        """Why it ended, if it was cut."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the other side has accepted."""
+        ...
+
+    @property
+    def send_room(self) -> int:
+        """How much ``send`` takes."""
+        ...
+
+    @property
+    def readable(self) -> int:
+        """How much ``receive`` gives."""
+        ...
+
+    @property
+    def eof(self) -> bool:
+        """Whether nothing more will come."""
+        ...
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether there is something to tell the guest, such as the room that ``receive`` has made."""
+        ...
+
+    def send(self, data: bytes, now_ns: int) -> int:
+        """How much fitted."""
+        ...
+
+    def receive(self, limit: int) -> bytes:
+        """What has come."""
+        ...
+
+    def finish(self, now_ns: int) -> None:
+        """No more will be sent."""
+        ...
+
+    def close(self, now_ns: int) -> None:
+        """Nobody wants it any more."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it."""
+        ...
+
+
+class Carrier(Protocol):
+    """Whoever takes what a connection has to send."""
+
+    def changed(self, key: Any, time_ns: int) -> None:
+        """The connection called ``key`` was used."""
+        ...
 
 
 class ConnectFailedError(GuestError):
@@ -20,7 +93,7 @@ class ConnectFailedError(GuestError):
 
 
 class GuestStream(trio.abc.HalfCloseableStream):
-    """Bytes to and from a program in a guest, over TCP through the network's gateway.
+    """Bytes to and from a program in a guest: over TCP through a gateway, or through its vsock.
 
     As with any trio stream: ``receive_some`` returns b"" when the guest has finished, and
     trio.BrokenResourceError is raised when the connection was cut.
@@ -28,9 +101,9 @@ class GuestStream(trio.abc.HalfCloseableStream):
 
     def __init__(
         self,
-        gateway: Gateway,
-        key: Key,
-        connection: TcpConnection,
+        gateway: Carrier,
+        key: Any,
+        connection: StreamConnection,
         entrance: Entrance,
         *,
         live: bool = False,

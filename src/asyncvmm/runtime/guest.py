@@ -17,11 +17,13 @@ from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, Comple
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.debugger import Debugger, Debugging
+from asyncvmm.runtime.entrance import Entrance
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
 from asyncvmm.runtime.saved import HostSide
 from asyncvmm.runtime.shares import GuestPolicy, GuestUsage, Rates
 from asyncvmm.runtime.snapshots import Snapshot, take
+from asyncvmm.runtime.vsock import GuestSockets
 
 RUN_PORT: Final = "asyncvmm.run"
 RUN_DEVICES: Final = (f"virtio-console,ports={RUN_PORT}", "virtio-rng")
@@ -82,6 +84,7 @@ class Guest:
         rates: Rates,
         log: GuestLog,
         outbox: Outbox,
+        entrance: Entrance,
         max_instructions: int | None = None,
         debugging: Debugging | None = None,
     ) -> None:
@@ -108,6 +111,7 @@ class Guest:
                 run_port, self._input_comes, conductor.later, conductor.turn, outbox
             )
             self._commands = CommandChannel(self._run_stream)
+        self.vsock: Final = GuestSockets(machine, entrance, outbox)
         self.policy: Final = GuestPolicy(machine, conductor, rates)
         self._rates = rates
         self.log: Final = log
@@ -339,4 +343,5 @@ class Guest:
         self.console.guest_ended()
         if self._run_stream is not None:
             self._run_stream.guest_ended()
+        self.vsock.guest_ended()
         self._ended.set()

@@ -143,6 +143,7 @@ class Host:
             rates,
             log,
             outbox,
+            self._networks.entrance,
             max_instructions,
             Debugging(self._backends.nursery, self._revive_past),
         )

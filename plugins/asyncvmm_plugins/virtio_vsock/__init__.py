@@ -1,0 +1,1 @@
+"""virtio-vsock: stream sockets between a guest and programs on its host."""
