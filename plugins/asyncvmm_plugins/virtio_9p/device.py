@@ -134,3 +134,10 @@ class Virtio9p(VirtioDevice):
         self.tree.restore(state.nodes, state.next_number)
         self.session.restore(state.msize, state.fids)
         self.busy_until_ns = state.busy_until_ns
+
+    def resume(self) -> None:
+        """See VirtioDevice. What the driver has made available since then waits for its bell."""
+        (queue,) = self.queues
+        while queue.interrupted and (chain := queue.pop()):
+            self._waiting.append((queue, chain))
+        self._go_on()

@@ -60,6 +60,11 @@ class Attached:
     place: Place
     region: Region
 
+    def close(self) -> None:
+        """Let go of what the device has of the world outside; it is not used any more."""
+        self.io.blob.close()
+        self.io.folder.close()
+
     @property
     def node(self) -> DeviceNode:
         """What the device tree says about it."""

@@ -13,6 +13,7 @@ import trio
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.hypervisor import MemoryLimitError
 from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
+from asyncvmm.runtime.balloon import GuestBalloon
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
@@ -112,6 +113,7 @@ class Guest:
             )
             self._commands = CommandChannel(self._run_stream)
         self.vsock: Final = GuestSockets(machine, entrance, outbox)
+        self.balloon: Final = GuestBalloon(machine, entrance, outbox)
         self.policy: Final = GuestPolicy(machine, conductor, rates)
         self._rates = rates
         self.log: Final = log
@@ -334,8 +336,7 @@ class Guest:
             self._debugger.guest_ended(ended.code if ended.reason == "poweroff" else None)
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
         for device in self.machine.devices:
-            device.io.blob.close()
-            device.io.folder.close()
+            device.close()
         self._on_end(self)
         self._conductor.later(self._tell_end)
 
@@ -344,4 +345,5 @@ class Guest:
         if self._run_stream is not None:
             self._run_stream.guest_ended()
         self.vsock.guest_ended()
+        self.balloon.guest_ended()
         self._ended.set()

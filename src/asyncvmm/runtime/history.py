@@ -110,7 +110,7 @@ class Visit:
         """It is not wanted any more."""
         self.machine.ram.clear()
         for device in self.machine.devices:
-            device.io.blob.close()
+            device.close()
 
 
 class History:

@@ -219,7 +219,7 @@ class Host:
         except BaseException:
             for guest in made.values():
                 for device in guest.machine.devices:
-                    device.io.blob.close()
+                    device.close()
             raise
         self.guests.update(made)
         self._networks.entrance.live = saved.books.settings.live
@@ -240,7 +240,8 @@ class Host:
         rates = self._rates(machine, split, outbox, since_ns)
         conductor.sharing.join(machine)
         limit = None if resident.max_steps < 0 else resident.max_steps
-        guest = Guest(machine, conductor, self._ended, rates, log, outbox, limit)
+        entrance = self._networks.entrance
+        guest = Guest(machine, conductor, self._ended, rates, log, outbox, entrance, limit)
         guest.policy.remember(knobs)
         guest.go_on_from(snapshot.saved.host_side)
         return guest
@@ -403,8 +404,7 @@ class Host:
             restore(machine, attrs.evolve(snapshot.saved.state, pages=pages))
         except BaseException:
             for device in machine.devices:
-                device.io.blob.close()
-                device.io.folder.close()
+                device.close()
             raise
         finally:
             if own:

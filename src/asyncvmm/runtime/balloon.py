@@ -1,0 +1,126 @@
+"""``guest.balloon``: asking a guest for memory, and what it says of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import trio
+
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.device.balloon import Balloon
+from asyncvmm.machine import Machine, parse_size
+from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.outbox import Outbox
+from asyncvmm.runtime.sharing import trim
+
+TRIM_BYTES: Final = 16 << 20  # so much must have come back before the C library is asked to let go
+
+
+class GuestBalloon:
+    """The host's side of a guest's ``virtio-balloon`` device; ConfigError for guests without one.
+
+    A balloon is a hint: what a guest may have at most is ``memory.max``, which needs nobody's help.
+    """
+
+    def __init__(self, machine: Machine, entrance: Entrance, outbox: Outbox) -> None:
+        balloons = [device.io.used_balloon for device in machine.devices]
+        self._balloon: Balloon | None = next((one for one in balloons if one is not None), None)
+        self._name = machine.name
+        self._memory_bytes = machine.config.memory
+        self._entrance = entrance
+        self._outbox = outbox
+        self._changed = trio.lowlevel.ParkingLot()
+        self._answered = trio.lowlevel.ParkingLot()
+        self._answers = 0
+        self._trimmed_bytes = 0
+        self._ended = False
+        if self._balloon is not None:
+            self._trimmed_bytes = self._balloon.returned_bytes
+            self._balloon.on_change = lambda: outbox.call(self._heard)
+            self._balloon.on_statistics = lambda: outbox.call(self._told)
+
+    @property
+    def target_bytes(self) -> int:
+        """What was asked for."""
+        return self._device().target_bytes
+
+    @property
+    def actual_bytes(self) -> int:
+        """What the guest says that the balloon holds."""
+        return self._device().actual_bytes
+
+    @property
+    def returned_bytes(self) -> int:
+        """How much memory has come back so far, through the balloon and reports of free pages."""
+        return self._device().returned_bytes
+
+    async def set(self, size: int | str) -> None:
+        """Ask the guest for that much memory (``64 << 20``, ``"64M"``); it gives pages as it can.
+
+        A smaller size than before lets it have them again.
+        """
+        balloon = self._device()
+        size_bytes = parse_size(size)
+        if not 0 <= size_bytes <= self._memory_bytes:
+            raise ConfigError(
+                f"a balloon for guest {self._name} is 0 to {self._memory_bytes} bytes, not {size_bytes}"
+            )
+        await self._enter(lambda: balloon.set_target(size_bytes))
+
+    async def wait(self) -> None:
+        """Return when the balloon is as large as was asked for; it may never be."""
+        balloon = self._device()
+        await self._entrance.turn()
+        while balloon.actual_bytes // 4096 != balloon.target_bytes // 4096:
+            self._check()
+            await self._changed.park()
+
+    async def statistics(self) -> Mapping[str, int]:
+        """New counters of the guest: ``free_memory``, ``available_memory``, ``major_faults`` and so on.
+
+        Waits for the guest's driver to answer.
+        """
+        balloon = self._device()
+        before = self._answers
+        await self._enter(balloon.poll)
+        while self._answers == before:
+            self._check()
+            await self._answered.park()
+        return dict(balloon.statistics)
+
+    async def _enter(self, action: Callable[[], None]) -> None:
+        await self._entrance.turn()
+        self._check()
+        self._entrance.enter(lambda now: action(), live=False)
+
+    def _device(self) -> Balloon:
+        if self._balloon is None:
+            raise ConfigError(
+                f"guest {self._name} has no balloon: give it the device virtio-balloon"
+            )
+        return self._balloon
+
+    def _check(self) -> None:
+        if self._ended:
+            raise trio.BrokenResourceError(f"guest {self._name} has ended")
+
+    def _heard(self) -> None:
+        """Pages came back, or the guest says how many there are."""
+        assert self._balloon is not None
+        if self._balloon.returned_bytes - self._trimmed_bytes >= TRIM_BYTES:
+            self._trimmed_bytes = self._balloon.returned_bytes
+            trim()
+        if self._changed:
+            self._entrance.later(self._changed.unpark_all)
+
+    def _told(self) -> None:
+        self._answers += 1
+        if self._answered:
+            self._entrance.later(self._answered.unpark_all)
+
+    def guest_ended(self) -> None:
+        """Whoever waits hears of it."""
+        self._ended = True
+        self._changed.unpark_all()
+        self._answered.unpark_all()
