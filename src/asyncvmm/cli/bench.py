@@ -1,6 +1,6 @@
 """``asyncvmm bench``: guest instructions per CPU second, beside QEMU's when that is installed.
 
-``bench scale`` is in ``bench_scale.py``.
+``bench scale`` is in ``bench_scale.py``, ``bench net`` and ``bench disk`` in ``bench_peers.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncvmm.base.errors import GuestError
-from asyncvmm.cli import bench_scale
+from asyncvmm.cli import bench_peers, bench_scale
 from asyncvmm.plugin import create_plugin_manager
 from asyncvmm.testing.bare_metal import run_bare_metal
 from asyncvmm.testing.bench import (
@@ -35,6 +35,8 @@ examples:
   asyncvmm bench scale                       64 busy guests, the host's own time, 200 idle Linux
   asyncvmm bench scale --part busy --busy 16 --cpus 1
   asyncvmm bench scale --part idle --idle 20 --hours 24 --json scale.json
+  asyncvmm bench net                         guest to guest, guest and host: MB/s, requests/s
+  asyncvmm bench disk --runs 1               sequential and 4 KiB random
 """
 
 
@@ -55,6 +57,8 @@ def add_parser(commands: Any) -> None:
 def _run(given: argparse.Namespace) -> int:
     if bench_scale.NAME in given.kernels:
         return bench_scale.run(given)
+    if set(bench_peers.NAMES) & set(given.kernels):
+        return bench_peers.run(given)
     return run(given, our_machine(given.engine))
 
 
@@ -78,7 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options on its parser."""
     known = ", ".join(kernel.name for kernel in KERNELS)
     parser.add_argument(
-        "kernels", nargs="*", metavar="KERNEL", help=f"of {known}; default all; or: scale"
+        "kernels",
+        nargs="*",
+        metavar="KERNEL",
+        help=f"of {known}; default all; or: scale, net, disk",
     )
     parser.add_argument("--runs", type=_positive, default=3, help="median of so many (default 3)")
     parser.add_argument(
@@ -91,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-qemu", action="store_true", help="measure ours alone")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there as well")
     bench_scale.add_arguments(parser)
+    bench_peers.add_arguments(parser)
 
 
 def run(given: argparse.Namespace, run_elf: RunElf) -> int:
