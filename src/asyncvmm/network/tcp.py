@@ -40,6 +40,9 @@ MAX_RTO_NS: Final = 60 * SECOND
 MAX_RETRIES: Final = 8
 TIME_WAIT_NS: Final = 2 * SECOND
 ORPHAN_NS: Final = 60 * SECOND  # how long a closed end waits for the other one's FIN
+# RFC 9293 3.8.6.3: what little came is acknowledged with the answer to it, or after this time. Each
+# acknowledgement alone costs the guest an interrupt.
+DELAYED_ACK_NS: Final = 4 * MS
 
 _MASK: Final = 0xFFFFFFFF
 _STATES: Final = (
@@ -96,6 +99,8 @@ class TcpConnection:
         self._peer_fin: int | None = None
         self._eof = False
         self._told = 0  # the right edge of the window that the peer was told
+        self._acked = 0  # what was acknowledged last
+        self._ack_due_ns = FOREVER  # when the rest will be, if nothing is sent before
         self._discard = False
         self._cwnd = FIRST_WINDOW * mss
         self._threshold = 1 << 30
@@ -196,10 +201,12 @@ class TcpConnection:
 
     def next_ns(self) -> int:
         """When ``timer`` is due; FOREVER when not."""
-        return self._deadline_ns
+        return min(self._deadline_ns, self._ack_due_ns)
 
     def timer(self, now_ns: int) -> None:
-        """Something took too long."""
+        """Something took too long, or an acknowledgement is due."""
+        if now_ns >= self._ack_due_ns:
+            self._acknowledge()
         if now_ns < self._deadline_ns:
             return
         self._deadline_ns = FOREVER
@@ -446,6 +453,7 @@ class TcpConnection:
         if offset < 0:
             data, offset = data[-offset:], 0
         data = data[: max(0, self._room() - offset)]
+        in_order = offset == 0 and not self._pieces
         if offset == 0:
             self._append(data)
             self._join_pieces()
@@ -457,7 +465,10 @@ class TcpConnection:
             self._rcv = (self._rcv + 1) & _MASK
             self._eof = True
             self._peer_finished(now_ns)
-        self._acknowledge()
+        if in_order and not self._eof and distance(self._rcv, self._acked) < 2 * self.mss:
+            self._ack_due_ns = min(self._ack_due_ns, now_ns + DELAYED_ACK_NS)
+        else:
+            self._acknowledge()
 
     def _append(self, data: bytes) -> None:
         self._rcv = (self._rcv + len(data)) & _MASK
@@ -500,7 +511,7 @@ class TcpConnection:
         if self.state != CLOSED:
             self.state = CLOSED
             self.failure = reason
-            self._deadline_ns = FOREVER
+            self._deadline_ns = self._ack_due_ns = FOREVER
             self._out.clear()
             self._pieces.clear()
             self.on_change()
@@ -580,6 +591,8 @@ class TcpConnection:
         window = min(room, 0xFFFF) if flags & SYN or not self._scaling else room >> SCALE
         if flags & ACK:
             self._told = (self._rcv + room) & _MASK
+            self._acked = self._rcv
+            self._ack_due_ns = FOREVER
         self._segments.append(
             TcpSegment(
                 self.source_port,
