@@ -194,6 +194,11 @@ class TcpConnection:
 
     # -- the network's side
 
+    @property
+    def has_segments(self) -> bool:
+        """Whether ``take_segments`` would give any."""
+        return bool(self._segments)
+
     def take_segments(self) -> list[TcpSegment]:
         """What is to be sent now."""
         segments, self._segments = self._segments, []

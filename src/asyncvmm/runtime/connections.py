@@ -99,7 +99,8 @@ class GuestStream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError("this stream was closed")
             if self.connection.readable:
                 data = self.connection.receive(max_bytes or CHUNK)
-                self._enter(lambda now: None)
+                if self.connection.has_segments:  # more room, of which the guest is told
+                    self._enter(lambda now: None)
                 return data
             if self.connection.state == CLOSED and self.connection.failure:
                 raise trio.BrokenResourceError(self.connection.failure)
