@@ -1,0 +1,1 @@
+"""Targets of the floors: see ``tools.fuzz.targets`` for the rule."""
