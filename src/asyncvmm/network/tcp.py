@@ -50,10 +50,11 @@ _STATES: Final = (
     *(LAST_ACK, TIME_WAIT, CLOSED),
 )
 # What a snapshot keeps besides buffers: sequence numbers, counts and times, flags.
-_SEQUENCES: Final = ("_isn", "_una", "_nxt", "_max", "_rcv", "_told", "_recover")
+_SEQUENCES: Final = ("_isn", "_una", "_nxt", "_max", "_rcv", "_told", "_acked", "_recover")
 _NUMBERS: Final = (
     *("mss", "retransmitted", "_own_mss", "_window", "_scale", "_cwnd", "_threshold"),
     *("_duplicates", "_rto_ns", "_srtt_ns", "_variance_ns", "_retries", "_deadline_ns"),
+    "_ack_due_ns",
 )
 _FLAGS: Final = ("_scaling", "_fin_wanted", "_eof", "_discard")
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncvmm.base.units import MS, SECOND
-from asyncvmm.network.inet import ACK, FIN, RST, SYN, TcpSegment
+from asyncvmm.network.inet import ACK, FIN, PSH, RST, SYN, TcpSegment
 from asyncvmm.network.link import LinkDirection, LinkShape
 from asyncvmm.network.tcp import (
     CLOSED,
+    DELAYED_ACK_NS,
     ESTABLISHED,
     RECEIVE_BUFFER,
     SYN_SENT,
@@ -109,6 +110,44 @@ def test_rfc9293_handshake_data_and_close() -> None:
     assert [end.state for end in pair.ends()] == [CLOSED, CLOSED]
     assert [end.failure for end in pair.ends()] == ["", ""]
     assert [end.retransmitted for end in pair.ends()] == [0, 0]
+
+
+def established(isn: int = 0) -> TcpConnection:
+    """Our end of a connection that a peer, whose numbers begin at 100, has opened at time 0."""
+    end = TcpConnection.accept(TcpSegment(9, 80, 100, 0, SYN, 9000, b"", MSS, 0), isn, 0, MSS)
+    end.segment(TcpSegment(9, 80, 101, isn + 1, ACK, 9000), 0)
+    end.take_segments()
+    return end
+
+
+def test_rfc9293_little_data_is_acknowledged_with_the_answer_to_it_or_in_time() -> None:
+    end = established()
+    end.segment(TcpSegment(9, 80, 101, 1, ACK | PSH, 9000, b"ask"), MS)
+    assert end.take_segments() == [] and end.next_ns() == MS + DELAYED_ACK_NS
+    end.send(b"answer", 2 * MS)
+    (answer,) = end.take_segments()
+    assert (answer.acknowledged, answer.payload) == (104, b"answer")
+    end.segment(TcpSegment(9, 80, 104, 7, ACK | PSH, 9000, b"more"), 3 * MS)
+    end.timer(3 * MS + DELAYED_ACK_NS)
+    (alone,) = end.take_segments()
+    assert (alone.acknowledged, alone.payload, end.next_ns()) == (108, b"", FOREVER)
+
+
+@pytest.mark.parametrize(
+    "coming",
+    [
+        pytest.param([(101, b"x" * 2 * MSS)], id="two full segments"),
+        pytest.param([(101, b"x" * MSS), (101 + MSS, b"x" * MSS)], id="every second"),
+        pytest.param([(111, b"x")], id="a gap"),
+        pytest.param([(101, b"x"), (101, b"x")], id="once more"),
+    ],
+)
+def test_rfc5681_what_may_not_wait_is_acknowledged_at_once(coming: list[tuple[int, bytes]]) -> None:
+    end = established()
+    for sequence, data in coming:
+        assert end.take_segments() == []
+        end.segment(TcpSegment(9, 80, sequence, 1, ACK, 9000, data), MS)
+    assert [segment.payload for segment in end.take_segments()] == [b""]
 
 
 @settings(max_examples=40)
