@@ -12,6 +12,7 @@ from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.plugin.images import ImageCache
 from asyncvmm.runtime.folder import settings_edit
 from asyncvmm.runtime.folder.create import NewMachine, create_folder
+from asyncvmm.runtime.folder.diff import Difference, compare
 from asyncvmm.runtime.folder.head import Head, read_head
 from asyncvmm.runtime.folder.layout import FolderPaths, find_folder
 from asyncvmm.runtime.folder.lock import Holder, holder_of
@@ -114,6 +115,11 @@ class VmFolder:
         """Forget one; pages that others have stay."""
         with locked(self.paths):
             FolderSnapshots(self.paths).delete(name)
+
+    def diff(self, one: str, other: str) -> Difference:
+        """What differs between two snapshots."""
+        snapshots = FolderSnapshots(self.paths)
+        return compare(snapshots.known_path(one), snapshots.known_path(other))
 
     def log(self) -> list[LogEntry | LogError]:
         """vm.log, oldest first; a damaged line as its error."""

@@ -25,6 +25,7 @@ COMMANDS: Final = (
     "inspect",
     "config",
     "snapshot",
+    "snapshot",
     "rm",
     "image",
     "disk",

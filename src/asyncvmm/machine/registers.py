@@ -88,6 +88,15 @@ def hart_values(hart: Hart) -> list[int]:
     return values
 
 
+def value_names(count: int) -> list[str]:
+    """What each of the ``count`` integers of ``hart_values`` is: ``pc``, ``x10``, ``pmpaddr3``."""
+    names = [*SCALARS, "fflags", "frm"]
+    left = count - len(names) - 64
+    names += [f"{letter}{number}" for letter in "xf" for number in range(32)]
+    names += [f"{name}{number}" for name in VECTORS[2:] for number in range(left // 2)]
+    return names[:count]
+
+
 def reset_hart(hart: Hart) -> None:
     """Give ``hart`` the state of a new one, except what a reset keeps."""
     fresh = Hart(hart.hart_id, hart.ram, hart.bus, hart.code)

@@ -35,13 +35,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 class Terminal:
     """A pseudo-terminal of 100 by 30 with the command on it."""
 
-    def __init__(self, environment: dict[str, str], *words: str) -> None:
+    def __init__(
+        self, environment: dict[str, str], *words: str, command: list[str] = COMMAND
+    ) -> None:
         self.ours, self.theirs = pty.openpty()
         fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
         self.before = termios.tcgetattr(self.theirs)
         self.seen = b""
         self.process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*command, *words],
             env=environment,
             stdin=self.theirs,
             stdout=self.theirs,

@@ -70,13 +70,22 @@ def _apart(image: Blob, view: ViewBlob) -> tuple[Blob, str]:
                 continue
             for at in range(start, start + length, PIECE_BYTES):
                 count = min(PIECE_BYTES, start + length - at)
-                data = view.pread(at, count)
-                if not (isinstance(below, Zeros) and is_zero(data)):
-                    apart.pwrite(at, data)
+                for offset, data in _differing(below.pread(at, count), view.pread(at, count)):
+                    apart.pwrite(at + offset, data)
     except BaseException:
         apart.close()
         raise
     return apart, name
+
+
+def _differing(before: bytes, now: bytes) -> Iterator[tuple[int, bytes]]:
+    """(offset, data) of the blocks that are not what is below: a cluster has more than was written."""
+    if before == now:
+        return
+    for at in range(0, len(now), BLOCK_BYTES):
+        block = now[at : at + BLOCK_BYTES]
+        if before[at : at + BLOCK_BYTES] != block:
+            yield at, block
 
 
 def _base(image: Blob) -> tuple[Blob, str]:

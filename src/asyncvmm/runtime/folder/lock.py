@@ -72,6 +72,7 @@ class FolderLock:
 
     def __init__(self, path: Path, holder: Holder | None = None) -> None:
         self.path: Final = path
+        self.died: Holder | None = None  # the one before, when it did not let go by itself
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -94,6 +95,8 @@ class FolderLock:
                 time.sleep(TRY_S)
             except OSError as error:
                 raise BackendError(f"{self.path}: cannot be locked: {error.strerror}") from error
+        if os.fstat(self._fd).st_size:
+            self.died = _read_or_unknown(self.path)
         data = json.dumps(attrs.asdict(mine)).encode() + b"\n"
         try:
             os.pwrite(self._fd, data, 0)

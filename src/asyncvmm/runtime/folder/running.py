@@ -10,19 +10,20 @@ from typing import Any, Final
 import attrs
 import trio
 
-from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.machine import GuestConfig
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.runtime.folder.disks import check_disks, freeze_apart, kept_disks
 from asyncvmm.runtime.folder.head import STOPPED, Head, read_head, write_head
 from asyncvmm.runtime.folder.layout import FolderPaths, clear_leftovers
-from asyncvmm.runtime.folder.lock import FolderLock, this_process
+from asyncvmm.runtime.folder.lock import FolderLock, Holder, this_process
 from asyncvmm.runtime.folder.logs import ConsoleLog, VmLog
-from asyncvmm.runtime.folder.settings import VmSettings, load_settings
+from asyncvmm.runtime.folder.settings import LogLimits, VmSettings, load_settings
 from asyncvmm.runtime.folder.snapshots import FolderSnapshots, disk_stamps
 from asyncvmm.runtime.guest import RUN_APPEND, Guest, GuestExit
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.snapshots import Snapshot
+from asyncvmm.storage import check_image
 
 RESUME_CHANGES: Final = ("clock", "engine")  # what may be another one when a state goes on
 
@@ -71,7 +72,23 @@ def locked(
     with FolderLock(paths.lock, this_process(command, serves=serves)) as lock:
         clear_leftovers(paths)
         FolderSnapshots(paths).finish_restore()
+        if lock.died is not None:
+            _recover(paths, lock.died)
         yield lock
+
+
+def _recover(paths: FolderPaths, died: Holder) -> None:
+    """After a crash: disks lost nothing that was flushed, but clusters that nothing points at."""
+    log = VmLog(paths.vm_log, LogLimits())
+    log.add("recovered", from_crash_of=died.describe())
+    for path in sorted(paths.disks.glob("*.qcow2")):
+        try:
+            report = check_image(path, repair="leaks")
+            if report.leaks or report.errors:
+                log.add("disk checked", path=path.name, leaks=report.leaks, errors=report.errors)
+        except AsyncvmmError as error:
+            log.add("disk not checked", path=path.name, text=str(error))
+    log.close()
 
 
 class RunningMachine:

@@ -82,6 +82,11 @@ class FolderSnapshots:
         """Where it is."""
         return self.folder / name
 
+    def known_path(self, name: str) -> Path:
+        """Where it is; ConfigError when there is none of this name."""
+        self._check_known(name)
+        return self.path(name)
+
     def _info_path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 

@@ -1,0 +1,55 @@
+"""A Debian machine in a folder: what it writes is kept, it is gone back, and commands run in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncvmm.storage import check_image
+from tests.guests.conftest import Run
+
+pytestmark = pytest.mark.guest
+
+
+def folder(path: Path, *words: str, stdin: bytes = b"") -> bytes:
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncvmm", *words],
+        cwd=path,
+        env=os.environ | {"ASYNCVMM_STATE": str(path / "state")},
+        input=stdin,
+        capture_output=True,
+    )
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+def test_a_debian_machine_keeps_what_it_writes(command_line: Run, tmp_path: Path) -> None:
+    command_line("image", "pull", "debian-root")  # or skips the test
+    folder(tmp_path, "create", "web.vm", "--image", "debian-root", "--set", "seed=5")
+    assert folder(tmp_path, "run", "web.vm", "--", "sh", "-c", "cat >/root/a; pwd", stdin=b"kept") == b"/root\n"
+    assert check_image(tmp_path / "web.vm/disks/root.qcow2").clean
+    folder(tmp_path, "start", "web.vm")
+    try:
+        assert folder(tmp_path, "run", "web.vm", "--", "cat", "/root/a") == b"kept"
+        echoed = folder(tmp_path, "run", "web.vm", "--", "cat", stdin=b"x" * 300_000)
+        assert echoed == b"x" * 300_000
+        folder(tmp_path, "snapshot", "save", "web.vm", "one")
+        folder(tmp_path, "run", "web.vm", "--", "sh", "-c", "echo more > /root/b; echo here > /run/c")
+        folder(tmp_path, "stop", "--save", "web.vm")
+        # A state that is gone on from has its memory and its agent.
+        words = ("run", "web.vm", "--", "cat", "/root/b", "/run/c")
+        assert folder(tmp_path, *words) == b"more\nhere\n"
+        assert folder(tmp_path, *words) == b"more\nhere\n"
+        folder(tmp_path, "snapshot", "restore", "web.vm", "one")
+        assert folder(tmp_path, "run", "web.vm", "--", "ls", "/root") == b"a\n"
+        folder(tmp_path, "start", "--cold", "web.vm")
+        assert folder(tmp_path, "run", "web.vm", "--", "ls", "/root") == b"a\n"
+        folder(tmp_path, "stop", "web.vm")
+    finally:
+        subprocess.run([sys.executable, "-m", "asyncvmm", "stop", "--force", "web.vm"], cwd=tmp_path)
+    assert check_image(tmp_path / "web.vm/disks/root.qcow2").clean
+    assert b"reason=poweroff" in folder(tmp_path, "logs", "web.vm")
