@@ -27,11 +27,11 @@ from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.history import History, Revive, Take
 from asyncvmm.runtime.monitor import run_monitor
 from asyncvmm.runtime.snapshots import Snapshot
-from asyncvmm.runtime.travel import Past
+from asyncvmm.runtime.travel import BEGIN, Past
 
 LOOPBACK: Final = "127.0.0.1"
 RECEIVE_BYTES: Final = 4096
-SEND_S: Final = 10  # whoever does not read that long is gone
+LAST_WORDS_S: Final = 2  # how long a connection may take to hear that it is over
 
 
 @attrs.frozen
@@ -71,6 +71,8 @@ class Debugger:
         self._past: Past | None = None
         self.why_no_past = ""
         self._changed = trio.Event()
+        self._sending = trio.Lock()
+        self._unsent = bytearray()
         self._within: trio.Event | None = None  # stopped in the middle of a stretch
         self._holding = False  # stopped between two
         self._interrupting: trio.CancelScope | None = None
@@ -135,6 +137,7 @@ class Debugger:
             if self._ended:
                 return
             self._stub = Stub(self.target, Stop(self.target.current_hart()))
+            self._unsent.clear()
             self._attach()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, stream, nursery.cancel_scope)
@@ -142,6 +145,7 @@ class Debugger:
                 nursery.cancel_scope.cancel()
         finally:
             self._detach()
+            await self._last_words(stream)
             self._stub = None
             await trio.aclose_forcefully(stream)
 
@@ -152,9 +156,9 @@ class Debugger:
             while data := await stream.receive_some(RECEIVE_BYTES):
                 for request in stub.receive(bytes(data)):
                     if not await self._do(request, nursery):
-                        await self._send_now(stream)
                         return
-                self._changed.set()
+                if not await self._send_now(stream):
+                    return
 
     async def _send(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
         """What the stub has to say, as it comes; after the guest's end no more."""
@@ -167,21 +171,31 @@ class Debugger:
                 return
 
     async def _send_now(self, stream: trio.abc.Stream) -> bool:
+        """Send what there is to say; False when the client is gone. No more is read meanwhile."""
         stub = self._stub
         assert stub is not None
-        data = stub.take_output()
-        if not data:
-            return True
-        with trio.move_on_after(SEND_S), suppress(trio.BrokenResourceError):
-            await stream.send_all(data)
-            return True
-        return False
+        async with self._sending:
+            self._unsent += stub.take_output()
+            data = bytes(self._unsent)
+            if data:
+                try:
+                    await stream.send_all(data)
+                except trio.BrokenResourceError:
+                    return False
+                self._unsent.clear()
+        return True
+
+    async def _last_words(self, stream: trio.abc.Stream) -> None:
+        """Also when the host ends at this moment, gdb is to hear of its guest's end."""
+        with trio.move_on_after(LAST_WORDS_S, shield=True):
+            await self._send_now(stream)
+            await stream.aclose()
 
     def _attach(self) -> None:
         self.target.attach()
         try:
             self._history = History(self.machine, self._take, self._revive)
-        except ValueError as error:
+        except AsyncvmmError as error:
             self.why_no_past = str(error)
 
     def _detach(self) -> None:
@@ -253,7 +267,7 @@ class Debugger:
             elif self.running and self._interrupting is None:
                 nursery.start_soon(self._interrupt)
         elif isinstance(request, Monitor):
-            await self._monitor(request.command)
+            nursery.start_soon(self._monitor, request.command)
         elif isinstance(request, Kill):
             self._kill()
             return False
@@ -280,30 +294,25 @@ class Debugger:
 
     async def _travel(self, resume: Resume) -> None:
         """Do what ``resume`` says in the past; forward it may lead back to the present."""
-        try:
-            past = self.past()
-        except ConfigError as error:
-            self._say(f"{error}\n")
-            self._stopped(Stop(self.target.current_hart(), reason="replaylog"))
-            return
         stop: Stop | None = None
         with trio.CancelScope() as scope:
             self._travelling = scope
-            stop = await (past.go_back(resume) if resume.backward else past.go_on(resume))
+            try:
+                past = self.past()
+                stop = await (past.go_back(resume) if resume.backward else past.go_on(resume))
+            except AsyncvmmError as error:
+                self._say(f"{error}\n")
+                stop = Stop(self.target.current_hart(), reason=BEGIN)
         self._travelling = None
-        if self._stub is None:
-            return
         if scope.cancelled_caught:
             stop = Stop(self.target.current_hart(), SIGINT)
-        if not past.present:
-            self._stopped(stop or Stop(self.target.current_hart()))
-            return
-        self._leave_past()
-        if stop is not None:
-            self._stopped(stop)
-        else:
-            self.target.prepare(resume)
-            self._go()
+        if self._past is not None and self._past.present:
+            self._leave_past()
+            if stop is None:
+                self.target.prepare(resume)
+                self._go()
+                return
+        self._stopped(stop or Stop(self.target.current_hart()))
 
     def _say(self, text: str) -> None:
         if self._stub is not None:
@@ -311,14 +320,19 @@ class Debugger:
             self._changed.set()
 
     async def _monitor(self, command: str) -> None:
-        try:
-            text = await run_monitor(self, command)
-        except AsyncvmmError as error:
-            text = f"{error}\n"
+        text = "interrupted\n"
+        with trio.CancelScope() as scope:
+            self._travelling = scope
+            try:
+                text = await run_monitor(self, command)
+            except AsyncvmmError as error:
+                text = f"{error}\n"
+        self._travelling = None
         if self._past is not None and self._past.present:
             self._leave_past()
         if self._stub is not None:
             self._stub.monitor_done(text)
+            self._changed.set()
 
     # -- for the monitor's commands: see monitor.Debugger
 

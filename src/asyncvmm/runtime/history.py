@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import CharPort
 from asyncvmm.machine import RAN_HALT, RAN_STEPS, RAN_STOP, Machine
 from asyncvmm.runtime.snapshots import Snapshot
@@ -117,10 +118,10 @@ class History:
     """What is remembered of ``machine`` since it was made. Close it."""
 
     def __init__(self, machine: Machine, take: Take, revive: Revive) -> None:
-        """ValueError says why there can be no history."""
+        """ConfigError says why there can be no history."""
         for device in machine.devices:
             if device.type.live or device.type.net(device.config) is not None:
-                raise ValueError(
+                raise ConfigError(
                     f"{device.io.path} may bring what cannot be repeated: no history is kept"
                 )
         self.machine: Final = machine

@@ -1,0 +1,314 @@
+"""gdb's connection to a guest on a host: stopping, going on, going back, going away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from asyncvmm.base.errors import BackendError, ConfigError
+from asyncvmm.gdb.packets import PacketReader, frame
+from asyncvmm.machine import GuestConfig
+from asyncvmm.runtime.debugger import RECEIVE_BYTES
+from asyncvmm.runtime.guest import Guest
+from asyncvmm.runtime.host import Host, open_host
+from asyncvmm.testing import assemble, to_elf
+
+MS = 1_000_000
+# Counts in s1 and in memory, and takes a timer interrupt every 50 us. Hart 1 does the same elsewhere.
+COUNT = """
+_start:
+    la   t0, tick
+    csrw mtvec, t0
+    csrr s7, mhartid
+    slli t0, s7, 3
+    li   s6, 0x02004000
+    add  s6, s6, t0
+    sd   zero, 0(s6)
+    la   s0, data
+    add  s0, s0, t0
+    li   t0, 0x80
+    csrw mie, t0
+    csrsi mstatus, 8
+loop:
+    addi s1, s1, 1
+    sd   s1, 0(s0)
+    andi t1, s1, 1023
+    bnez t1, loop
+again:
+    j    loop
+.balign 4
+tick:
+    addi s4, s4, 1
+    li   s9, 0x0200bff8
+    ld   s9, 0(s9)
+    addi s9, s9, 500
+    sd   s9, 0(s6)
+    mret
+.balign 64
+data: .dword 0, 0
+"""
+QUIET = "_start: wfi\n j _start\n"
+
+
+class Gdb:
+    """A client that speaks the protocol."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._reader = PacketReader()
+        self._waiting: list[bytes] = []
+
+    async def ask(self, payload: bytes) -> bytes:
+        await self.stream.send_all(frame(payload))
+        return await self.hear()
+
+    async def hear(self) -> bytes:
+        with trio.fail_after(30):
+            while not self._waiting:
+                data = await self.stream.receive_some(RECEIVE_BYTES)
+                if not data:
+                    return b"(gone)"
+                events = self._reader.feed(bytes(data))
+                self._waiting += [each for each in events if isinstance(each, bytes)]
+        return self._waiting.pop(0)
+
+    async def register(self, number: int) -> int:
+        return int.from_bytes(bytes.fromhex((await self.ask(b"p%x" % number)).decode()), "little")
+
+    async def monitor(self, command: str) -> str:
+        return bytes.fromhex(
+            (await self.ask(b"qRcmd," + command.encode().hex().encode())).decode()
+        ).decode()
+
+
+@asynccontextmanager
+async def started(
+    tmp_path: Path, source: str = COUNT, *, harts: int = 1, wait: bool = True, engine: str = "auto"
+) -> AsyncIterator[tuple[Host, Guest, Gdb]]:
+    """A guest with a gdb that is connected to it."""
+    elf = tmp_path / "program.elf"
+    elf.write_bytes(to_elf(assemble(source, 0x80000000)))
+    async with open_host(mips=20, paused=True) as host:
+        guest = await host.start(
+            GuestConfig(elf=elf, memory="8M", harts=harts, engine=engine, quantum=1000)
+        )
+        port = await guest.gdb(wait=wait)
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        gdb = Gdb(stream)
+        assert (await gdb.ask(b"?")).startswith(b"T05thread:1;")
+        yield host, guest, gdb
+        await trio.aclose_forcefully(stream)
+
+
+async def undisturbed(tmp_path: Path, until_ns: int, *, harts: int = 1) -> str:
+    elf = tmp_path / "program.elf"
+    elf.write_bytes(to_elf(assemble(COUNT, 0x80000000)))
+    async with open_host(mips=20, paused=True) as host:
+        guest = await host.start(GuestConfig(elf=elf, memory="8M", harts=harts, quantum=1000))
+        await host.run_until(until_ns)
+        return guest.machine.digest()
+
+
+@pytest.fixture
+def address() -> int:
+    """Where ``sd s1, 0(s0)`` is."""
+    words = assemble(COUNT, 0x80000000).data
+    store = assemble("sd s1, 0(s0)", 0).data
+    return 0x80000000 + words.index(store)
+
+
+async def test_it_waits_at_the_first_instruction(tmp_path: Path) -> None:
+    async with started(tmp_path) as (host, guest, gdb):
+        assert await gdb.register(32) == 0x80000000
+        assert guest.stats.instructions == 0
+        await gdb.stream.send_all(frame(b"c"))
+        await host.run_until(2 * MS)
+        assert guest.stats.instructions > 30_000
+
+
+@pytest.mark.parametrize("harts", [1, 2])
+async def test_stops_do_not_change_the_guest(tmp_path: Path, address: int, harts: int) -> None:
+    expected = await undisturbed(tmp_path, 3 * MS, harts=harts)
+    async with started(tmp_path, harts=harts) as (host, guest, gdb):
+        assert await gdb.ask(b"qSupported:swbreak+") != b""
+        assert await gdb.ask(b"Z0,%x,4" % address) == b"OK"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.run_until, 3 * MS)
+            for times in range(20):
+                reply = await gdb.ask(b"vCont;c")
+                assert reply.endswith(b"swbreak:;"), (times, reply)
+                thread = int(reply[10:11])
+                assert await gdb.register(32) == address
+                assert await gdb.register(9) == int(guest.machine.harts[thread - 1].x[9])
+                assert (await gdb.ask(b"s")).startswith(b"T05")
+            for _ in range(5):
+                assert await gdb.ask(b"bs") == b"T05thread:%x;" % thread
+            assert (await gdb.ask(b"bc")).endswith(b"swbreak:;")
+            assert await gdb.ask(b"z0,%x,4" % address) == b"OK"
+            assert await gdb.ask(b"D") == b"OK"
+        assert guest.machine.digest() == expected
+        assert await gdb.hear() == b"(gone)"
+
+
+async def test_going_back_shows_what_was(tmp_path: Path, address: int) -> None:
+    """Every step back undoes exactly one, in time too; forward again it is what it was."""
+    async with started(tmp_path) as (host, _guest, gdb), trio.open_nursery() as nursery:
+        nursery.start_soon(host.run_until, 3 * MS)
+        seen = []
+        await gdb.ask(b"Z0,%x,4" % address)
+        for _ in range(3):
+            await gdb.ask(b"c")
+        await gdb.ask(b"z0,%x,4" % address)
+        for _ in range(30):
+            seen.append((await gdb.register(32), await gdb.ask(b"g")))
+            await gdb.ask(b"s")
+        for was in reversed(seen):
+            assert await gdb.ask(b"bs") == b"T05thread:1;"
+            assert (await gdb.register(32), await gdb.ask(b"g")) == was
+        assert await gdb.ask(b"P9=0000000000000000") == b"E02"  # the past cannot be changed
+        assert await gdb.ask(b"M80000100,1:00") == b"E0e"
+        for was in seen:
+            assert (await gdb.register(32), await gdb.ask(b"g")) == was
+            await gdb.ask(b"s")
+        assert await gdb.ask(b"Z0,%x,4" % address) == b"OK"
+        for _ in range(3):
+            assert (await gdb.ask(b"bc")).startswith(b"T05thread:1;")
+            assert await gdb.register(32) == address
+        await gdb.ask(b"z0,%x,4" % address)
+        assert await gdb.ask(b"bc") == b"T05thread:1;replaylog:begin;"
+        assert await gdb.register(32) == 0x80000000
+        assert await gdb.ask(b"bs") == b"T05thread:1;replaylog:begin;"
+        await gdb.ask(b"D")
+
+
+async def test_a_watchpoint_backward_stops_before_the_store(tmp_path: Path, address: int) -> None:
+    async with started(tmp_path) as (host, _guest, gdb), trio.open_nursery() as nursery:
+        nursery.start_soon(host.run_until, 3 * MS)
+        data = (0x80000000 + len(assemble(COUNT, 0x80000000).data)) - 16
+        await gdb.ask(b"Z0,%x,4" % address)
+        for _ in range(6):
+            await gdb.ask(b"c")
+        await gdb.ask(b"z0,%x,4" % address)
+        count = await gdb.register(9)
+        await gdb.ask(b"Z2,%x,8" % data)
+        for before in (1, 2, 3):
+            assert await gdb.ask(b"bc") == b"T05thread:1;watch:%x;" % data
+            assert await gdb.register(32) == address
+            assert await gdb.register(9) == count - before
+            value = bytes.fromhex((await gdb.ask(b"m%x,8" % data)).decode())
+            assert int.from_bytes(value, "little") == count - before - 1
+        await gdb.ask(b"D")
+
+
+async def test_an_interrupt_stops_it_within_a_quantum(tmp_path: Path) -> None:
+    async with started(tmp_path) as (host, guest, gdb):
+        await gdb.stream.send_all(frame(b"c"))
+        await host.run_until(2 * MS)
+        host.resume()
+        await gdb.stream.send_all(b"\x03")
+        assert await gdb.hear() == b"T02thread:1;"
+        at = guest.now_ns
+        assert await gdb.register(9) == int(guest.machine.harts[0].x[9]) > 0
+        await trio.testing.wait_all_tasks_blocked()
+        assert guest.now_ns == at == host.now_ns
+        await gdb.ask(b"D")
+
+
+async def test_an_interrupt_stops_a_guest_that_sleeps(tmp_path: Path) -> None:
+    async with started(tmp_path, QUIET) as (host, _guest, gdb):
+        host.resume()
+        await gdb.stream.send_all(frame(b"c"))
+        await host.wait_quiet()
+        await gdb.stream.send_all(b"\x03")
+        assert await gdb.hear() == b"T02thread:1;"
+        assert bytes.fromhex((await gdb.ask(b"qThreadExtraInfo,1")).decode()) == b"M-mode, waits"
+
+
+async def test_a_connection_that_goes_away_leaves_the_guest_running(
+    tmp_path: Path, address: int
+) -> None:
+    expected = await undisturbed(tmp_path, 3 * MS)
+    async with started(tmp_path) as (host, guest, gdb):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.run_until, 3 * MS)
+            await gdb.ask(b"Z0,%x,4" % address)
+            await gdb.ask(b"c")
+            await trio.aclose_forcefully(gdb.stream)
+        assert guest.machine.digest() == expected
+        assert guest.machine.guard.point_count == 0
+
+
+async def test_one_gdb_at_a_time(tmp_path: Path) -> None:
+    async with started(tmp_path) as (_host, guest, gdb):
+        assert guest._debugger is not None
+        with pytest.raises(ConfigError, match="already"):
+            await guest.gdb()
+        client, server = trio.testing.memory_stream_pair()
+        await guest._debugger.serve(server)
+        assert await client.receive_some() == b""
+        assert await gdb.ask(b"qC") == b"QC1"
+
+
+async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    async with started(tmp_path) as (host, guest, _):
+        other = await host.start(guest.config, name="other")
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        try:
+            with pytest.raises(BackendError, match="cannot be listened on"):
+                await other.gdb(listeners[0].socket.getsockname()[1])
+        finally:
+            await listeners[0].aclose()
+
+
+async def test_kill_ends_the_guest(tmp_path: Path) -> None:
+    async with started(tmp_path) as (_host, guest, gdb):
+        assert await gdb.ask(b"vKill;1") == b"OK"
+        assert (await guest.wait()).detail == "killed by gdb"
+
+
+async def test_the_end_of_the_guest_is_told(tmp_path: Path) -> None:
+    source = "_start: li t0, 0x100000\n li t1, 0x73333\n sw t1, 0(t0)\n1: j 1b\n"
+    async with started(tmp_path, source) as (host, guest, gdb):
+        host.resume()
+        assert await gdb.ask(b"c") == b"W07"
+        assert (await guest.wait()).code == 7
+        assert await gdb.hear() == b"(gone)"
+
+
+async def test_monitor_commands(tmp_path: Path) -> None:
+    async with started(tmp_path) as (host, guest, gdb):
+        await gdb.stream.send_all(frame(b"c"))
+        await host.run_until(2 * MS)
+        await gdb.stream.send_all(b"\x03")
+        await gdb.hear()
+        assert f"guest {guest.name}: {guest.now_ns / 1e9:.9f} s" in await gdb.monitor("info")
+        assert (await gdb.monitor("goto 100 steps")).startswith("at 0.000005000 s, 100 steps")
+        assert "the guest itself is at" in await gdb.monitor("info")
+        assert (await gdb.monitor("goto 10us")).startswith("at 0.000010000 s")
+        assert await gdb.monitor("snapshot") == "remembered: monitor goto comes back to it\n"
+        assert "at " in await gdb.monitor("goto now")
+        assert "no time" in await gdb.monitor("goto tomorrow")
+        assert "no monitor command" in await gdb.monitor("sing")
+        folder = tmp_path / "here"
+        assert "saved to" in await gdb.monitor(f"snapshot {folder}")
+        assert folder.is_dir()
+        await gdb.ask(b"D")
+
+
+async def test_input_from_outside_begins_a_new_history(tmp_path: Path) -> None:
+    async with started(tmp_path) as (host, guest, gdb):
+        await gdb.stream.send_all(frame(b"c"))
+        await host.run_until(2 * MS)
+        await guest.console.send_all(b"x")
+        begin = guest.stats.instructions + guest.stats.traps
+        await host.run_until(3 * MS)
+        await gdb.stream.send_all(b"\x03")
+        assert await gdb.hear() == b"T02thread:1;"
+        assert (await gdb.ask(b"bc")).endswith(b"replaylog:begin;")
+        assert f"({begin} steps)" in await gdb.monitor("info")
+        await gdb.ask(b"D")
