@@ -158,6 +158,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same, and wait for gdb before the first instruction",
     )
     output = parser.add_argument_group("output")
+    output.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="a journal of all that enters the guest: `asyncvmm replay FILE` repeats the run",
+    )
     output.add_argument("--log", type=Path, help="keep what the console says in a file")
     output.add_argument("--verbose", action="store_true", help="the console on standard error too")
     output.add_argument(
@@ -286,7 +292,7 @@ class Session:
             log = stack.enter_context(_open_for("--log", path, buffering=0)) if path else None
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._end_on_signal, nursery.cancel_scope)
-                async with open_host(networks=self.networks) as host:
+                async with open_host(networks=self.networks, journal=self.options.record) as host:
                     guest = await host.start(
                         self.config, max_instructions=self.options.max_instructions
                     )
@@ -332,7 +338,7 @@ class Session:
             if self.options.guest_command is not None:
                 await self._run_command(guest)
             else:
-                await self._show_console(host, guest)
+                await self.show_console(host, guest)
         if scope.cancelled_caught:
             _say(f"stopped after {self.options.timeout:g} s (--timeout)")
             self.status = TIMEOUT_STATUS
@@ -360,7 +366,7 @@ class Session:
                 with suppress(GuestEndedError):
                     await guest.power_off()  # its file systems are written back
 
-    async def _show_console(self, host: Host, guest: Guest) -> None:
+    async def show_console(self, host: Host, guest: Guest) -> None:
         """The console is standard output, and what comes from standard input is typed at it."""
         with ExitStack() as stack:
             if self.interactive:

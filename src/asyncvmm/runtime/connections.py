@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -11,6 +12,9 @@ from asyncvmm.base.errors import GuestError
 from asyncvmm.network.gateway import Gateway, Key
 from asyncvmm.network.tcp import CLOSED, TcpConnection
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.journal_file import ABORT, FINISH, HANG_UP, RECEIVE, SEND
+
+T = TypeVar("T")
 
 CHUNK: Final = 1 << 16
 
@@ -49,13 +53,16 @@ class GuestStream(trio.abc.HalfCloseableStream):
         if self._changed:
             self._entrance.later(self._changed.unpark_all)
 
-    def _enter(self, action: Callable[[int], int | None]) -> int:
-        def act(now_ns: int) -> int:
+    def _enter(
+        self, action: Callable[[int], T], kind: int, data: bytes = b"", **names: object
+    ) -> T:
+        def act(now_ns: int) -> T:
             done = action(now_ns)
             self._gateway.changed(self._key, now_ns)
-            return done or 0
+            return done
 
-        return self._entrance.enter(act, live=self._live)
+        place = {"gateway": self._gateway.place, "key": key_text(self._key)}
+        return self._entrance.enter(act, live=self._live, note=(kind, place | names, data))
 
     async def wait_connected(self) -> None:
         """Return when the guest has accepted; ConnectFailedError when it does not."""
@@ -71,12 +78,12 @@ class GuestStream(trio.abc.HalfCloseableStream):
         """Return when everything is queued; bounded by the guest's window and a buffer of 512 KiB."""
         rest = memoryview(bytes(data))
         async with self._send_conflict:
-            await self._entrance.turn()
             while True:
+                await self._entrance.turn()
                 self._check()
                 if self.connection.send_room and rest:
                     piece = bytes(rest[: self.connection.send_room])
-                    sent = self._enter(lambda now, piece=piece: self.connection.send(piece, now))  # type: ignore[misc]
+                    sent = self._enter(functools.partial(self.connection.send, piece), SEND, piece)
                     rest = rest[sent:]
                 if not rest:
                     return
@@ -93,33 +100,34 @@ class GuestStream(trio.abc.HalfCloseableStream):
         """At least one byte, or b"" at the end."""
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
-        await self._entrance.turn()
         while True:
+            await self._entrance.turn()
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
             if self.connection.readable:
-                data = self.connection.receive(max_bytes or CHUNK)
-                self._enter(lambda now: None)
-                return data
+                return self._take(max_bytes or CHUNK)
             if self.connection.state == CLOSED and self.connection.failure:
                 raise trio.BrokenResourceError(self.connection.failure)
             if self.connection.eof:
                 return b""
             await self._changed.park()
 
+    def _take(self, limit: int) -> bytes:
+        return self._enter(lambda now: self.connection.receive(limit), RECEIVE, limit=limit)
+
     async def send_eof(self) -> None:
         """No more will be sent."""
         async with self._send_conflict:
             await self._entrance.turn()
             self._check()
-            self._enter(self.connection.finish)
+            self._enter(self.connection.finish, FINISH)
 
     async def aclose(self) -> None:
         """Close both directions; what was queued is still sent."""
         if not self._closed:
             self._closed = True
             self.connection.on_change = _nothing
-            self._entrance.later(lambda: self._enter(self.connection.close))
+            self._entrance.later(lambda: self._enter(self.connection.close, HANG_UP))
             self._changed.unpark_all()
         await trio.lowlevel.checkpoint()
 
@@ -128,7 +136,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
         if not self._closed:
             self._closed = True
             self.connection.on_change = _nothing
-            self._entrance.later(lambda: self._enter(lambda now: self.connection.abort()))
+            self._entrance.later(lambda: self._enter(lambda now: self.connection.abort(), ABORT))
             self._changed.unpark_all()
 
     def _check(self) -> None:
@@ -136,6 +144,11 @@ class GuestStream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this stream was closed")
         if self.connection.state == CLOSED:
             raise trio.BrokenResourceError(self.connection.failure or "the connection is over")
+
+
+def key_text(key: Key) -> list[str | int]:
+    """A connection's name in a journal."""
+    return [key[0].hex(), key[1], key[2].hex(), key[3]]
 
 
 def _nothing() -> None:
