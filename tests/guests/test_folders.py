@@ -30,7 +30,8 @@ def folder(path: Path, *words: str, stdin: bytes = b"") -> bytes:
 def test_a_debian_machine_keeps_what_it_writes(command_line: Run, tmp_path: Path) -> None:
     command_line("image", "pull", "debian-root")  # or skips the test
     folder(tmp_path, "create", "web.vm", "--image", "debian-root", "--set", "seed=5")
-    assert folder(tmp_path, "run", "web.vm", "--", "sh", "-c", "cat >/root/a; pwd", stdin=b"kept") == b"/root\n"
+    said = folder(tmp_path, "run", "web.vm", "--", "sh", "-c", "cat >/root/a; pwd", stdin=b"kept")
+    assert said == b"/root\n"
     assert check_image(tmp_path / "web.vm/disks/root.qcow2").clean
     folder(tmp_path, "start", "web.vm")
     try:
@@ -38,7 +39,9 @@ def test_a_debian_machine_keeps_what_it_writes(command_line: Run, tmp_path: Path
         echoed = folder(tmp_path, "run", "web.vm", "--", "cat", stdin=b"x" * 300_000)
         assert echoed == b"x" * 300_000
         folder(tmp_path, "snapshot", "save", "web.vm", "one")
-        folder(tmp_path, "run", "web.vm", "--", "sh", "-c", "echo more > /root/b; echo here > /run/c")
+        folder(
+            tmp_path, "run", "web.vm", "--", "sh", "-c", "echo more > /root/b; echo here > /run/c"
+        )
         folder(tmp_path, "stop", "--save", "web.vm")
         # A state that is gone on from has its memory and its agent.
         words = ("run", "web.vm", "--", "cat", "/root/b", "/run/c")
@@ -50,6 +53,8 @@ def test_a_debian_machine_keeps_what_it_writes(command_line: Run, tmp_path: Path
         assert folder(tmp_path, "run", "web.vm", "--", "ls", "/root") == b"a\n"
         folder(tmp_path, "stop", "web.vm")
     finally:
-        subprocess.run([sys.executable, "-m", "asyncvmm", "stop", "--force", "web.vm"], cwd=tmp_path)
+        subprocess.run(
+            [sys.executable, "-m", "asyncvmm", "stop", "--force", "web.vm"], cwd=tmp_path
+        )
     assert check_image(tmp_path / "web.vm/disks/root.qcow2").clean
     assert b"reason=poweroff" in folder(tmp_path, "logs", "web.vm")

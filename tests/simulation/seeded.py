@@ -47,6 +47,7 @@ class Run:
         self.linux = linux
         self.guests: dict[str, Guest] = {}
         self.notes: list[str] = []
+        self.journal: Path | None = None
 
     def knobs(self, policy: str) -> dict[str, Any]:
         """Knobs that the policy admits, most of the time."""
@@ -139,7 +140,12 @@ class Run:
         life_ns = LINUX_NS if self.linux else LIFE_NS
         async with (
             open_host(
-                cpus=cpus, mips=mips, policy=policy, seed=rng.randrange(100), paused=True
+                cpus=cpus,
+                mips=mips,
+                policy=policy,
+                seed=rng.randrange(100),
+                paused=True,
+                journal=self.journal,
             ) as host,
             trio.open_nursery() as nursery,
         ):

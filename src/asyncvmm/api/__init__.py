@@ -24,7 +24,9 @@ from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestStats
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.host_snapshots import HostSnapshot
+from asyncvmm.runtime.journal_file import JournalError
 from asyncvmm.runtime.ports import GuestEndedError
+from asyncvmm.runtime.replay import Compared, Replay, open_replay
 from asyncvmm.runtime.scenario import Scenario, load_scenario
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.vsock import GuestListener
@@ -33,6 +35,7 @@ __all__ = [
     "AsyncvmmError",
     "BackendError",
     "CommandFailedError",
+    "Compared",
     "CompletedCommand",
     "ConfigError",
     "ConnectFailedError",
@@ -51,11 +54,13 @@ __all__ = [
     "Host",
     "HostSnapshot",
     "InternalError",
+    "JournalError",
     "Profile",
     "Profiler",
     "LinkShape",
     "Network",
     "NetworkConfig",
+    "Replay",
     "Scenario",
     "ScenarioObserver",
     "ScenarioResult",
@@ -72,6 +77,7 @@ __all__ = [
     "load_scenario",
     "open_folder",
     "open_host",
+    "open_replay",
     "read_kernel_symbols",
     "read_symbols",
     "run_scenario",

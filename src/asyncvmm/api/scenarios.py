@@ -139,8 +139,11 @@ async def run_scenario(
     cache: ImageCache | None = None,
     timeout_s: float | None = None,
     probe: Probe | None = None,
+    journal: Path | str | None = None,
 ) -> ScenarioResult:
     """Run all steps, until one fails or ``timeout_s`` of wall time are over.
+
+    ``journal`` is a new file for what enters the guests: see ``open_host``.
 
     A step that fails is part of the result; ConfigError is for what was wrong from the start.
     """
@@ -161,6 +164,7 @@ async def run_scenario(
             plugins=manager,
             workers=probe.workers,
             networks=asked.networks,
+            journal=journal,
             **asked.host.settings,
         ) as host:
             opened = True

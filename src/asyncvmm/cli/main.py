@@ -35,6 +35,7 @@ COMMANDS: Final = (
     "bench",
     "up",
     "verify",
+    "replay",
     "profile",
 )
 USAGE_STATUS = 2

@@ -186,6 +186,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same, and wait for gdb before the first instruction",
     )
     output = parser.add_argument_group("output")
+    output.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="a journal of all that enters the guest: `asyncvmm replay FILE` repeats the run",
+    )
     output.add_argument("--log", type=Path, help="keep what the console says in a file")
     output.add_argument("--verbose", action="store_true", help="the console on standard error too")
     output.add_argument(
@@ -326,7 +332,7 @@ class Session:
     @asynccontextmanager
     async def hosted(self) -> AsyncIterator[tuple[Host, Guest]]:
         """The guest on its host, for a block."""
-        async with open_host(networks=self.networks) as host:
+        async with open_host(networks=self.networks, journal=self.options.record) as host:
             yield (
                 host,
                 await host.start(self.config, max_instructions=self.options.max_instructions),
@@ -391,7 +397,7 @@ class Session:
             if self.options.guest_command is not None:
                 await self._run_command(guest)
             else:
-                await self._show_console(host, guest)
+                await self.show_console(host, guest)
         if scope.cancelled_caught:
             say(f"stopped after {self.options.timeout:g} s (--timeout)")
             self.status = TIMEOUT_STATUS
@@ -423,7 +429,7 @@ class Session:
                 with suppress(GuestEndedError):
                     await guest.power_off()  # its file systems are written back
 
-    async def _show_console(self, host: Host, guest: Guest) -> None:
+    async def show_console(self, host: Host, guest: Guest) -> None:
         """The console is standard output, and what comes from standard input is typed at it."""
         with ExitStack() as stack:
             if self.interactive:

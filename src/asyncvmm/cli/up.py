@@ -69,6 +69,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of wall time")
     parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="a journal of all that enters: `asyncvmm replay FILE` repeats the run",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
@@ -126,6 +132,7 @@ async def _run(scenario: Scenario, options: argparse.Namespace) -> ScenarioResul
                 observer,
                 timeout_s=options.timeout,
                 probe=Probe(workers=options.workers),
+                journal=options.record,
             )
         finally:
             if isinstance(observer, LiveTable):

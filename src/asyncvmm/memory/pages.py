@@ -322,7 +322,7 @@ class Ram:
         while index < end:
             if self.kind[index] != ABSENT:
                 self.drop_page(index)
-                if self.has_code[index] != 0:
+                if self.has_code(index):
                     self.watcher.page_written(self.first_ppn + index, 0, PAGE_SIZE)
                 count += 1
             index += 1

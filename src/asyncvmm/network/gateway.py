@@ -117,6 +117,8 @@ class Gateway:
         self.leases: Final = Leases(config.subnet)
         self.address: Final = self.leases.gateway
         self.outside: Final = config.outside
+        self.place = network  # what its host calls it, which may have several of a network's
+        self.asked = 0  # requests so far
         self.domain: Final = network.lower()
         self.requests: Final[deque[Request]] = deque()
         self.connections: Final[dict[Key, TcpConnection]] = {}

@@ -146,15 +146,20 @@ class Network:
 
     def shape(self, name: str, **changes: Any) -> LinkShape:
         """Change a cable from now on (see LinkShape); ConfigError leaves it as it was."""
-        if name not in self.cables:
-            known = ", ".join(self.cables) or "none"
-            raise ConfigError(f"network {self.name} has no cable {name!r}: there are {known}")
+        shape = self.check_shape(name, **changes)
         cable = self.cables[name]
-        shape = cable.shape.change(**changes)
-        self._check(shape)
         cable.shape = shape
         cable.up.reshape(self._upwards(shape))
         cable.down.reshape(self._downwards(shape))
+        return shape
+
+    def check_shape(self, name: str, **changes: Any) -> LinkShape:
+        """What ``shape`` would make of a cable, or its ConfigError."""
+        if name not in self.cables:
+            known = ", ".join(self.cables) or "none"
+            raise ConfigError(f"network {self.name} has no cable {name!r}: there are {known}")
+        shape = self.cables[name].shape.change(**changes)
+        self._check(shape)
         return shape
 
     def capture(self, out: BinaryIO, card: str | None = None) -> Capture:

@@ -49,6 +49,8 @@ from asyncvmm.machine import (
     Seat,
 )
 from asyncvmm.runtime.host_saved import ConductorState, PlaceState
+from asyncvmm.runtime.inputs import Inputs, Script
+from asyncvmm.runtime.journal_file import CUT
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
@@ -217,7 +219,11 @@ class Conductor:
         self.watchdog: Final = Watchdog()
         self.sharing: Final = Sharing()
         self.exchange: Exchange = NoExchange()
+        self.inputs: Inputs = Inputs()
+        self.script: Script = Script()
         self.now_ns = 0
+        self.in_stretch = False  # also after one that was cancelled
+        self.turns = 0  # stretches that ended at ``now_ns`` already
         self._wall = wall
         self._realtime = realtime
         self._places: dict[str, _Place] = {}
@@ -324,9 +330,7 @@ class Conductor:
 
     def kick(self) -> None:
         """Something came from outside: look at it now, at the time that the wall shows."""
-        if self._idle_wait and self._offset_ns is not None:
-            self._idle_wait = False
-            self._pass_idle(min(self._target_ns(), self._next_event_ns()))
+        self._idled()
         self._touched = True
         if self._quiet.is_set():
             self._quiet = trio.Event()
@@ -341,6 +345,18 @@ class Conductor:
             call()
         else:
             self._later[call] = None
+
+    @property
+    def between(self) -> bool:
+        """Tasks have their turn: no guest is in the middle of a stretch."""
+        return self._tasks_turn
+
+    def at_turn(self, call: Callable[[], object]) -> None:
+        """Call it now, or as soon as tasks have their turn."""
+        if self._tasks_turn:
+            call()
+        else:
+            self.later(call)
 
     async def turn(self) -> None:
         """Return when tasks have their turn: not in the middle of a quantum."""
@@ -395,8 +411,15 @@ class Conductor:
     async def _loop(self) -> None:
         while True:
             self._kick = trio.Event()
+            self.inputs.look()
+            if self.script.due(self.now_ns, self.turns):
+                await self._follow()
+                continue
             if self.now_ns >= self._goal_ns:
-                self._reached.set()
+                if not self._reached.is_set():
+                    if self.now_ns % self._grid_ns:
+                        self.inputs.note(CUT)
+                    self._reached.set()
                 await self._wait_kick()
                 continue
             if self._held:
@@ -411,8 +434,9 @@ class Conductor:
                 self._decide()
             busy = bool(self._busy)
             until = self._horizon(busy, runnable)
-            if realtime:
-                until = min(until, max(self._target_ns(), self.now_ns + 1))
+            if self.script.next_ns() <= self.now_ns < until:
+                await self._follow()  # what else ended here when it was noted does not here
+                continue
             if until == FOREVER:
                 self._quiet.set()
                 await self._wait_kick()
@@ -420,6 +444,12 @@ class Conductor:
             await self._live(until)
             if self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
                 await self._settle()
+
+    async def _follow(self) -> None:
+        """Something enters that the script has here."""
+        self._tell()
+        self._touched = True
+        await self.script.enter()
 
     async def _settle(self) -> None:
         """Every other task has had its turn: whatever a guest's output led to has been done.
@@ -453,9 +483,13 @@ class Conductor:
         self._turn.unpark_all()
 
     async def _breathe(self) -> None:
-        """Let trio go on, which is due: the wall clock never stands still for long."""
+        """Let trio go on, which is due: the wall clock never stands still for long.
+
+        A host with a journal ends at a place that a replay can come to: not here.
+        """
         self._alone = False
-        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=self.inputs.recording):
+            await trio.lowlevel.checkpoint()
         self._breath_ns = self._wall.now_ns()
 
     async def _wait_kick(self) -> None:
@@ -484,16 +518,22 @@ class Conductor:
             self._tell()
             await self._sleep(PACE_NS)
             return True
-        due = min(self._next_event_ns() - self._target_ns(), 1000 * MS)
+        due = min(self._idle_end_ns() - self._target_ns(), 1000 * MS)
         if due <= 0:
             return False
         self._tell()
         self._idle_wait = True
         await self._sleep(due)
+        self._idled()
+        return True
+
+    def _idled(self) -> None:
+        """While the host waited as nobody had anything to do, virtual time went on with the wall."""
         if self._idle_wait:
             self._idle_wait = False
-            self._pass_idle(min(self._target_ns(), self._next_event_ns()))
-        return True
+            until_ns = min(self._target_ns(), self._idle_end_ns())
+            if until_ns > self.now_ns:
+                self._pass_idle(until_ns)
 
     async def _sleep(self, ns: int) -> None:
         """Wait for outside input, at most ``ns``."""
@@ -594,6 +634,10 @@ class Conductor:
         first = min(int(self.exchange.next_ns()), int(self._roster.next_event_ns()))
         return max(first, self.now_ns)
 
+    def _idle_end_ns(self) -> int:
+        """How far time goes on by itself while no hart has anything to do."""
+        return min(self._goal_ns, int(self.cpus.next_ns(self.now_ns)), self._next_event_ns())
+
     def _horizon(self, busy: bool, runnable: bool) -> int:
         """Where the stretch ends: the first instant at which anything may be decided anew.
 
@@ -601,6 +645,7 @@ class Conductor:
         those of others end a stretch only where somebody may want a CPU that another one has.
         """
         until = min(self._goal_ns, int(self.cpus.next_ns(self.now_ns)))
+        until = min(until, max(self.script.next_ns(), self.now_ns))
         if busy or self._talked or (runnable and self._isolates):
             until = min(until, (self.now_ns // self._grid_ns + 1) * self._grid_ns)
         for place in self._busy.values():
@@ -620,6 +665,7 @@ class Conductor:
         are looked at.
         """
         self._tasks_turn = False
+        self.in_stretch = True
         busy = [self._busy[number] for number in sorted(self._busy)]
         ran = [place for place in busy if place.lived_ns <= until_ns]
         end_ns = until_ns
@@ -634,8 +680,7 @@ class Conductor:
                 place.guest.outbox.open()
         for place in ran:
             self._lived(place)
-        self.now_ns = end_ns
-        self.exchange.advance(end_ns)
+        self._came_to(end_ns)
         for place in busy:
             if place.lived_ns > end_ns:
                 continue
@@ -644,6 +689,7 @@ class Conductor:
                 if end_ns == until_ns or not scheduler.runnable(number):
                     self._release(place, number, int(harts[number].steps) - slice_.steps_before)
         self._account(ran)
+        self.in_stretch = False
 
     def _others(self, until_ns: int) -> list[_Place]:
         """Those without a CPU that have something to do up to ``until_ns``; it passes for the rest."""
@@ -660,9 +706,14 @@ class Conductor:
             place.guest.outbox.open()
         for place in places:
             self._lived(place)
-        self.now_ns = until_ns
-        self.exchange.advance(until_ns)
+        self._came_to(until_ns)
         self._account(places)
+
+    def _came_to(self, now_ns: int) -> None:
+        """A stretch has ended here."""
+        self.turns = 0 if now_ns > self.now_ns else self.turns + 1
+        self.now_ns = now_ns
+        self.exchange.advance(now_ns)
 
     async def _run_guests(self, places: list[_Place], until_ns: int) -> None:
         """Run guests up to ``until_ns``: in threads what gains from it, here the others."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
 from asyncvmm.base.errors import GuestError
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.journal_file import ABORT, FINISH, HANG_UP, RECEIVE, SEND
+
+T = TypeVar("T")
 
 CHUNK: Final = 1 << 16
 CLOSED: Final = "closed"
@@ -83,6 +87,11 @@ class StreamConnection(Protocol):
 class Carrier(Protocol):
     """Whoever takes what a connection has to send."""
 
+    @property
+    def place(self) -> str:
+        """Its name in a journal; empty for what no journal can repeat."""
+        ...
+
     def changed(self, key: Any, time_ns: int) -> None:
         """The connection called ``key`` was used."""
         ...
@@ -122,13 +131,23 @@ class GuestStream(trio.abc.HalfCloseableStream):
         if self._changed:
             self._entrance.later(self._changed.unpark_all)
 
-    def _enter(self, action: Callable[[int], int | None]) -> int:
-        def act(now_ns: int) -> int:
+    def _enter(
+        self, action: Callable[[int], T], kind: int, data: bytes = b"", **names: object
+    ) -> T:
+        def act(now_ns: int) -> T:
             done = action(now_ns)
             self._gateway.changed(self._key, now_ns)
-            return done or 0
+            return done
 
-        return self._entrance.enter(act, live=self._live)
+        return self._entrance.enter(act, live=self._live, note=self._note(kind, data, names))
+
+    def _note(
+        self, kind: int, data: bytes, names: dict[str, object]
+    ) -> tuple[int, dict[str, Any], bytes] | None:
+        if not self._gateway.place:
+            return None
+        place = {"gateway": self._gateway.place, "key": key_text(self._key)}
+        return (kind, place | names, data)
 
     async def wait_connected(self) -> None:
         """Return when the guest has accepted; ConnectFailedError when it does not."""
@@ -144,12 +163,12 @@ class GuestStream(trio.abc.HalfCloseableStream):
         """Return when everything is queued; bounded by the guest's window and a buffer of 512 KiB."""
         rest = memoryview(bytes(data))
         async with self._send_conflict:
-            await self._entrance.turn()
             while True:
+                await self._entrance.turn()
                 self._check()
                 if self.connection.send_room and rest:
                     piece = bytes(rest[: self.connection.send_room])
-                    sent = self._enter(lambda now, piece=piece: self.connection.send(piece, now))  # type: ignore[misc]
+                    sent = self._enter(functools.partial(self.connection.send, piece), SEND, piece)
                     rest = rest[sent:]
                 if not rest:
                     return
@@ -166,34 +185,38 @@ class GuestStream(trio.abc.HalfCloseableStream):
         """At least one byte, or b"" at the end."""
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
-        await self._entrance.turn()
         while True:
+            await self._entrance.turn()
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
             if self.connection.readable:
-                data = self.connection.receive(max_bytes or CHUNK)
-                if self.connection.has_segments:  # more room, of which the guest is told
-                    self._enter(lambda now: None)
-                return data
+                return self._take(max_bytes or CHUNK)
             if self.connection.state == CLOSED and self.connection.failure:
                 raise trio.BrokenResourceError(self.connection.failure)
             if self.connection.eof:
                 return b""
             await self._changed.park()
 
+    def _take(self, limit: int) -> bytes:
+        note = self._note(RECEIVE, b"", {"limit": limit})
+        data = self._entrance.take(lambda: self.connection.receive(limit), note=note)
+        if self.connection.has_segments:  # more room, of which the guest is told
+            self._entrance.enter_again(lambda now: self._gateway.changed(self._key, now))
+        return data
+
     async def send_eof(self) -> None:
         """No more will be sent."""
         async with self._send_conflict:
             await self._entrance.turn()
             self._check()
-            self._enter(self.connection.finish)
+            self._enter(self.connection.finish, FINISH)
 
     async def aclose(self) -> None:
         """Close both directions; what was queued is still sent."""
         if not self._closed:
             self._closed = True
             self.connection.on_change = _nothing
-            self._entrance.later(lambda: self._enter(self.connection.close))
+            self._entrance.later(lambda: self._enter(self.connection.close, HANG_UP))
             self._changed.unpark_all()
         await trio.lowlevel.checkpoint()
 
@@ -202,7 +225,7 @@ class GuestStream(trio.abc.HalfCloseableStream):
         if not self._closed:
             self._closed = True
             self.connection.on_change = _nothing
-            self._entrance.later(lambda: self._enter(lambda now: self.connection.abort()))
+            self._entrance.later(lambda: self._enter(lambda now: self.connection.abort(), ABORT))
             self._changed.unpark_all()
 
     def _check(self) -> None:
@@ -210,6 +233,11 @@ class GuestStream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this stream was closed")
         if self.connection.state == CLOSED:
             raise trio.BrokenResourceError(self.connection.failure or "the connection is over")
+
+
+def key_text(key: Any) -> list[str | int]:
+    """A connection's name in a journal."""
+    return [key[0].hex(), key[1], key[2].hex(), key[3]]
 
 
 def _nothing() -> None:

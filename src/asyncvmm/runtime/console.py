@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from asyncvmm.device import CharPort
+from asyncvmm.runtime.inputs import Note, forget
+from asyncvmm.runtime.journal_file import RESIZE
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream, at_once
 
@@ -28,8 +30,10 @@ class Console(PortStream):
         later: Callable[[Callable[[], object]], None] = at_once,
         turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         outbox: Outbox | None = None,
+        note: Note = forget,
     ) -> None:
-        super().__init__(port, wake_guest, later, turn, outbox)
+        super().__init__(port, wake_guest, later, turn, outbox, note)
+        self._size = port.columns, port.rows
         self.taps: list[Callable[[bytes], None]] = []
         self.bytes_dropped = 0
         self.tap_error: Exception | None = None
@@ -71,5 +75,18 @@ class Console(PortStream):
             raise error
 
     def resize(self, columns: int, rows: int) -> None:
-        """The window has a new size in characters; devices that can tell their guest do."""
-        self._port.resize(columns, rows)
+        """The window has a new size in characters; devices that can tell their guest do, when tasks
+        have their turn.
+        """
+        if not (1 <= columns <= 0xFFFF and 1 <= rows <= 0xFFFF):
+            raise ValueError(f"a window of {columns} by {rows} characters")
+        self._size = columns, rows
+        self._later(self._resize)
+
+    def _resize(self) -> None:
+        columns, rows = self._size
+        if (columns, rows) != (self._port.columns, self._port.rows) and not self._ended:
+            self._wake_guest()
+            self._note(RESIZE, columns=columns, rows=rows)
+            self._port.resize(columns, rows)
+            self._wake_guest()

@@ -21,6 +21,7 @@ from asyncvmm.network.gateway import (
 from asyncvmm.network.nat import DatagramFlow
 from asyncvmm.runtime.connections import ConnectFailedError, GuestStream, splice
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.journal_file import DATAGRAM, OPENED, RESOLVED
 
 CONNECT_S: Final = 30
 RESOLVE_S: Final = 10
@@ -65,10 +66,11 @@ class Edge:
         """Take what the gateway asks for; the answers come later."""
         while gateway.requests:
             request = gateway.requests.popleft()
+            gateway.asked += 1
             if isinstance(request, OpenRequest):
-                self._nursery.start_soon(self._open, gateway, request)
+                self._nursery.start_soon(self._open, gateway, request, gateway.asked)
             elif isinstance(request, ResolveRequest):
-                self._nursery.start_soon(self._resolve, gateway, request)
+                self._nursery.start_soon(self._resolve, gateway, request, gateway.asked)
             else:
                 self._datagram(gateway, request)
 
@@ -92,7 +94,7 @@ class Edge:
         self._nursery.start_soon(trio.serve_listeners, handle, listeners)
         return int(listeners[0].socket.getsockname()[1])
 
-    async def _open(self, gateway: Gateway, request: OpenRequest) -> None:
+    async def _open(self, gateway: Gateway, request: OpenRequest, number: int) -> None:
         stream: trio.SocketStream | None = None
         with trio.move_on_after(CONNECT_S):
             try:
@@ -101,8 +103,9 @@ class Edge:
                 stream = None
         works = stream is not None
         await self._entrance.turn()
+        names = {"gateway": gateway.place, "request": number, "works": works}
         connection = self._entrance.enter(
-            lambda now: gateway.opened(now, request, works), live=True
+            lambda now: gateway.opened(now, request, works), live=True, note=(OPENED, names, b"")
         )
         if stream is None:
             return
@@ -112,7 +115,7 @@ class Edge:
         inside = GuestStream(gateway, request.key, connection, self._entrance, live=True)
         await _splice_socket(stream, inside)
 
-    async def _resolve(self, gateway: Gateway, request: ResolveRequest) -> None:
+    async def _resolve(self, gateway: Gateway, request: ResolveRequest, number: int) -> None:
         found: list[bytes] = []
         with trio.move_on_after(RESOLVE_S):
             try:
@@ -122,9 +125,14 @@ class Edge:
                 found = [socket.inet_aton(str(answer[4][0])) for answer in answers]
             except OSError:
                 found = []
+        found = list(dict.fromkeys(found))
         await self._entrance.turn()
+        names = {"gateway": gateway.place, "request": number}
+        names["found"] = [address.hex() for address in found]
         self._entrance.enter(
-            lambda now: gateway.resolved(now, request, list(dict.fromkeys(found))), live=True
+            lambda now: gateway.resolved(now, request, found),
+            live=True,
+            note=(RESOLVED, names, b""),
         )
 
     # -- datagrams: a socket for each flow
@@ -172,10 +180,17 @@ class Edge:
                 continue
             scope.deadline = trio.current_time() + IDLE_S
             await self._entrance.turn()
+            names = {"gateway": gateway.place, "flow": flow_text(flow)}
             self._entrance.enter(
                 lambda now, data=data: gateway.datagram(now, flow, data),  # type: ignore[misc]
                 live=True,
+                note=(DATAGRAM, names, data),
             )
+
+
+def flow_text(flow: DatagramFlow) -> list[str | int]:
+    """A flow's name in a journal."""
+    return [flow.source.hex(), flow.source_port, flow.target.hex(), flow.target_port]
 
 
 async def _try_send(outside: trio.socket.SocketType, payload: bytes) -> None:

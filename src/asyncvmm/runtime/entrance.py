@@ -2,13 +2,13 @@
 
 Everything that a socket or a program says to a gateway enters here, between two stretches of virtual
 time, and has the time at which it entered. What came from real sockets marks the host as live: its run
-cannot be repeated from seed and script alone. A journal of inputs would be written and replayed here.
+cannot be repeated from seed and script alone, but from its journal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asyncvmm.runtime.conductor import Conductor
 
@@ -27,12 +27,39 @@ class Entrance:
         self._conductor = conductor
         self._after = after
 
-    def enter(self, action: Callable[[int], T], *, live: bool) -> T:
-        """Do ``action(now_ns)`` now, at the time that the host's clock shows."""
+    def enter(
+        self,
+        action: Callable[[int], T],
+        *,
+        live: bool,
+        note: tuple[int, dict[str, Any], bytes] | None = None,
+    ) -> T:
+        """Do ``action(now_ns)`` now, at the time that the host's clock shows.
+
+        ``note`` is what the journal is told of it: kind, names and data. Without one the run cannot be
+        repeated from here on, and the journal ends.
+        """
         self._conductor.kick()  # before: what the input starts must start at the right time
         if live:
             self.live = True
             self.entered += 1
+        self._tell_journal(note)
+        return self.enter_again(action)
+
+    def take(self, action: Callable[[], T], *, note: tuple[int, dict[str, Any], bytes] | None) -> T:
+        """Do ``action``, of which the inside does not hear at once: nothing is to be woken for it."""
+        self._tell_journal(note)
+        return action()
+
+    def _tell_journal(self, note: tuple[int, dict[str, Any], bytes] | None) -> None:
+        if note is None:
+            self._conductor.inputs.lost("something entered that has no name in a journal")
+        else:
+            kind, names, data = note
+            self._conductor.inputs.note(kind, data, **names)
+
+    def enter_again(self, action: Callable[[int], T]) -> T:
+        """Do what a journal says was done at this instant."""
         result = action(self._conductor.now_ns)
         if self._after is not None:
             self._after(self._conductor.now_ns)

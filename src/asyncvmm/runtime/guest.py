@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
+from asyncvmm.device import CharPort
 from asyncvmm.hypervisor import MemoryLimitError
 from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
 from asyncvmm.runtime.balloon import GuestBalloon
@@ -19,6 +20,7 @@ from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.debugger import Debugger, Debugging
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.journal_file import CLOSE, GONE, SNAPSHOT
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
 from asyncvmm.runtime.saved import HostSide
@@ -92,7 +94,12 @@ class Guest:
         self.machine: Final = machine
         self.outbox: Final = outbox
         self.console: Final = Console(
-            machine.console, self._input_comes, conductor.later, conductor.turn, outbox
+            machine.console,
+            self._input_comes,
+            conductor.later,
+            conductor.turn,
+            outbox,
+            functools.partial(self._note, port=""),
         )
         self.max_steps = max_instructions
         self.busy_ns = 0
@@ -105,11 +112,16 @@ class Guest:
         self._commands: CommandChannel | None = None
         self._run_stream: PortStream | None = None
         run_port = next(
-            (port for name, port in machine.ports.items() if name.endswith(f":{RUN_PORT}")), None
+            (item for item in machine.ports.items() if item[0].endswith(f":{RUN_PORT}")), None
         )
         if run_port is not None:
             self._run_stream = PortStream(
-                run_port, self._input_comes, conductor.later, conductor.turn, outbox
+                run_port[1],
+                self._input_comes,
+                conductor.later,
+                conductor.turn,
+                outbox,
+                functools.partial(self._note, port=run_port[0]),
             )
             self._commands = CommandChannel(self._run_stream)
         self.vsock: Final = GuestSockets(machine, entrance, outbox)
@@ -210,7 +222,9 @@ class Guest:
         """``snapshot``, for whoever has its turn already."""
         if self._exit is not None:
             raise ConfigError(f"guest {self.name} has ended ({self._exit.reason})")
-        return take(self.machine, self._host_side())
+        taken = take(self.machine, self._host_side())
+        self._conductor.inputs.note(SNAPSHOT, guest=self.name, snapshot=taken.number)
+        return taken
 
     def _host_side(self) -> HostSide:
         kept = HostSide(
@@ -251,6 +265,8 @@ class Guest:
             raise ConfigError(f"guest {self.name} does not run on a host")
         if self._debugger is not None:
             raise ConfigError(f"guest {self.name} has a port for gdb already")
+        if self._conductor.inputs.recording:
+            raise ConfigError("a journal cannot repeat what gdb changes: debug the replay instead")
         revive = functools.partial(self._debugging.revive, self.machine)
         self._debugger = Debugger(
             self.machine, self._conductor, self._take, revive, self._killed, self._show_output
@@ -280,10 +296,24 @@ class Guest:
         await self._channel().power_off()
         return await self.wait()
 
+    def at_port(self, name: str, action: Callable[[CharPort], object]) -> None:
+        """Do to a port (the console for an empty name) what was done to it when its run was recorded."""
+        self._input_comes()
+        action(self.machine.ports[name] if name else self.machine.console)
+        self._conductor.kick()
+
     async def aclose(self) -> None:
-        """Stop the guest where it is, at once."""
-        self.finish(GuestExit("closed"))
-        await trio.lowlevel.checkpoint()
+        """Stop the guest where it is, at once: not in the middle of a quantum."""
+        try:
+            await self._conductor.turn()
+        finally:
+            if self._exit is None:
+                self._conductor.kick()
+                self._note(CLOSE)
+            self.finish(GuestExit("closed"))
+
+    def _note(self, kind: int, data: bytes = b"", **names: Any) -> None:
+        self._conductor.inputs.note(kind, data, guest=self.name, **names)
 
     def _channel(self) -> CommandChannel:
         if self._commands is None:
@@ -341,6 +371,10 @@ class Guest:
         self._conductor.later(self._tell_end)
 
     def _tell_end(self) -> None:
+        assert self._exit is not None
+        if self._exit.reason != "closed" and self._conductor.inputs.recording:
+            digest = self.machine.digest()
+            self._note(GONE, reason=self._exit.reason, code=self._exit.code, digest=digest)
         self.console.guest_ended()
         if self._run_stream is not None:
             self._run_stream.guest_ended()

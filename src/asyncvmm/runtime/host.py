@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -23,12 +24,20 @@ from asyncvmm.hypervisor import (
     make_policy,
 )
 from asyncvmm.hypervisor.ledger import GRAVE
-from asyncvmm.machine import BootFileReader, GuestConfig, Machine, parse_size, read_boot_files
+from asyncvmm.machine import (
+    BootFileReader,
+    BootFiles,
+    GuestConfig,
+    Machine,
+    parse_size,
+    read_boot_files,
+)
 from asyncvmm.machine.engines import find_spin
 from asyncvmm.machine.snapshot import restore
 from asyncvmm.memory.merge import Merger
 from asyncvmm.network import Network, NetworkConfig
-from asyncvmm.plugin import PluginManager, create_plugin_manager
+from asyncvmm.network.gateway import Gateway
+from asyncvmm.plugin import PluginManager, create_plugin_manager, split_options
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.backends import Backends
 from asyncvmm.runtime.blobs import open_file_blob, open_host_folder
@@ -36,10 +45,14 @@ from asyncvmm.runtime.conductor import Conductor, TrioWallClock, WallClock
 from asyncvmm.runtime.connections import GuestStream
 from asyncvmm.runtime.debugger import Debugging
 from asyncvmm.runtime.edge import Forward
+from asyncvmm.runtime.fingerprints import config_values
 from asyncvmm.runtime.guest import Guest, GuestExit, GuestLog
 from asyncvmm.runtime.host_saved import HostBooks, HostSettings, ResidentState, SavedHost
 from asyncvmm.runtime.host_snapshots import HostSnapshot, check_books
-from asyncvmm.runtime.networks import Networks
+from asyncvmm.runtime.inputs import Script
+from asyncvmm.runtime.journal import Journal
+from asyncvmm.runtime.journal_file import DEFAULT_LIMIT_BYTES, SHAPE, START, JournalFile
+from asyncvmm.runtime.networks import Networks, Requested
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.shares import Knobs, Rates, limit_cards, limit_disks, split_knobs
 from asyncvmm.runtime.snapshots import DiskOpener, Snapshot
@@ -74,6 +87,8 @@ class Host:
         self._networks = networks
         self._backends = backends
         self._policy = policy
+        self.journal: Journal | None = None
+        self._kept: dict[int, str] = {}  # where the journal finds snapshots of elsewhere
 
     @property
     def now_ns(self) -> int:
@@ -102,6 +117,7 @@ class Host:
         name: str | None = None,
         max_instructions: int | None = None,
         apart: bool = False,
+        check: Callable[[BootFiles], None] | None = None,
     ) -> Guest:
         """Build a guest, admit it and let it run: from a configuration, its own clock beginning at 0,
         or from a snapshot, going on at the instant at which that was taken.
@@ -110,6 +126,7 @@ class Host:
         ``name`` is what the host calls it, instead of the name in the configuration.
         ``max_instructions`` ends it after that many steps (instructions and traps, all harts).
         ``apart`` connects its network cards to networks of its own, where nobody else is.
+        ``check`` is called in a thread with what it boots from, and may raise ConfigError.
         """
         conductor = self._conductor
         snapshot = source if isinstance(source, Snapshot) else None
@@ -117,20 +134,37 @@ class Host:
         name = name or config.name
         self._check_name(name)
         knobs = split_knobs(dict(config.policy))
+        if conductor.inputs.recording:
+            kinds = [split_options(text)[0] for text in config.devices]
+            live = [kind for kind in kinds if self.plugins.device_type(kind).live]
+            conductor.inputs.check(config, live)
         log = GuestLog()
         machine: Machine | None = None
+        prints: dict[str, Any] = {}
         outbox = Outbox()
         merger = conductor.sharing.enter(config.trust_group)
         try:
             if snapshot is not None:
+                if check is not None:
+                    await trio.to_thread.run_sync(check, snapshot.saved.files)
                 machine = self._revive(snapshot, config, name, log, merger)
+                if conductor.inputs.recording:
+                    with conductor.held():
+                        prints = await trio.to_thread.run_sync(
+                            conductor.inputs.fingerprint, machine
+                        )
+                        prints["snapshot"] = await self._keep(snapshot)
                 await conductor.turn()
             else:
                 with conductor.held():
                     build = functools.partial(self._build, config, name, log, merger)
                     machine = await trio.to_thread.run_sync(build)
                     machine.share_image()
+                    if check is not None:
+                        await trio.to_thread.run_sync(check, machine.files)
+                    prints = await trio.to_thread.run_sync(conductor.inputs.fingerprint, machine)
                     await conductor.turn()
+            conductor.kick()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)
@@ -150,6 +184,14 @@ class Host:
         guest.policy.remember(dict(config.policy))
         if snapshot is not None:
             guest.go_on_from(snapshot.saved.host_side)
+        conductor.inputs.note(
+            START,
+            guest=name,
+            config=config_values(config),
+            most=max_instructions,
+            apart=apart,
+            **prints,
+        )
         self.guests[name] = guest
         since_ns = conductor.now_ns - guest.now_ns
         self._networks.plug(machine, since_ns, apart=apart)
@@ -343,7 +385,18 @@ class Host:
         """
         if network not in self.networks:
             raise ConfigError(f"no network {network!r}: {nearest(network, self.networks)}")
-        self.networks[network].shape(guest, **changes)
+        conductor = self._conductor
+
+        def shape() -> None:
+            conductor.kick()
+            self.networks[network].shape(guest, **changes)
+            conductor.inputs.note(SHAPE, network=network, guest=guest, changes=changes)
+
+        if conductor.between:
+            shape()
+        else:  # only what waits for the wall clock comes in the middle of a quantum
+            self.networks[network].check_shape(guest, **changes)
+            conductor.later(shape)
 
     async def connect(self, guest: str, port: int) -> GuestStream:
         """A trio stream into a server in a guest, over its first network with a gateway.
@@ -366,6 +419,23 @@ class Host:
         repeated from its seed.
         """
         return self._networks.entrance.live
+
+    def gateway(self, place: str) -> Gateway:
+        """A network's gateway; KeyError when there is none."""
+        return self._networks.gateways[place]
+
+    def enter_gateway(self, gateway: Gateway, action: Callable[[int], None]) -> None:
+        """Do to a gateway what came from outside when its run was recorded."""
+        self._networks.entrance.enter_again(action)
+
+    def follow(self, script: Script, requested: Requested) -> None:
+        """Let ``script`` say what enters, and hear of what gateways ask for, instead of the world."""
+        self._conductor.script = script
+        self._networks.close_door(requested)
+
+    def pause(self) -> None:
+        """Let time stand still from now on, once tasks have their turn."""
+        self._conductor.set_goal(self._conductor.now_ns)
 
     def resume(self) -> None:
         """Let a paused host run on for good."""
@@ -429,6 +499,18 @@ class Host:
             name=name,
         )
 
+    async def _keep(self, snapshot: Snapshot) -> str | int:
+        """What the journal calls a snapshot: its number if it was taken here, or a folder."""
+        assert self.journal is not None
+        if snapshot.number in self.journal.taken:
+            return snapshot.number
+        kept = self._kept.get(snapshot.number)
+        if kept is None:
+            kept = str(self.journal.file.folder / str(len(self._kept) + 1))
+            await trio.to_thread.run_sync(snapshot.save, kept)
+            self._kept[snapshot.number] = kept
+        return kept
+
     def note(self, event: LedgerEvent) -> None:
         """What the ledger records against a guest shows in that guest's log too."""
         guest = self.guests.get(event.guest)
@@ -458,6 +540,8 @@ async def open_host(
     plugins: PluginManager | None = None,
     wall: WallClock | None = None,
     snapshot: HostSnapshot | None = None,
+    journal: Path | str | None = None,
+    journal_bytes: int = DEFAULT_LIMIT_BYTES,
 ) -> AsyncIterator[Host]:
     """A host for the block: ``async with open_host(cpus=2, mips=1000, memory="2G") as host``.
 
@@ -474,6 +558,8 @@ async def open_host(
 
     With ``snapshot`` it goes on where ``Host.snapshot`` was taken: what guests can see (CPUs, memory,
     policy, seed, networks) is that host's, and cannot be given besides.
+    ``journal`` is a new file of at most ``journal_bytes`` that takes down all that enters from outside,
+    for ``asyncvmm replay``; guests that could not be repeated are refused then (ConfigError).
     """
     if snapshot is not None:
         given = (cpus, mips, memory, overcommit, policy, quantum_us, seed, networks)
@@ -513,6 +599,26 @@ async def open_host(
     conductor.exchange = between
     backends = Backends(conductor, between.entrance)
     host = Host(manager, conductor, seed, between, backends, policy)
+    if journal is not None:
+        settings: dict[str, Any] = {
+            "cpus": cpus,
+            "mips": mips,
+            "memory": parse_size(memory),
+            "overcommit": overcommit,
+            "policy": policy,
+            "quantum_us": quantum_us,
+            "seed": seed,
+            "networks": {name: one.to_mapping() for name, one in between.configs.items()},
+        }
+        file = JournalFile(journal, journal_bytes)
+        if snapshot is not None:
+            folder = file.folder / "host"
+            await trio.to_thread.run_sync(snapshot.save, folder)
+            settings["snapshot"] = str(folder)
+        host.journal = Journal(
+            file, lambda: (conductor.now_ns, conductor.turns), lambda: host.guests, settings
+        )
+        conductor.inputs = host.journal
     ledger.listener = host.note
     conductor.watchdog.start()
     wrong: Exception | None = None
@@ -529,6 +635,12 @@ async def open_host(
         except Exception as error:  # carried past the nursery, which would wrap it in a group
             wrong = error
         finally:
+            if host.journal is not None:
+                with trio.CancelScope(shield=True):
+                    await conductor.turn()
+                if conductor.in_stretch:
+                    host.journal.lost("the host was ended in the middle of a quantum")
+                host.journal.finish()
             host.close()
             between.close()
             conductor.watchdog.close()

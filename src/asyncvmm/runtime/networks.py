@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -12,14 +12,17 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import NetPort
 from asyncvmm.machine import Machine
 from asyncvmm.network import DEFAULT_NETWORK, Cable, LinkShape, Network, NetworkConfig
-from asyncvmm.network.gateway import Gateway
+from asyncvmm.network.gateway import Gateway, Request
 from asyncvmm.network.saved import Saved
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.connections import GuestStream
 from asyncvmm.runtime.edge import Edge, Forward
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.journal_file import CONNECT
 from asyncvmm.timeline.events import FOREVER
+
+Requested = Callable[[Gateway, int, Request], None]
 
 
 @attrs.frozen
@@ -45,6 +48,7 @@ class Networks:
         self.gateways: Final[dict[str, Gateway]] = {}
         self.entrance: Final = Entrance(conductor, self._entered)
         self._edge: Edge | None = None
+        self._requested: Requested | None = None
         self._cables: dict[str, list[_Plugged]] = {}
         usual = LinkShape()
         slow = attrs.evolve(usual, latency_ns=max(usual.latency_ns, self._quantum_ns))
@@ -63,6 +67,10 @@ class Networks:
     def open(self, nursery: trio.Nursery) -> None:
         """From now on gateways reach the sockets outside, in ``nursery``."""
         self._edge = Edge(nursery, self.entrance)
+
+    def close_door(self, requested: Requested) -> None:
+        """From now on the outside does not exist: what gateways ask for is told to ``requested``."""
+        self._requested = requested
 
     # -- guests come and go
 
@@ -101,6 +109,7 @@ class Networks:
         self.by_name[key] = network
         if config.gateway:
             self.gateways[key] = Gateway(name, config, self._seed)
+            self.gateways[key].place = key
             network.attach(self.gateways[key])
 
     # -- snapshots
@@ -200,8 +209,9 @@ class Networks:
         if not 1 <= port <= 65535:
             raise ConfigError(f"ports are 1 to 65535, not {port}")
         await self.entrance.turn()
+        names = {"gateway": gateway.place, "address": address.hex(), "port": port}
         key, connection = self.entrance.enter(
-            lambda now: gateway.connect(now, address, port), live=live
+            lambda now: gateway.connect(now, address, port), live=live, note=(CONNECT, names, b"")
         )
         stream = GuestStream(gateway, key, connection, self.entrance, live=live)
         try:
@@ -248,7 +258,12 @@ class Networks:
         """See Exchange."""
         for network in self.by_name.values():
             network.advance(now_ns)
-        if self._edge is not None:
+        if self._requested is not None:
+            for gateway in self.gateways.values():
+                while gateway.requests:
+                    gateway.asked += 1
+                    self._requested(gateway, gateway.asked, gateway.requests.popleft())
+        elif self._edge is not None:
             for gateway in self.gateways.values():
                 self._edge.serve(gateway)
 

@@ -8,6 +8,8 @@ import trio
 
 from asyncvmm.base.errors import GuestError
 from asyncvmm.device import CharPort
+from asyncvmm.runtime.inputs import Note, forget
+from asyncvmm.runtime.journal_file import INPUT, TAKE
 from asyncvmm.runtime.outbox import Outbox
 
 SCAN_LIMIT = 1 << 20
@@ -28,7 +30,8 @@ class PortStream(trio.abc.Stream):
     ``receive_some`` returns b"" once the guest has ended and everything was read. Input enters the
     guest between two quanta; ``send_all`` waits while the port's queue (1 MiB) is full.
 
-    ``later`` calls a function when tasks have their turn, and ``turn`` returns then.
+    ``later`` calls a function when tasks have their turn, and ``turn`` returns then. ``note`` hears
+    of what enters the guest.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class PortStream(trio.abc.Stream):
         later: Callable[[Callable[[], object]], None] = at_once,
         turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         outbox: Outbox | None = None,
+        note: Note = forget,
     ) -> None:
         self._port = port
+        self._note = note
         self._outbox = Outbox() if outbox is None else outbox
         self._later = later
         self._turn = turn
@@ -90,20 +95,23 @@ class PortStream(trio.abc.Stream):
         """Give the guest input; trio.BrokenResourceError when the guest has ended."""
         rest = bytes(data)
         async with self._send_conflict:
-            await self._turn()
             while True:
+                await self._turn()
                 if self._closed:
                     raise trio.ClosedResourceError("this stream was closed")
                 if self._ended:
                     raise trio.BrokenResourceError("the guest has ended")
                 self._wake_guest()  # before: what the input starts must start at the right time
-                count = self._port.push(rest)
-                if count:
-                    rest = rest[count:]
+                fits = rest[: self._port.input_room]
+                if fits:
+                    self._note(INPUT, fits)
+                    rest = rest[self._port.push(fits) :]
                     self._wake_guest()
                 if not rest:
                     return
-                await self._writable.park()
+                if not self._port.input_room:
+                    self._port.push(rest)  # takes nothing: the port says when it has room again
+                    await self._writable.park()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return when the port's queue has room."""
@@ -124,16 +132,27 @@ class PortStream(trio.abc.Stream):
                 data = bytes(self._unread[:limit])
                 del self._unread[:limit]
                 return data
-            was_full = self._port.room == 0
-            data = self._port.take_output(limit)
-            if data:
-                self.bytes_received += len(data)
-                if was_full:
-                    self._wake_guest()
-                return data
+            if self._port.output_waiting:
+                await self._turn()
+                data = self._take_output(limit)
+                if data:
+                    return data
+                continue
             if self._ended:
                 return b""
             await self._readable.park()
+
+    def _take_output(self, limit: int) -> bytes:
+        was_full = self._port.room == 0
+        if was_full:
+            self._wake_guest()
+        if self._port.output_waiting:
+            self._note(TAKE, count=min(limit, self._port.output_waiting))
+        data = self._port.take_output(limit)
+        self.bytes_received += len(data)
+        if was_full:
+            self._wake_guest()
+        return data
 
     async def expect(self, text: str | bytes, *, limit: int = SCAN_LIMIT) -> bytes:
         """Read up to and including ``text`` and return all of it, leaving what follows unread.

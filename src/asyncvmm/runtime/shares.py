@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import attrs
@@ -20,6 +22,7 @@ from asyncvmm.hypervisor import (
 from asyncvmm.machine import Machine
 from asyncvmm.machine.containment import FailureMode
 from asyncvmm.runtime.conductor import Conductor
+from asyncvmm.runtime.journal_file import POLICY
 
 PREFIXES: Final = ("cpu", "cpuset", "memory", "io", "net")
 FAILURE_KNOB: Final = "device.failure"
@@ -153,11 +156,26 @@ class GuestPolicy:
     def update(self, **knobs: Any) -> None:
         """Change knobs of the running guest, such as ``update(cpu_weight=200, cpu_max="50000 100000")``.
 
-        AdmissionError or ConfigError leave everything as it was.
+        AdmissionError or ConfigError leave everything as it was. In the middle of a quantum, where only
+        what waits for the wall clock comes, the change waits for its end; what the host cannot admit is
+        then in its ledger.
         """
+        if self._conductor.between:
+            self._update(knobs)
+            return
+        split_knobs({**self._knobs, **{knob_name(k): v for k, v in knobs.items()}})
+        self._conductor.later(functools.partial(self._update_later, knobs))
+
+    def _update_later(self, knobs: dict[str, Any]) -> None:
+        if self._last is None:
+            with suppress(ConfigError):
+                self._update(knobs)
+
+    def _update(self, knobs: dict[str, Any]) -> None:
         wanted = {**self._knobs, **{knob_name(k): v for k, v in knobs.items()}}
         new, old = split_knobs(wanted), split_knobs(self._knobs)
         conductor = self._conductor
+        conductor.kick()
         self._rates.disks.check(new.io)
         self._rates.cards.check(new.net)
         if new.memory != old.memory:
@@ -173,6 +191,8 @@ class GuestPolicy:
         self._rates.cards.change(guest_ns, new.net)
         self._machine.containment.mode = new.device_failure
         self._knobs = wanted
+        conductor.inputs.note(POLICY, guest=self._name, knobs=knobs)
+        conductor.kick()
 
     def usage(self) -> GuestUsage:
         """What the guest got so far; all it ever got (but for its last stretch) once it is gone."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+import attrs
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import Blob
@@ -14,6 +17,8 @@ from asyncvmm.plugin import BlobSpec
 from asyncvmm.runtime import snapshot_files
 from asyncvmm.runtime.blobs import freeze_blob, thaw_blob
 from asyncvmm.runtime.saved import HostSide, SavedGuest
+
+_numbers = itertools.count(1)
 
 
 class Snapshot:
@@ -26,6 +31,7 @@ class Snapshot:
 
     def __init__(self, saved: SavedGuest) -> None:
         self.saved: Final = saved
+        self.number: Final = next(_numbers)  # names it in this process
         self.closed = False
 
     @classmethod
@@ -45,6 +51,10 @@ class Snapshot:
     def config(self) -> GuestConfig:
         """What the guest was made from."""
         return self.saved.config
+
+    def with_config(self, config: GuestConfig) -> Snapshot:
+        """The same guest under a configuration that changes nothing that it can see: another engine."""
+        return Snapshot(attrs.evolve(self.saved, config=config))
 
     def __enter__(self) -> Snapshot:
         return self

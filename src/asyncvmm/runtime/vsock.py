@@ -26,6 +26,8 @@ MAX_BACKLOG: Final = 128
 class _Direct:
     """The device hears of a socket's use from the socket itself, but for what was received."""
 
+    place: Final = ""  # not in journals
+
     def changed(self, key: Any, time_ns: int) -> None:
         """See Carrier; ``key`` is the socket."""
         if key.has_segments:

@@ -17,6 +17,7 @@ from asyncvmm.network.tcp import CLOSED, TcpConnection
 from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
 from asyncvmm.runtime.edge import Edge, Forward
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.inputs import Inputs
 from tests.unit.network.guest import FakeGuest, address, dns_query, tcp_of, udp_of
 
 LOOPBACK = address("127.0.0.1")
@@ -28,6 +29,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_ns = 0
+        self.inputs = Inputs()
         self.on_kick: Callable[[], None] = lambda: None
 
     def kick(self) -> None:

@@ -1,0 +1,164 @@
+"""Writes the journal of a host: what entered and when, and now and then what the guests were then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import asyncvmm
+from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.units import MS
+from asyncvmm.machine import GuestConfig, Machine
+from asyncvmm.plugin.manager import GROUP
+from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes, refuse_kept_writes
+from asyncvmm.runtime.guest import Guest
+from asyncvmm.runtime.inputs import Inputs
+from asyncvmm.runtime.journal_file import (
+    DEFAULT_LIMIT_BYTES,
+    DIGESTS,
+    END,
+    FORMAT,
+    HEADER,
+    LOST,
+    SNAPSHOT,
+    JournalFile,
+    Record,
+)
+
+DIGEST_EVERY_NS: Final = 500 * MS  # of virtual time, at least
+DIGEST_SHARE: Final = 25  # digests may take one part in so many of the wall time
+SYNC_EVERY_NS: Final = 1000 * MS  # of wall time
+
+
+class Journal(Inputs):
+    """Notes everything that enters a host in a file that ``asyncvmm replay`` repeats the run from.
+
+    The file is bounded: when it is full, the run goes on without, and the journal says where.
+    """
+
+    def __init__(
+        self,
+        file: JournalFile,
+        position: Callable[[], tuple[int, int]],
+        guests: Callable[[], Mapping[str, Guest]],
+        settings: Mapping[str, Any],
+    ) -> None:
+        """``position`` is the instant and the turn; ``settings`` are ``open_host``'s."""
+        self.file: Final = file
+        self.recording = True
+        self.why_lost = ""
+        self.taken: Final[set[int]] = set()  # the numbers of snapshots that were noted
+        self._position = position
+        self._guests = guests
+        self._closed = False
+        self._dirty = False
+        self._next_ns = DIGEST_EVERY_NS
+        self._wall_ns = time.monotonic_ns()  # no digest before; a guest cannot see when they are
+        self._synced_ns = self._wall_ns
+        header = {
+            "format": FORMAT,
+            "asyncvmm": asyncvmm.__version__,
+            "plugins": plugin_versions(),
+            "host": dict(settings),
+        }
+        if not file.append(Record(HEADER, 0, 0, header)):
+            raise ConfigError(f"{file.path}: the host's settings do not fit in a journal")
+        file.flush()
+
+    def note(self, kind: int, data: bytes = b"", **names: Any) -> None:
+        """See Inputs."""
+        if kind == SNAPSHOT:
+            self.taken.add(names["snapshot"])
+        self._append(Record(kind, *self._position(), names, data))
+
+    def check(self, config: GuestConfig, live: list[str]) -> None:
+        """See Inputs."""
+        refuse_kept_writes(config)
+        if live:
+            raise ConfigError(
+                f"guest {config.name}: device {live[0]} lives with the world outside, which a "
+                "journal cannot repeat: run it without --record"
+            )
+
+    def fingerprint(self, machine: Machine) -> dict[str, Any]:
+        """See Inputs."""
+        return {"boot": boot_hashes(machine.files), "disks": disk_hashes(machine.config)}
+
+    def lost(self, why: str) -> None:
+        """See Inputs: the journal ends here."""
+        if not self._closed:
+            self.why_lost = why
+            self.file.append(Record(LOST, *self._position(), {"why": why}), last=True)
+            self.close()
+
+    def look(self) -> None:
+        """See Inputs: what was noted is in the system's hands before the guests live on."""
+        if self._closed:
+            return
+        now_ns, _ = self._position()
+        if now_ns >= self._next_ns and time.monotonic_ns() >= self._wall_ns:
+            began_ns = time.monotonic_ns()
+            self._digests()
+            self._next_ns = now_ns + DIGEST_EVERY_NS
+            ended_ns = time.monotonic_ns()
+            self._wall_ns = ended_ns + DIGEST_SHARE * (ended_ns - began_ns)
+        if self._dirty:
+            self._dirty = False
+            self.file.flush()
+            if time.monotonic_ns() - self._synced_ns > SYNC_EVERY_NS:
+                self.file.sync()
+                self._synced_ns = time.monotonic_ns()
+
+    def finish(self) -> None:
+        """The host is about to end, between two stretches: note what the guests are at the end."""
+        if not self._closed:
+            self._digests()
+            self.file.append(Record(END, *self._position()), last=True)
+            self.close()
+
+    def close(self) -> None:
+        """No more is noted."""
+        if not self._closed:
+            self._closed = True
+            self.file.close()
+
+    def _digests(self) -> None:
+        guests = self._guests()
+        found = {name: guest.machine.digest() for name, guest in guests.items()}
+        if found:
+            self.note(DIGESTS, guests=found)
+
+    def _append(self, record: Record) -> None:
+        if self._closed:
+            return
+        self._dirty = True
+        try:
+            fits = self.file.append(record)
+        except TypeError as error:
+            self.lost(f"something that is not plain data entered: {error}")
+            return
+        if not fits:
+            self.lost(f"the journal is full: {self.file.limit_bytes} bytes")
+
+
+def plugin_versions() -> dict[str, str]:
+    """The distributions that plugins come from, with their versions."""
+    found = {}
+    for point in metadata.entry_points(group=GROUP):
+        if point.dist is not None:
+            found[point.dist.name] = point.dist.version
+    return found
+
+
+def open_journal(
+    path: Path | str,
+    position: Callable[[], tuple[int, int]],
+    guests: Callable[[], Mapping[str, Guest]],
+    settings: Mapping[str, Any],
+    limit_bytes: int = DEFAULT_LIMIT_BYTES,
+) -> Journal:
+    """A journal in a new file; ConfigError when it cannot be made."""
+    return Journal(JournalFile(path, limit_bytes), position, guests, settings)

@@ -1,0 +1,305 @@
+"""Repeats a run from its journal: what entered then enters again, at the same instants.
+
+``open_replay`` opens a host like the one that was recorded, lets the recorded inputs in, and compares
+the guests with the digests that the journal has. Nobody else brings anything in until ``live`` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import trio
+
+from asyncvmm.base.errors import AsyncvmmError, ConfigError
+from asyncvmm.machine import GuestConfig
+from asyncvmm.network.gateway import Gateway, OpenRequest, Request, ResolveRequest
+from asyncvmm.network.nat import DatagramFlow
+from asyncvmm.network.tcp import TcpConnection
+from asyncvmm.plugin import PluginManager
+from asyncvmm.runtime import journal_file as kinds
+from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes
+from asyncvmm.runtime.guest import Guest
+from asyncvmm.runtime.host import Host, open_host
+from asyncvmm.runtime.host_snapshots import HostSnapshot
+from asyncvmm.runtime.inputs import Script
+from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, read_journal
+from asyncvmm.runtime.snapshots import Snapshot
+from asyncvmm.timeline.events import FOREVER
+
+WITHOUT_EFFECT: Final = frozenset((kinds.CUT, kinds.END, kinds.LOST))
+
+
+@attrs.frozen
+class Compared:
+    """One digest of the journal's beside that of the replay; None for a guest that is not there."""
+
+    time_ns: int
+    guest: str
+    recorded: str
+    replayed: str | None
+
+    @property
+    def equal(self) -> bool:
+        """The guest was the same, to the bit."""
+        return self.recorded == self.replayed
+
+
+class Replay(Script):
+    """A replay under way on ``host``, from which time comes and to which the inputs go.
+
+    ``guests`` are all that were started, also those that have ended; ``compared`` grows as digests are
+    come to.
+    """
+
+    def __init__(self, recorded: Recorded, host: Host, engine: str | None = None) -> None:
+        self.recorded: Final = recorded
+        self.host: Final = host
+        self.guests: Final[dict[str, Guest]] = dict(host.guests)
+        self.compared: Final[list[Compared]] = []
+        self.ended = trio.Event()
+        self._engine = engine
+        self._at = 0
+        self._to_end = False
+        self._snapshots: dict[str | int, Snapshot] = {}
+        self._connections: dict[tuple[Any, ...], tuple[Gateway, TcpConnection]] = {}
+        self._requests: dict[tuple[str, int], Request] = {}
+        self._error: AsyncvmmError | None = None
+        if not recorded.records:
+            self.ended.set()
+
+    @property
+    def differing(self) -> list[Compared]:
+        """Where the replay is not the run, in the order of their instants."""
+        return [one for one in self.compared if not one.equal]
+
+    @property
+    def end_ns(self) -> int:
+        """The instant of the last thing that the journal has."""
+        return self.recorded.records[-1].time_ns if self.recorded.records else 0
+
+    async def run(self, until_ns: int | None = None) -> None:
+        """Go on to an instant, or to the end of the journal, and stand still there.
+
+        JournalError when something cannot be done again.
+        """
+        host = self.host
+        if until_ns is not None and until_ns < self.end_ns:
+            await host.run_until(until_ns)
+        elif not self.ended.is_set():
+            self._to_end = True
+            host.resume()
+            await self.ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    def live(self) -> None:
+        """Forget what the journal has from here on: the guests take inputs of ours."""
+        self._at = len(self.recorded.records)
+        self.ended.set()
+
+    # -- what the conductor asks (Script)
+
+    def next_ns(self) -> int:
+        """See Script."""
+        if self._at < len(self.recorded.records):
+            return self.recorded.records[self._at].time_ns
+        return FOREVER
+
+    def due(self, now_ns: int, turn: int) -> bool:
+        """See Script."""
+        if self._at >= len(self.recorded.records):
+            return False
+        record = self.recorded.records[self._at]
+        return record.time_ns < now_ns or (record.time_ns == now_ns and record.turn <= turn)
+
+    async def enter(self) -> None:
+        """See Script."""
+        record = self.recorded.records[self._at]
+        self._at += 1
+        try:
+            await self._enter(record)
+        except (AsyncvmmError, KeyError, TypeError, ValueError, IndexError) as error:
+            place = f"{self.recorded.path}: record {self._at} at {record.time_ns} ns"
+            self._error = JournalError(f"{place}: {type(error).__name__}: {error}")
+            self._at = len(self.recorded.records)
+        if self._at == len(self.recorded.records):
+            if self._to_end:
+                self.host.pause()
+            self.ended.set()
+
+    # -- one thing after the other
+
+    async def _enter(self, record: Record) -> None:
+        names, data, kind = record.names, record.data, record.kind
+        if kind in WITHOUT_EFFECT:
+            return
+        if kind == kinds.START:
+            await self._start(names)
+        elif kind == kinds.DIGESTS:
+            self._compare(record.time_ns, _mapping(names, "guests"))
+        elif kind == kinds.GONE:
+            gone = self.guests[names["guest"]]
+            digest = None if gone.exit is None else gone.machine.digest()
+            self.compared.append(Compared(record.time_ns, gone.name, str(names["digest"]), digest))
+        elif kind == kinds.SHAPE:
+            self.host.shape(names["network"], names["guest"], **_mapping(names, "changes"))
+        elif kind in (kinds.CONNECT, kinds.OPENED, kinds.RESOLVED, kinds.DATAGRAM):
+            self.host.enter_gateway(self._gateway(names), self._at_gateway(record))
+        elif kind in (kinds.SEND, kinds.RECEIVE, kinds.FINISH, kinds.HANG_UP, kinds.ABORT):
+            self._at_connection(kind, names, data)
+        else:
+            await self._at_guest(kind, self.host.guests[names["guest"]], names, data)
+
+    async def _at_guest(
+        self, kind: int, guest: Guest, names: Mapping[str, Any], data: bytes
+    ) -> None:
+        if kind == kinds.CLOSE:
+            await guest.aclose()
+        elif kind == kinds.POLICY:
+            guest.policy.update(**_mapping(names, "knobs"))
+        elif kind == kinds.SNAPSHOT:
+            self._snapshots[int(names["snapshot"])] = await guest.snapshot()
+        elif kind == kinds.INPUT:
+            guest.at_port(str(names["port"]), lambda port: port.push(data))
+        elif kind == kinds.TAKE:
+            count = int(names["count"])
+            guest.at_port(str(names["port"]), lambda port: port.take_output(count))
+        else:
+            size = int(names["columns"]), int(names["rows"])
+            guest.at_port(str(names["port"]), lambda port: port.resize(*size))
+
+    async def _start(self, names: Mapping[str, Any]) -> None:
+        values = dict(_mapping(names, "config"))
+        if self._engine is not None:
+            values["engine"] = self._engine
+        config = GuestConfig.from_mapping({**values, "clock": "virtual"})
+        kept = names.get("snapshot")
+        source: GuestConfig | Snapshot = config
+        if kept is not None:
+            if kept not in self._snapshots:
+                loaded = await trio.to_thread.run_sync(Snapshot.load, Path(str(kept)))
+                self._snapshots[kept] = loaded
+            source = self._snapshots[kept].with_config(config)
+        guest = await self.host.start(
+            source,
+            name=str(names["guest"]),
+            max_instructions=names["most"],
+            apart=bool(names["apart"]),
+            check=lambda files: _check_files(names, config, boot_hashes(files)),
+        )
+        self.guests[guest.name] = guest
+
+    def _compare(self, time_ns: int, digests: Mapping[str, Any]) -> None:
+        for name, recorded in digests.items():
+            guest = self.host.guests.get(name)
+            digest = None if guest is None else guest.machine.digest()
+            self.compared.append(Compared(time_ns, name, str(recorded), digest))
+
+    # -- the network's door
+
+    def _gateway(self, names: Mapping[str, Any]) -> Gateway:
+        return self.host.gateway(str(names["gateway"]))
+
+    def requested(self, gateway: Gateway, number: int, request: Request) -> None:
+        """A gateway asked for something outside: the answer is in the journal, or never came."""
+        self._requests[(gateway.place, number)] = request
+
+    def _at_gateway(self, record: Record) -> Callable[[int], None]:
+        names, data, kind = record.names, record.data, record.kind
+        gateway = self._gateway(names)
+
+        def act(now_ns: int) -> None:
+            if kind == kinds.CONNECT:
+                address = bytes.fromhex(names["address"])
+                key, connection = gateway.connect(now_ns, address, int(names["port"]))
+                self._connections[(gateway.place, *key)] = (gateway, connection)
+            elif kind == kinds.DATAGRAM:
+                source, port, target, target_port = names["flow"]
+                flow = DatagramFlow(bytes.fromhex(source), port, bytes.fromhex(target), target_port)
+                gateway.datagram(now_ns, flow, data)
+            else:
+                request = self._requests.pop((gateway.place, int(names["request"])))
+                if isinstance(request, OpenRequest):
+                    opened = gateway.opened(now_ns, request, bool(names["works"]))
+                    if opened is not None:
+                        self._connections[(gateway.place, *request.key)] = (gateway, opened)
+                elif isinstance(request, ResolveRequest):
+                    found = [bytes.fromhex(address) for address in names["found"]]
+                    gateway.resolved(now_ns, request, found)
+
+        return act
+
+    def _at_connection(self, kind: int, names: Mapping[str, Any], data: bytes) -> None:
+        source, port, target, target_port = names["key"]
+        key = (bytes.fromhex(source), int(port), bytes.fromhex(target), int(target_port))
+        gateway, connection = self._connections[(str(names["gateway"]), *key)]
+
+        def act(now_ns: int) -> None:
+            if kind == kinds.SEND:
+                connection.send(data, now_ns)
+            elif kind == kinds.RECEIVE:
+                connection.receive(int(names["limit"]))
+            elif kind == kinds.FINISH:
+                connection.finish(now_ns)
+            elif kind == kinds.HANG_UP:
+                connection.close(now_ns)
+            else:
+                connection.abort()
+            gateway.changed(key, now_ns)
+
+        self.host.enter_gateway(gateway, act)
+
+
+def _mapping(names: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = names[key]
+    if not isinstance(value, dict):
+        raise TypeError(f"{key} is not a mapping")
+    return value
+
+
+def _check_files(names: Mapping[str, Any], config: GuestConfig, boot: dict[str, str]) -> None:
+    """ConfigError when the guest would be made from other files than it was."""
+    recorded = _mapping(names, "boot")
+    for name in sorted({*recorded, *boot}):
+        if recorded.get(name) != boot.get(name):
+            raise ConfigError(f"{getattr(config, name)}: has changed since the run was recorded")
+    disks = (*config.disks, *config.flash)
+    for disk, was, now in zip(disks, names["disks"], disk_hashes(config), strict=True):
+        if was != now:
+            raise ConfigError(f"disk {disk}: has changed since the run was recorded")
+
+
+@asynccontextmanager
+async def open_replay(
+    path: Path | str,
+    *,
+    engine: str | None = None,
+    workers: int | None = None,
+    plugins: PluginManager | None = None,
+) -> AsyncIterator[Replay]:
+    """A host on which the run of a journal is repeated: ``async with open_replay("f") as replay``.
+
+    Time stands still until ``replay.run`` is awaited. JournalError names what is wrong with the file.
+    """
+    recorded = await trio.to_thread.run_sync(read_journal, path)
+    settings = recorded.header.get("host")
+    if not isinstance(settings, dict) or not isinstance(settings.get("networks", {}), dict):
+        raise JournalError(f"{path}: the header has no host")
+    if not all(isinstance(network, dict) for network in settings.get("networks", {}).values()):
+        raise JournalError(f"{path}: the header's networks are no mappings")
+    settings = dict(settings)
+    folder = settings.pop("snapshot", None)
+    if folder is not None:
+        settings = {"snapshot": await trio.to_thread.run_sync(HostSnapshot.load, str(folder))}
+    try:
+        opening = open_host(paused=True, workers=workers, plugins=plugins, **settings)
+    except TypeError as error:
+        raise JournalError(f"{path}: the header's host: {error}") from error
+    async with opening as host:
+        replay = Replay(recorded, host, engine)
+        host.follow(replay, replay.requested)
+        yield replay

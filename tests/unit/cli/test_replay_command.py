@@ -1,0 +1,136 @@
+"""A session that somebody typed at a terminal, recorded and repeated: other engine, threads and hash seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.test_terminal_session import PROMPT, Terminal
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A cache of our own, with the demo in it."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    variables = os.environ | {"ASYNCVMM_CACHE": cache}
+    command = [sys.executable, "-m", "asyncvmm", "image", "pull", "demo"]
+    subprocess.run(command, env=variables, check=True)
+    return variables
+
+
+@pytest.fixture(scope="module")
+def session(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """The journal of a realtime session, with its window and its own pace."""
+    journal = tmp_path_factory.mktemp("session") / "journal"
+    terminal = Terminal(environment, "--harts", "2", "--record", str(journal))
+    try:
+        terminal.expect(PROMPT)
+        terminal.type(b"uptime\r")
+        terminal.expect(PROMPT)
+        for key in b"memtest 9\r":
+            terminal.type(bytes([key]))
+        terminal.expect(PROMPT)
+        terminal.type(b"uptime\r")
+        said = terminal.expect(PROMPT)
+        terminal.type(b"\x1d")
+        assert terminal.end() == 0
+    finally:
+        terminal.close()
+    found = re.search(rb"up ([0-9.]+) s", said)
+    assert found is not None
+    journal.with_name("uptime").write_bytes(found[1])
+    yield journal
+
+
+def replay(
+    environment: dict[str, str], *words: str, keys: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "asyncvmm", "replay", *words]
+    return subprocess.run(command, env=environment, input=keys, capture_output=True, check=False)
+
+
+def test_the_session_is_repeated(session: Path, environment: dict[str, str]) -> None:
+    documents: list[dict[str, Any]] = []
+    for seed, engine, workers in (("0", "interpreter", "1"), ("99", "auto", "3")):
+        variables = environment | {"PYTHONHASHSEED": seed}
+        words = (str(session), "--engine", engine, "--workers", workers, "--json")
+        done = replay(variables, *words)
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads(done.stdout))
+        del documents[-1]["wall_s"]
+    assert documents[0] == documents[1]
+    assert documents[0]["equal"] is True
+    assert documents[0]["complete"] is True
+    assert documents[0]["compared"] >= 1
+
+
+def test_the_report(session: Path, environment: dict[str, str]) -> None:
+    done = replay(environment, str(session))
+    assert re.match(rb"equal    demo  [0-9a-f]{64}\n\d+ inputs, \d+ digests compared", done.stdout)
+    assert done.returncode == 0
+
+
+def test_at_an_instant_the_console_is_ours(session: Path, environment: dict[str, str]) -> None:
+    """The guest goes on from where it was: its uptime is that of the session's end, and on."""
+    uptime = float(session.with_name("uptime").read_bytes())
+    done = replay(environment, str(session), "--at", f"{uptime + 0.5}s", keys=b"uptime\r")
+    assert done.returncode == 0, done.stderr
+    found = re.findall(rb"up ([0-9.]+) s", done.stdout)
+    assert uptime <= float(found[-1])
+
+
+def test_until_an_instant(session: Path, environment: dict[str, str]) -> None:
+    done = replay(environment, str(session), "--until", "50us", "--json")
+    assert json.loads(done.stdout)["virtual_ns"] == 50_000
+
+
+def test_a_cut_off_journal_says_so(
+    session: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
+    cut.write_bytes(session.read_bytes()[:-20])
+    done = replay(environment, str(cut))
+    assert b"the journal was cut off at" in done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "said"),
+    [
+        (b"", (), b"is no journal of asyncvmm"),
+        (b"asyncvmm-journal" + bytes(100), (), b"has no header"),
+        (None, (), b"No such file"),
+        (None, ("--until", "soon"), b"--until: 'soon' is not a time"),
+    ],
+)
+def test_wrong_input(
+    environment: dict[str, str],
+    tmp_path: Path,
+    content: bytes | None,
+    words: tuple[str, ...],
+    said: bytes,
+) -> None:
+    path = tmp_path / "journal"
+    if content is not None:
+        path.write_bytes(content)
+    done = replay(environment, str(path), *words)
+    assert said in done.stderr
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_journal_is_not_written_over(session: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "asyncvmm", "run", "demo", "--record", str(session)]
+    done = subprocess.run(command, env=environment, capture_output=True, input=b"", check=False)
+    assert b"there is a file already" in done.stderr
+    assert done.returncode == 2
