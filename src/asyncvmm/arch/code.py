@@ -97,7 +97,8 @@ class CodeCache:
         if known is not None:
             for number, page in known.pages.items():
                 ppn: i64 = number
-                if ram.kind[ppn - ram.first_ppn] >= SHARED:  # not written since
+                # Not written since; and no more than a guest has itself.
+                if ram.kind[ppn - ram.first_ppn] >= SHARED and len(made.pages) < MAX_PAGES:
                     made.pages[number] = page
         for number, page in self._pages.items():
             page[STORES_SLOT] = DECODED
@@ -118,7 +119,8 @@ class CodeCache:
         else:
             page = self._fresh(ppn)
             page[STORES_SLOT] = DECODED
-            decoded.pages[key] = page
+            if len(decoded.pages) < MAX_PAGES:
+                decoded.pages[key] = page
         return self._pages[key]
 
     def _fresh(self, ppn: i64) -> vec[i64]:
