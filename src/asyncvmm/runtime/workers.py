@@ -22,6 +22,7 @@ FEW_LOOKS: Final = (
     1_000  # 15 to 50 us: where jobs are long, less is lost by sleeping than by looking
 )
 LINGER: Final = 200  # 4 to 10 us: whoever advanced the gate has let go of Python's lock by then
+SHORT_LINGER: Final = 100  # of a helper that has come home: nothing is left for it to do
 Spin = Callable[[int, int, int, int], int]
 Job = Callable[[], None]
 
@@ -99,7 +100,8 @@ def _work(left: list[Job]) -> None:
 class _Gate:
     """A counter that one thread advances and one other waits for."""
 
-    def __init__(self, spin: Spin) -> None:
+    def __init__(self, spin: Spin, linger: int) -> None:
+        self._linger: Final = linger
         self._word: Final = ctypes.c_long(0)
         self._address: Final = ctypes.addressof(self._word)
         self._spin: Final = spin
@@ -120,7 +122,7 @@ class _Gate:
 
     def wait(self, seen: int) -> None:
         """Return when the count is not ``seen`` any more, or now and then before that."""
-        if self._spin(self._address, seen, self.looks, LINGER):
+        if self._spin(self._address, seen, self.looks, self._linger):
             return
         self._asleep = True
         if self.count == seen:
@@ -132,8 +134,8 @@ class _Helper:
     """One thread that waits for work."""
 
     def __init__(self, number: int, spin: Spin) -> None:
-        self._go: Final = _Gate(spin)
-        self._home: Final = _Gate(spin)
+        self._go: Final = _Gate(spin, LINGER)
+        self._home: Final = _Gate(spin, SHORT_LINGER)
         self._left: list[Job] | None = None
         self._thread: Final = threading.Thread(
             target=self._main, name=f"asyncvmm-worker-{number}", daemon=True

@@ -17,6 +17,8 @@ from typing import Any, Final
 from asyncvmm.engine.jit.hot import HotPages, Request, compile_request, sample
 
 IDLE_LOOKS: Final = 50  # in vain before an engine is not looked at until it runs again
+CALM_LOOKS: Final = 16  # rounds without news before the next ones come more and more rarely
+MAX_CALM: Final = 4  # up to 2**4 times
 FEW_ENGINES: Final = 4  # of more than these, each is left at the first look in vain
 _MAX_COUNTS: Final = 1 << 16
 
@@ -42,6 +44,7 @@ class Background:
         self._thread: threading.Thread | None = None
         self._awake = threading.Event()
         self._over = False
+        self._calm = 0  # rounds in a row in which all harts were in optimised code
         self.failures = 0
 
     def add(self, session: Any) -> Watched:
@@ -79,6 +82,9 @@ class Background:
     def _round(self) -> float:
         """One look at each engine that runs; the seconds until the next, or 0 to sleep until there is
         news.
+
+        A look takes Python's lock and a core, which two busy guests on two cores have no other of: where
+        all is optimised it comes rarely.
         """
         active = self._active
         while self._woken:
@@ -87,13 +93,17 @@ class Background:
                 active.append(watched)
         vain = IDLE_LOOKS if len(active) <= FEW_ENGINES else 1
         interval_s = 0.0
+        self._calm += 1
         stay = []
         for each in active:
             session = each.session()
             if session is None:
                 continue
             hot: HotPages = session.hot
-            each.idle = 0 if sample(session, hot, each.counts) else each.idle + 1
+            running, news = sample(session, hot, each.counts)
+            each.idle = 0 if running else each.idle + 1
+            if news or hot.requests:
+                self._calm = 0
             if len(each.counts) > _MAX_COUNTS:
                 each.counts.clear()  # tables come and go
             if hot.requests:
@@ -105,7 +115,7 @@ class Background:
             stay.append(each)
             interval_s = min(interval_s or hot.interval_s, hot.interval_s)
         self._active = stay
-        return interval_s
+        return interval_s * (1 << min(self._calm // CALM_LOOKS, MAX_CALM))
 
     def _compile(self, session: Any, hot: HotPages, request: Request) -> None:
         try:

@@ -234,13 +234,15 @@ class Session(Protocol):
     asleep: Any
 
 
-def sample(session: Session, hot: HotPages, counts: dict[int, list[int]]) -> bool:
-    """Look where the engine's harts are; whether any runs. The background thread's.
+def sample(session: Session, hot: HotPages, counts: dict[int, list[int]]) -> tuple[bool, bool]:
+    """Look where the engine's harts are; whether any runs, and in code that is not optimised.
+
+    The background thread's.
 
     Words of a running hart are read while it changes them. What comes of it is no more than the address
     of an entry table and slots, which the guest's own thread looks up: wrong ones cost time only.
     """
-    running = False
+    running = news = False
     for words, translator in hot.watched:
         if words[at.REASON] != at.RUNNING:
             continue
@@ -250,10 +252,11 @@ def sample(session: Session, hot: HotPages, counts: dict[int, list[int]]) -> boo
         table = words[place + 1]
         if offset < 0 or words[place] & -4096 != base:
             continue  # it is in optimised code, or has just gone elsewhere
+        news = True
         seen = counts.setdefault(table, [])
         seen.append(offset >> 1)
         if len(seen) >= hot.samples:
             del counts[table]
             hot.wanted.append((translator, table, tuple(seen)))
             session.pending = 1
-    return running
+    return running, news
