@@ -55,7 +55,7 @@ def test_few_code_pages_change_nothing(engine: str, most: int) -> None:
     assert digests(machine, most) == expected
     dropped = machine.stats().engine.decoded_evictions
     assert dropped > 100 if most < 12 else dropped > 10
-    resident = sum(machine.ram.has_code(index) for index in range(machine.ram.page_count))
+    resident = sum(machine.ram.has_code(index) for index in range(int(machine.ram.table_size)))
     assert resident <= most
 
 
