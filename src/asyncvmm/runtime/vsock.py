@@ -116,9 +116,8 @@ class GuestSockets:
         """The host's end of a socket that the guest opened."""
         return self._stream(socket)
 
-    async def close_listener(self, listener: GuestListener) -> None:
-        """Free its port, and cut what nobody has accepted."""
-        await self._entrance.turn()
+    def close_listener(self, listener: GuestListener) -> None:
+        """Free its port, and cut what nobody has accepted, when tasks have their turn."""
         if self._listeners.get(listener.port) is listener:
             del self._listeners[listener.port]
         hub = self._device()
@@ -128,7 +127,7 @@ class GuestSockets:
             for socket in listener.take_all():
                 socket.abort()
 
-        self._entrance.enter(act, live=False)
+        self._entrance.later(lambda: self._entrance.enter(act, live=False))
 
     def guest_ended(self) -> None:
         """Streams break, listeners end."""
@@ -191,6 +190,5 @@ class GuestListener(trio.abc.Listener[GuestStream]):
             self._closed = True
             self._news.unpark_all()
             if not self._ended:
-                with trio.CancelScope(shield=True):
-                    await self._sockets.close_listener(self)
+                self._sockets.close_listener(self)
         await trio.lowlevel.checkpoint()
