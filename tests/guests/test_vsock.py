@@ -21,6 +21,7 @@ from asyncvmm.api import (
     image_config,
     open_host,
 )
+from asyncvmm.runtime.replay import open_replay
 from tests.guests.conftest import require
 
 pytestmark = pytest.mark.guest
@@ -42,13 +43,16 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def running(program: Path, image: str = "linux") -> AsyncIterator[tuple[Host, Guest]]:
+async def running(
+    program: Path,
+    image: str = "linux",
+    journal: Path | None = None,
+    devices: tuple[str, ...] = ("virtio-vsock",),
+) -> AsyncIterator[tuple[Host, Guest]]:
     """A guest in which the program listens."""
     require(image)
-    config = image_config(
-        find_image(image), commands=True, shares=(str(program),), devices=("virtio-vsock",)
-    )
-    async with open_host() as host:
+    config = image_config(find_image(image), commands=True, shares=(str(program),), devices=devices)
+    async with open_host(journal=journal) as host:
         guest = await host.start(config)
         script = (
             "mkdir /mnt 2>/dev/null; mount -t 9p -o trans=virtio,version=9p2000.L share /mnt && "
@@ -156,3 +160,32 @@ async def test_a_guest_without_the_device() -> None:
         guest = await host.start(image_config(find_image("linux"), commands=True))
         with pytest.raises(ConfigError, match="virtio-vsock"):
             await guest.vsock.connect(PORT)
+
+
+async def test_a_journal_repeats_what_programs_did(program: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    devices = ("virtio-vsock", "virtio-balloon")
+    async with running(program, journal=journal, devices=devices) as (host, guest):
+        assert await echo(guest, b"x" * 300_000) == b"x" * 300_000
+        with pytest.raises(ConnectFailedError):
+            await guest.vsock.connect(77)
+        listener = await guest.vsock.listen(9, backlog=2)
+
+        async def serve() -> None:
+            async with await listener.accept() as stream:
+                await stream.send_all((await stream.receive_some(4)).upper())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            await guest.run(["/mnt/vsock", "connect", "9", "word"])
+        await listener.aclose()
+        await guest.balloon.set("32M")
+        await guest.balloon.wait()
+        assert await guest.balloon.statistics()
+        await host.run_until(host.now_ns + 10**9)
+        digest = guest.machine.digest()
+    async with open_replay(journal) as replay:
+        await replay.run()
+        assert replay.recorded.complete and replay.compared
+        assert replay.differing == []
+        assert replay.guests[guest.name].machine.digest() == digest

@@ -50,6 +50,7 @@ def start_options(options: argparse.Namespace, *, commands: bool, live: bool) ->
         "clock": options.clock,
         "disks": tuple(options.disk) or None,
         "nets": tuple(options.net) or None,
+        "shares": tuple(options.share) or None,
         "devices": tuple(options.device) or None,
     }
     defaults = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import trio
 
@@ -11,6 +11,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.device.balloon import Balloon
 from asyncvmm.machine import Machine, parse_size
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.journal_file import BALLOON
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import trim
 
@@ -60,13 +61,13 @@ class GuestBalloon:
 
         A smaller size than before lets it have them again.
         """
-        balloon = self._device()
+        self._device()
         size_bytes = parse_size(size)
         if not 0 <= size_bytes <= self._memory_bytes:
             raise ConfigError(
                 f"a balloon for guest {self._name} is 0 to {self._memory_bytes} bytes, not {size_bytes}"
             )
-        await self._enter(lambda: balloon.set_target(size_bytes))
+        await self._enter(size_bytes)
 
     async def wait(self) -> None:
         """Return when the balloon is as large as was asked for; it may never be."""
@@ -83,16 +84,31 @@ class GuestBalloon:
         """
         balloon = self._device()
         before = self._answers
-        await self._enter(balloon.poll)
+        await self._enter(None)
         while self._answers == before:
             self._check()
             await self._answered.park()
         return dict(balloon.statistics)
 
-    async def _enter(self, action: Callable[[], None]) -> None:
+    async def _enter(self, target: int | None) -> None:
+        """A new target, or (None) a question for statistics."""
         await self._entrance.turn()
         self._check()
-        self._entrance.enter(lambda now: action(), live=False)
+        names = {"guest": self._name, "target": target}
+        self._entrance.enter(lambda now: self._ask(target), live=False, note=(BALLOON, names, b""))
+
+    def _ask(self, target: int | None) -> None:
+        if target is None:
+            self._device().poll()
+        else:
+            self._device().set_target(target)
+
+    def again(self, names: Mapping[str, Any]) -> None:
+        """What a journal says was asked."""
+        target = names["target"]
+        if target is not None and (type(target) is not int or target < 0):
+            raise ValueError(f"a balloon's target is {target!r}")
+        self._entrance.enter_again(lambda now: self._ask(target))
 
     def _device(self) -> Balloon:
         if self._balloon is None:

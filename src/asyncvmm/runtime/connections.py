@@ -236,7 +236,9 @@ class GuestStream(trio.abc.HalfCloseableStream):
 
 
 def key_text(key: Any) -> list[str | int]:
-    """A connection's name in a journal."""
+    """A connection's name in a journal. Those of a guest's vsock have numbers."""
+    if isinstance(key, int):
+        return [key]
     return [key[0].hex(), key[1], key[2].hex(), key[3]]
 
 

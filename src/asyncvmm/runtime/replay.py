@@ -28,6 +28,7 @@ from asyncvmm.runtime.host_snapshots import HostSnapshot
 from asyncvmm.runtime.inputs import Script
 from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, read_journal
 from asyncvmm.runtime.snapshots import Snapshot
+from asyncvmm.runtime.vsock import VSOCK_PLACE
 from asyncvmm.timeline.events import FOREVER
 
 WITHOUT_EFFECT: Final = frozenset((kinds.CUT, kinds.END, kinds.LOST))
@@ -163,6 +164,10 @@ class Replay(Script):
             guest.policy.update(**_mapping(names, "knobs"))
         elif kind == kinds.SNAPSHOT:
             self._snapshots[int(names["snapshot"])] = await guest.snapshot()
+        elif kind == kinds.VSOCK:
+            guest.vsock.again(kind, names, data)
+        elif kind == kinds.BALLOON:
+            guest.balloon.again(names)
         elif kind == kinds.INPUT:
             guest.at_port(str(names["port"]), lambda port: port.push(data))
         elif kind == kinds.TAKE:
@@ -234,9 +239,15 @@ class Replay(Script):
         return act
 
     def _at_connection(self, kind: int, names: Mapping[str, Any], data: bytes) -> None:
+        place = str(names["gateway"])
+        if place.startswith(VSOCK_PLACE):
+            guest = self.host.guests.get(place.removeprefix(VSOCK_PLACE))
+            if guest is not None:
+                guest.vsock.again(kind, names, data)
+            return
         source, port, target, target_port = names["key"]
         key = (bytes.fromhex(source), int(port), bytes.fromhex(target), int(target_port))
-        gateway, connection = self._connections[(str(names["gateway"]), *key)]
+        gateway, connection = self._connections[(place, *key)]
 
         def act(now_ns: int) -> None:
             if kind == kinds.SEND:

@@ -7,7 +7,7 @@ the guest does is heard of when its stretch is over.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -17,8 +17,17 @@ from asyncvmm.device import Socket, SocketHub
 from asyncvmm.machine import Machine
 from asyncvmm.runtime.connections import GuestStream
 from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.journal_file import (
+    ABORT,
+    FINISH,
+    HANG_UP,
+    RECEIVE,
+    SEND,
+    VSOCK,
+)
 from asyncvmm.runtime.outbox import Outbox
 
+VSOCK_PLACE: Final = "vsock "  # and the guest's name, in journals
 BACKLOG: Final = 16
 MAX_BACKLOG: Final = 128
 
@@ -26,12 +35,14 @@ MAX_BACKLOG: Final = 128
 class _Direct:
     """The device hears of a socket's use from the socket itself, but for what was received."""
 
-    place: Final = ""  # not in journals
+    def __init__(self, guest: str, socket: Socket) -> None:
+        self.place: Final = VSOCK_PLACE + guest
+        self._socket = socket
 
     def changed(self, key: Any, time_ns: int) -> None:
-        """See Carrier; ``key`` is the socket."""
-        if key.has_segments:
-            key.taken()
+        """See Carrier."""
+        if self._socket.has_segments:
+            self._socket.taken()
 
 
 class GuestSockets:
@@ -46,6 +57,8 @@ class GuestSockets:
         self._sockets: dict[Socket, None] = {}
         self._listeners: dict[int, GuestListener] = {}
         self._ended = False
+        self._next = 0  # sockets have numbers in a journal, in the order in which programs got them
+        self._again: dict[int, Socket] = {}  # of a replay
 
     async def connect(self, port: int) -> GuestStream:
         """A stream to a program in the guest that listens on vsock ``port``.
@@ -55,7 +68,10 @@ class GuestSockets:
         hub = self._device()
         await self._entrance.turn()
         self._check()
-        stream = self._stream(self._entrance.enter(lambda now: hub.connect(port), live=False))
+        note = self._note("connect", port)
+        stream = self._stream(
+            self._entrance.enter(lambda now: hub.connect(port), live=False, note=note)
+        )
         try:
             await stream.wait_connected()
         except BaseException:
@@ -75,9 +91,13 @@ class GuestSockets:
         await self._entrance.turn()
         self._check()
         listener = GuestListener(self, hub, port, backlog)
-        self._entrance.enter(lambda now: hub.listen(port, listener.offer), live=False)
+        note = self._note("listen", port, backlog=backlog)
+        self._entrance.enter(lambda now: hub.listen(port, listener.offer), live=False, note=note)
         self._listeners[port] = listener
         return listener
+
+    def _note(self, do: str, port: int, **more: int) -> tuple[int, dict[str, Any], bytes]:
+        return (VSOCK, {"guest": self._name, "do": do, "port": port, **more}, b"")
 
     def _device(self) -> SocketHub:
         if self._hub is None:
@@ -89,7 +109,8 @@ class GuestSockets:
             raise trio.BrokenResourceError(f"guest {self._name} has ended")
 
     def _stream(self, socket: Socket) -> GuestStream:
-        stream = GuestStream(_Direct(), socket, socket, self._entrance)
+        number, self._next = self._next, self._next + 1
+        stream = GuestStream(_Direct(self._name, socket), number, socket, self._entrance)
         wake = socket.on_change
         self._sockets[socket] = None
 
@@ -112,23 +133,63 @@ class GuestSockets:
         """Return when tasks have their turn."""
         await self._entrance.turn()
 
-    def accepted(self, socket: Socket) -> GuestStream:
-        """The host's end of a socket that the guest opened."""
-        return self._stream(socket)
+    def accepted(self, listener: GuestListener) -> GuestStream:
+        """The host's end of the next socket that the guest opened."""
+        note = self._note("accept", listener.port)
+        return self._stream(self._entrance.take(listener.take, note=note))
 
-    async def close_listener(self, listener: GuestListener) -> None:
-        """Free its port, and cut what nobody has accepted."""
-        await self._entrance.turn()
+    def close_listener(self, listener: GuestListener) -> None:
+        """Free its port, and cut what nobody has accepted, when tasks have their turn."""
         if self._listeners.get(listener.port) is listener:
             del self._listeners[listener.port]
-        hub = self._device()
+        note = self._note("unlisten", listener.port)
+        self._entrance.later(
+            lambda: self._entrance.enter(lambda now: self._stop(listener), live=False, note=note)
+        )
 
+    def _stop(self, listener: GuestListener) -> None:
+        self._device().unlisten(listener.port)
+        while listener.waiting:
+            listener.take().abort()
+
+    def again(self, kind: int, names: Mapping[str, Any], data: bytes) -> None:
+        """What a journal says that programs did."""
+        if kind != VSOCK:
+            self._again_with(kind, self._again[int(names["key"][0])], names, data)
+            return
+        hub, port, do = self._device(), int(names["port"]), names["do"]
+        enter = self._entrance.enter_again
+        if do == "listen":
+            listener = GuestListener(self, hub, port, int(names["backlog"]))
+            enter(lambda now: hub.listen(port, listener.offer))
+            self._listeners[port] = listener
+        elif do == "unlisten":
+            stopped = self._listeners.pop(port)
+            enter(lambda now: self._stop(stopped))
+        else:
+            accepts = do == "accept"
+            socket = (
+                self._listeners[port].take() if accepts else enter(lambda now: hub.connect(port))
+            )
+            self._again[self._next] = socket
+            self._next += 1
+
+    def _again_with(self, kind: int, socket: Socket, names: Mapping[str, Any], data: bytes) -> None:
         def act(now_ns: int) -> None:
-            hub.unlisten(listener.port)
-            for socket in listener.take_all():
+            if kind == SEND:
+                socket.send(data)
+            elif kind == RECEIVE:
+                socket.receive(int(names["limit"]))
+            elif kind == FINISH:
+                socket.finish()
+            elif kind == HANG_UP:
+                socket.close()
+            elif kind == ABORT:
                 socket.abort()
+            if socket.has_segments:
+                socket.taken()
 
-        self._entrance.enter(act, live=False)
+        self._entrance.enter_again(act)
 
     def guest_ended(self) -> None:
         """Streams break, listeners end."""
@@ -171,13 +232,16 @@ class GuestListener(trio.abc.Listener[GuestStream]):
                 raise trio.BrokenResourceError("the guest has ended")
             await self._news.park()
             await self._sockets.turn()
-        return self._sockets.accepted(self._waiting.popleft())
+        return self._sockets.accepted(self)
 
-    def take_all(self) -> list[Socket]:
-        """What nobody has accepted."""
-        left = list(self._waiting)
-        self._waiting.clear()
-        return left
+    @property
+    def waiting(self) -> int:
+        """How many nobody has accepted."""
+        return len(self._waiting)
+
+    def take(self) -> Socket:
+        """The oldest of them."""
+        return self._waiting.popleft()
 
     def guest_ended(self) -> None:
         """Nothing more will come."""
@@ -191,6 +255,5 @@ class GuestListener(trio.abc.Listener[GuestStream]):
             self._closed = True
             self._news.unpark_all()
             if not self._ended:
-                with trio.CancelScope(shield=True):
-                    await self._sockets.close_listener(self)
+                self._sockets.close_listener(self)
         await trio.lowlevel.checkpoint()

@@ -56,7 +56,7 @@ def effective_config(settings: VmSettings, options: StartOptions) -> GuestConfig
                 "one and use its console"
             )
         append.append(RUN_APPEND)
-    for key in ("disks", "nets", "devices"):
+    for key in ("disks", "nets", "shares", "devices"):
         if key in given:
             given[key] = (*getattr(settings.guest, key), *given[key])
     given["append"] = " ".join(word for word in append if word)

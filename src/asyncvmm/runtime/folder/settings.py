@@ -22,7 +22,7 @@ import attrs
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import GuestConfig, parse_size
-from asyncvmm.machine.config import split_disk
+from asyncvmm.machine.config import share_options, split_disk
 from asyncvmm.machine.devices import wanted_devices
 from asyncvmm.network import NetworkConfig
 from asyncvmm.plugin import DeviceType
@@ -169,10 +169,13 @@ class _Checker:
                         split_disk(text)
                     # Joining leaves what follows the path (",readonly") where it is.
                     settings[field] = tuple(str(folder / text) for text in value)
+                elif key == "shares":
+                    share_options(value)
+                    settings[field] = tuple(str(folder / text) for text in value)
                 else:
                     settings[field] = value
                     GuestConfig.from_mapping({field: value})
-                if self._types is not None and field in ("nets", "devices", "disks"):
+                if self._types is not None and field in ("nets", "devices", "disks", "shares"):
                     alone = GuestConfig.from_mapping({field: settings[field]})
                     wanted_devices(alone, self._types)
             except ConfigError as error:
