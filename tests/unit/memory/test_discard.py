@@ -71,7 +71,7 @@ def test_harts_and_code_hear_of_it() -> None:
     ram = filled()
     watcher = Watcher()
     ram.watcher = watcher
-    ram.has_code[1] = 1
+    ram.set_code(1, True)
     ram.discard(BASE, 3 * PAGE)
     first = BASE >> 12
     assert watcher.calls == [
