@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncvmm.api import Guest, find_image, image_config, open_host
+from asyncvmm.api import Guest, Snapshot, find_image, image_config, open_host
 from asyncvmm.plugin.images import ImageCache
 from tests.guests.conftest import require
 
@@ -89,4 +89,21 @@ async def test_a_fork_keeps_its_variables_for_itself(variables: Path) -> None:
         assert variables.read_bytes() == before
         assert "who = copy" in await copy.type("set")
         assert "who = parent" in await shell.type("set")
+        snapshot.close()
+
+
+async def test_a_saved_snapshot_holds_the_flash(variables: Path, tmp_path: Path) -> None:
+    async with open_host() as host:
+        guest = await host.start(config(variables))
+        shell = Shell(guest)
+        await shell.prompt()
+        await shell.type("set who saved")
+        snapshot = await guest.snapshot()
+        snapshot.save(tmp_path / "saved")
+        snapshot.close()
+        await shell.type("set who later")
+    async with open_host() as host:
+        snapshot = Snapshot.load(tmp_path / "saved")
+        shell = Shell(await host.start(snapshot))
+        assert "who = saved" in await shell.type("set")
         snapshot.close()

@@ -1,4 +1,4 @@
-"""The run agent as a program: ``agent.s`` assembled by our own assembler."""
+"""Our own programs in the images, assembled by our own assembler: the run agent, and ``devmem``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,18 @@ DATA_BYTES: Final = 0x48000
 @functools.cache
 def agent_program() -> bytes:
     """A static RISC-V Linux program; see specs/run-protocol.md."""
+    return _program("agent.s")
+
+
+@functools.cache
+def devmem_program() -> bytes:
+    """``devmem ADDRESS [WIDTH [VALUE]]``, a static RISC-V Linux program."""
+    return _program("devmem.s")
+
+
+def _program(name: str) -> bytes:
     from asyncvmm.testing.assembler import assemble  # only who builds an image needs it
 
-    source = resources.files(__package__).joinpath("agent.s").read_text("utf-8")
+    source = resources.files(__package__).joinpath(name).read_text("utf-8")
     text = assemble(source, TEXT_BASE).data
     return static_program(text, TEXT_BASE, DATA_BASE, DATA_BYTES)

@@ -24,7 +24,8 @@ from asyncvmm.plugin.images import (
     Progress,
     sha256_of,
 )
-from asyncvmm_plugins.debian_images import initramfs, lockfile
+from asyncvmm_plugins.debian_images import cpio, initramfs, lockfile
+from asyncvmm_plugins.debian_images.agent import devmem_program
 from asyncvmm_plugins.debian_images.apt import AptDirectory, PackageFile
 from asyncvmm_plugins.debian_images.debs import unpack
 from asyncvmm_plugins.debian_images.installer import (
@@ -36,8 +37,8 @@ from asyncvmm_plugins.debian_images.installer import (
 )
 
 PACKAGE: Final = "linux-source-6.12"
-RECIPE: Final = "linux 3"
-SAME_KERNEL: Final = ("linux 3",)
+RECIPE: Final = "linux 4"
+SAME_KERNEL: Final = ("linux 3", "linux 4")
 """Recipes that give the same kernel: one of them that is here need not be compiled again."""
 
 CROSS_COMPILE: Final = "riscv64-linux-gnu-"
@@ -124,12 +125,13 @@ def require_tools() -> None:
 
 
 def build_initramfs(installer: Installer) -> bytes:
-    """Busybox with its libraries; the kernel has its drivers built in."""
+    """Busybox with its libraries, and ``devmem``; the kernel has its drivers built in."""
     program = installer.busybox
     return initramfs.pack(
         [
             *initramfs.program_entries(installer.tree, {"bin/busybox": program}),
             *initramfs.busybox_entries(program),
+            cpio.file("sbin/devmem", devmem_program(), 0o755),
             *initramfs.base_entries(),
         ]
     )

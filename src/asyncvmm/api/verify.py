@@ -117,12 +117,12 @@ def _differing(first: ScenarioResult, second: ScenarioResult) -> list[str]:
 
 def _refuse_writable(scenario: Scenario, configs: dict[str, Any]) -> None:
     for name, config in configs.items():
-        for disk in config.disks:
+        for disk in (*config.flash, *config.disks):
             options = split_disk(disk)
             if options.keeps_writes:
                 raise ConfigError(
                     f"{scenario.path}: guests.{name}: the second run would find what the first one "
-                    f"wrote to {options.path}: add ',snapshot' or ',readonly' to the disk"
+                    f"wrote to {options.path}: add ',snapshot' or ',readonly' to it"
                 )
 
 

@@ -101,8 +101,10 @@ class CodeCache:
                 if ram.kind[ppn - ram.first_ppn] >= SHARED and len(made.pages) < MAX_PAGES:
                     made.pages[number] = page
         for number, page in self._pages.items():
-            page[STORES_SLOT] = DECODED
-            made.pages[number] = page
+            own: i64 = number
+            if own - ram.first_ppn < ram.page_count:  # not of a view, which nothing freezes
+                page[STORES_SLOT] = DECODED
+                made.pages[number] = page
         self._decoded = made
         return made
 

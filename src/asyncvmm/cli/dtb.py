@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncvmm.api import GuestConfig
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.fdt import flatten
+from asyncvmm.fdt import flatten, to_source
 from asyncvmm.machine import Machine
 from asyncvmm.machine.files import BootFile, BootFiles
 from asyncvmm.plugin import create_plugin_manager
@@ -24,7 +24,8 @@ def add_parser(commands: Any) -> None:
         "dtb",
         help="write the board's device tree",
         description="Write the device tree blob of a board, for dtc or for firmware.",
-        epilog="example:\n  asyncvmm dtb --harts 2 | dtc -I dtb -O dts",
+        epilog="examples:\n  asyncvmm dtb --harts 2 -o board.dtb\n"
+        "  asyncvmm dtb --source --device virtio-rng",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--memory", default="128M", help="RAM (default: %(default)s)")
@@ -37,6 +38,7 @@ def add_parser(commands: Any) -> None:
         metavar="TYPE[,OPTION=VALUE...]",
         help="more devices",
     )
+    parser.add_argument("--source", action="store_true", help="as text, for people")
     parser.add_argument("-o", "--output", type=Path, help="a file (default: standard output)")
     parser.set_defaults(function=run_command)
 
@@ -51,7 +53,7 @@ def run_command(options: argparse.Namespace) -> int:
         firmware=Path("none"),
     )
     machine = Machine(config, BootFiles(firmware=_NOTHING), create_plugin_manager().device_types)
-    blob = flatten(machine.tree)
+    blob = to_source(machine.tree).encode() if options.source else flatten(machine.tree)
     if options.output is not None:
         try:
             options.output.write_bytes(blob)

@@ -43,7 +43,7 @@ examples:
 a scenario:
   [host]                      cpus, mips, quantum_us, memory, policy, seed, overcommit
   [guests.a]                  image, or kernel, initrd, firmware, elf; append, memory, harts,
-                              disks, devices, seed, quantum, engine, trust_group
+                              flash, disks, devices, seed, quantum, engine, trust_group
   policy = {"cpu.weight" = 200, "cpu.max" = "50000 100000", "memory.max" = "64M"}
   [[steps]]                   in order; at = "1.5s" waits for that virtual time
   guest = "a"                 and one of: run = ["cmd", ...] (status, contains,

@@ -24,6 +24,7 @@ from asyncvmm.base.units import PAGE_SIZE, PAGE_WORDS
 from asyncvmm.memory.shared import SharedPages
 
 # What ``Ram.kind`` holds for a page. Only a PRESENT page may be written in place.
+OPEN_VIEW: Final = -1  # of a view that is open: read in place, but not frozen as what is shared
 ABSENT: Final = 0
 PRESENT: Final = 1
 SHARED: Final = (
@@ -227,7 +228,7 @@ class Ram:
         """Let the harts load and fetch from ``count`` view pages."""
         i = first
         while i < first + count:
-            self.kind[i] = SHARED
+            self.kind[i] = OPEN_VIEW
             i += 1
 
     def close_view(self, first: i64, count: i64) -> None:

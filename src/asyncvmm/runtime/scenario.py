@@ -207,11 +207,10 @@ def _read_guest(where: str, name: str, values: Any, directory: Path) -> GuestSpe
             settings[key] = directory / settings[key]
     if "net" in settings:
         settings["nets"] = settings.pop("net")
-    if "disks" in settings:
-        # Joining leaves what follows the path (",readonly") where it is.
-        settings["disks"] = tuple(str(directory / disk) for disk in settings["disks"])
-    if "shares" in settings:
-        settings["shares"] = tuple(str(directory / share) for share in settings["shares"])
+    for key in ("flash", "disks", "shares"):
+        if key in settings:
+            # Joining leaves what follows the path (",readonly") where it is.
+            settings[key] = tuple(str(directory / file) for file in settings[key])
     return GuestSpec(name, image, settings)
 
 
@@ -443,6 +442,7 @@ _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "seed": _number,
     "quantum": _number,
     "engine": _text,
+    "flash": _words,
     "disks": _words,
     "net": _words,
     "shares": _words,

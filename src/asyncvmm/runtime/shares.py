@@ -99,7 +99,11 @@ def split_knobs(knobs: dict[str, Any]) -> Knobs:
 
 def limit_disks(machine: Machine, knobs: Knobs, record: Recorder, since_ns: int) -> DiskRates:
     """Put ``io.max`` before the disks of a machine; ConfigError when it names one too many."""
-    disks = [device for device in machine.devices if device.type.blob(device.config) is not None]
+    disks = [
+        device
+        for device in machine.devices
+        if device.type.blob(device.config) is not None and not device.type.window
+    ]
     rates = DiskRates(machine.name, [disk.io.path for disk in disks], record, since_ns)
     rates.change(0, knobs.io)
     for disk, rate in zip(disks, rates.disks, strict=True):

@@ -41,3 +41,9 @@ def test_standard_output_is_the_blob(
     assert main(["dtb"]) == 0
     assert capfdbinary.readouterr().out == blob.read_bytes()
     assert blob.read_bytes().startswith(b"\xd0\x0d\xfe\xed")
+
+
+def test_source_is_text_that_shows_a_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dtb", "--source", "--device", "virtio-rng"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("/dts-v1/;") and "virtio_mmio@10001000 {" in text

@@ -202,3 +202,25 @@ def test_a_third_flash_has_no_place() -> None:
     config = GuestConfig(memory="8M", flash=("a", "b", "c"))
     with pytest.raises(ConfigError, match="must begin where the one before ended"):
         Machine(config, BootFiles(), device_types(), open_blob=lambda spec: MemoryBlob(bytes(4096)))
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "auto"])
+def test_forks_that_reprogram_their_flash_run_their_own_code(engine: str) -> None:
+    """What is decoded of RAM is shared by forks; of flash it is not, since nothing freezes it."""
+    code = image(".word 0x00500513\n ret\n")
+    target = machine(REPROGRAM + END, code, engine)
+    target.run(max_steps=60)  # some calls of what is there at first
+    state = snapshot.save(target)
+    copies = []
+    for _ in range(2):
+        copy = Machine(
+            target.config,
+            target.files,
+            device_types(),
+            open_blob=lambda spec: MemoryBlob(code),
+            powered=False,
+            store=target.ram.shared_pages,
+        )
+        snapshot.restore(copy, state)
+        copies.append(copy)
+    assert [finish(one) for one in (copies[0], target, copies[1])] == [0x51] * 3
