@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from asyncvmm.plugin.images import ImageCache, SilentProgress
-<<<<<<< HEAD
-from asyncvmm_plugins.debian_images import edk2, installer, kernel_package, lockfile, small_linux
-=======
 from asyncvmm_plugins.debian_images import (
+    edk2,
     installer,
     kernel_package,
     lockfile,
     root_disk,
     small_linux,
 )
->>>>>>> 19d66bd (debian-root: all 155 packages pinned; exactness over 100,000 frames, a 64 MB file and 200 requests as tests)
 from asyncvmm_plugins.debian_images.apt import AptDirectory, PackageFile
 
 WANTED: Final = (
