@@ -26,6 +26,6 @@ async def test_disk(tmp_path: Path) -> None:
     results = await bench_disk.measure_disk(
         find_image("debian-root"), runs=1, qemu=False, folder=tmp_path
     )
-    assert len(results.rows) == 4
+    assert len(results.rows) == 6
     assert all(row.rate("asyncvmm") for row in results.rows.values())
     assert list(tmp_path.iterdir()) == []

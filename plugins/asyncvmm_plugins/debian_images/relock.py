@@ -1,7 +1,7 @@
 """``python -m asyncvmm_plugins.debian_images.relock``: pins what the archive has today.
 
-Run by a maintainer, who then builds and tests the images and commits the lock file. The closure of
-debian-root is not pinned: its hundred packages are taken as the suite's signed index has them.
+Run by a maintainer, who then builds and tests the images and commits the lock file. Of debian-root all
+packages of the closure are pinned, in the suite that it is made from today.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from asyncvmm.plugin.images import ImageCache, SilentProgress
-from asyncvmm_plugins.debian_images import edk2, installer, kernel_package, lockfile, small_linux
+from asyncvmm_plugins.debian_images import (
+    edk2,
+    installer,
+    kernel_package,
+    lockfile,
+    root_disk,
+    small_linux,
+)
 from asyncvmm_plugins.debian_images.apt import AptDirectory, PackageFile
 
 WANTED: Final = (
@@ -39,6 +46,13 @@ def pin(package: PackageFile) -> lockfile.Pin:
     )
 
 
+def closure_pins(apt: AptDirectory) -> list[lockfile.Pin]:
+    """The pins of debian-root, as the index of ``apt`` is now."""
+    nothing = lockfile.LockFile([])
+    packages = root_disk.choose_closure(apt.index(), apt.suite, nothing, SilentProgress())
+    return [pin(package) for package in packages]
+
+
 def main() -> None:
     """Writes the lock file beside this module."""
     nothing = lockfile.LockFile([])
@@ -47,6 +61,11 @@ def main() -> None:
         apt = AptDirectory(ImageCache(), suite, architecture)
         apt.update(SilentProgress())
         pins += [pin(apt.resolve(name, nothing, SilentProgress())) for name in names]
+    root = kernel_package.verified_suite(
+        ImageCache(), root_disk.SUITES_STABLE_FIRST, SilentProgress()
+    )
+    taken = {(each.package, each.suite) for each in pins}
+    pins += [each for each in closure_pins(root) if (each.package, each.suite) not in taken]
     target = Path(__file__).with_name(lockfile.NAME)
     target.write_text(lockfile.dump(pins), "utf-8")
     print(f"{target}: {len(pins)} packages")

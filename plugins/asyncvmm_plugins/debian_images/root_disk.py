@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +20,20 @@ from asyncvmm.base.units import MIB
 from asyncvmm.plugin.images import (
     BootFiles,
     BuildError,
+    ChecksumError,
     DiskFile,
     ImageCache,
     ImageType,
     MissingToolError,
     Progress,
 )
-from asyncvmm_plugins.debian_images import initramfs, servers
+from asyncvmm_plugins.debian_images import initramfs, lockfile, servers
 from asyncvmm_plugins.debian_images.agent import agent_program
-from asyncvmm_plugins.debian_images.apt import AptDirectory, package_file
+from asyncvmm_plugins.debian_images.apt import AptDirectory, PackageFile, package_file
 from asyncvmm_plugins.debian_images.closure import PackageIndex
 from asyncvmm_plugins.debian_images.debs import unpack
 from asyncvmm_plugins.debian_images.kernel_package import DebianFullImage, verified_suite
+from asyncvmm_plugins.debian_images.lockfile import LockFile
 from asyncvmm_plugins.debian_images.small_linux import SmallLinuxImage
 
 SUITES_STABLE_FIRST: Final = ("trixie", "forky", "sid")
@@ -51,6 +54,7 @@ ROOT_APPEND: Final = "root=/dev/vda ro asyncvmm.overlay=1"
 KEPT_APPEND: Final = "root=/dev/vda rw"
 """For a machine with an overlay of its own on the disk: what it writes is kept."""
 
+SHOWN_PACKAGES: Final = 5  # of those that a note is about
 FREE_BYTES: Final = 256 * MIB
 UUID: Final = "6b1f9c52-8d5b-4c2b-9f3e-1f7d9a60c113"
 TOOLS: Final = ("mke2fs", "debugfs")
@@ -132,11 +136,48 @@ class DebianRootImage(ImageType):
 def fetch_closure(apt: AptDirectory, progress: Progress) -> tuple[list[str], list[Path]]:
     """Names with versions, and the fetched files, of `PACKAGES` and all that they need, `FIRST` first."""
     with progress.task("choosing packages", None):
-        index = PackageIndex(apt.index())
-        names = index.closure(PACKAGES)
-    ordered = [*FIRST, *(name for name in names if name not in FIRST)]
-    packages = [package_file(index.packages[name], apt.suite) for name in ordered]
+        packages = choose_closure(apt.index(), apt.suite, lockfile.load(), progress)
     return [f"{p.package} {p.version}" for p in packages], apt.fetch_all(packages, progress)
+
+
+def choose_closure(
+    index: Iterable[Mapping[str, str]], suite: str, lock: LockFile, progress: Progress
+) -> list[PackageFile]:
+    """`PACKAGES` and all that they need, `FIRST` first: the pinned files, where the index still has them.
+
+    What is newer than its pin, or has none, is taken as the index has it, with a note. Raises
+    `ChecksumError` for a file that is not the one which was pinned under its name and version.
+    """
+
+    def is_pinned(stanza: Mapping[str, str]) -> bool:
+        pin = lock.find(stanza.get("package", ""), suite)
+        return pin is not None and pin.version == stanza.get("version")
+
+    # The pinned version of a package comes first: of several, an index takes the first.
+    known = PackageIndex(sorted(index, key=lambda stanza: not is_pinned(stanza)))
+    names = known.closure(PACKAGES)
+    ordered = [*FIRST, *(name for name in names if name not in FIRST)]
+    packages = [package_file(known.packages[name], suite) for name in ordered]
+    others: list[str] = []
+    for package in packages:
+        pin = lock.find(package.package, suite)
+        if pin is None:
+            others.append(f"{package.package} {package.version} (not pinned)")
+        elif pin.version != package.version:
+            others.append(f"{package.package} {package.version} (pinned {pin.version})")
+        elif (pin.sha256, pin.size_bytes) != (package.sha256, package.size_bytes):
+            raise ChecksumError(
+                f"{package} is not the file that asyncvmm was tested with: its SHA-256 is "
+                f"{package.sha256}, the lock file says {pin.sha256}"
+            )
+    if others:
+        shown = ", ".join(others[:SHOWN_PACKAGES])
+        more = ", ..." if len(others) > SHOWN_PACKAGES else ""
+        progress.note(
+            f"{len(others)} of {len(packages)} packages of debian-root are not those that it was "
+            f"tested with: {shown}{more}"
+        )
+    return packages
 
 
 def finish_root(root: Path) -> None:

@@ -24,6 +24,7 @@ from asyncvmm.plugin.images import BootFiles, ImageCache, ImageType
 from asyncvmm.testing.bench import QEMU
 
 MEMORY: Final = "512M"
+SHARE_TAG: Final = "share"
 BOOT_S: Final = 120.0
 COMMAND_S: Final = 120.0
 _TAIL: Final = 400
@@ -99,9 +100,10 @@ def shell_config(
     clock: Literal["virtual", "realtime"],
     nets: Sequence[str] = (),
     disks: Sequence[Disk] = (),
+    share: Path | None = None,
     engine: str = "auto",
 ) -> GuestConfig:
-    """Our guest of an image, with a shell on its console."""
+    """Our guest of an image, with a shell on its console; it can mount ``share`` (9p, of that tag)."""
     return image_config(
         image,
         name=name,
@@ -109,6 +111,7 @@ def shell_config(
         clock=clock,
         nets=tuple(nets),
         disks=tuple(str(disk.path) for disk in disks),
+        shares=() if share is None else (f"{share}:{SHARE_TAG}",),
         engine=engine,
     )
 
@@ -120,18 +123,23 @@ def find_qemu() -> str | None:
 
 @asynccontextmanager
 async def qemu_shell(
-    image: ImageType, name: str, *, netdev: str | None = None, disks: Sequence[Disk] = ()
+    image: ImageType,
+    name: str,
+    *,
+    netdev: str | None = None,
+    disks: Sequence[Disk] = (),
+    share: Path | None = None,
 ) -> AsyncIterator[Shell]:
     """QEMU's guest of an image, booted to its shell; it is gone when the block ends.
 
     ``netdev`` is QEMU's option without its id, such as ``user,hostfwd=...``. ``disks`` are opened with
-    ``cache=none``.
+    ``cache=none``, ``share`` is a folder that it can mount.
     """
     program = find_qemu()
     if program is None:
         raise ConfigError(f"{QEMU} is not installed")
     files = image.boot_files(ImageCache())
-    command = [program, *_qemu_words(files, netdev, disks)]
+    command = [program, *_qemu_words(files, netdev, disks, share)]
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -153,7 +161,9 @@ async def qemu_shell(
             await output.aclose()
 
 
-def _qemu_words(files: BootFiles, netdev: str | None, disks: Sequence[Disk]) -> list[str]:
+def _qemu_words(
+    files: BootFiles, netdev: str | None, disks: Sequence[Disk], share: Path | None
+) -> list[str]:
     """The machine as ours is: an ns16550 console, virtio-mmio devices, disks in the same order."""
     words = ["-M", "virt", "-m", MEMORY, "-smp", "1", "-nographic", "-kernel", str(files.kernel)]
     words += ["-append", files.append]
@@ -168,4 +178,8 @@ def _qemu_words(files: BootFiles, netdev: str | None, disks: Sequence[Disk]) -> 
         words += ["-device", f"virtio-blk-device,drive=d{number}"]
     if netdev is not None:
         words += ["-netdev", f"{netdev},id=n", "-device", "virtio-net-device,netdev=n"]
+    if share is not None:
+        folder = f"local,id=f,path={share},security_model=none,readonly=on"
+        words += ["-fsdev", folder]
+        words += ["-device", f"virtio-9p-device,fsdev=f,mount_tag={SHARE_TAG}"]
     return [*words, "-device", "virtio-rng-device"]

@@ -9,10 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from asyncvmm.plugin.images import BuildError, ImageCache, ImageError, MissingToolError
-from asyncvmm_plugins.debian_images import root_disk
+from asyncvmm.plugin.images import (
+    BuildError,
+    ChecksumError,
+    ImageCache,
+    ImageError,
+    MissingToolError,
+    SilentProgress,
+)
+from asyncvmm_plugins.debian_images import lockfile, root_disk
+from asyncvmm_plugins.debian_images.apt import package_file
+from asyncvmm_plugins.debian_images.lockfile import LockFile
+from asyncvmm_plugins.debian_images.relock import pin
 from asyncvmm_plugins.debian_images.root_disk import (
+    FIRST,
+    PACKAGES,
     DebianRootImage,
+    choose_closure,
     find_tool,
     finish_root,
     make_disk,
@@ -121,3 +134,52 @@ def test_a_disk_without_a_kernel_is_not_present(tmp_path: Path) -> None:
     assert files.initrd is None and files.disks[0].readonly
     assert files.kernel == cache.directory("linux") / "Image"
     assert "asyncvmm.overlay=1" in files.append
+
+
+def stanza(name: str, version: str = "1", salt: str = "") -> dict[str, str]:
+    return {
+        "package": name,
+        "version": version,
+        "architecture": "riscv64",
+        "size": "100",
+        "sha256": (name + version + salt).encode().hex().ljust(64, "0")[:64],
+    }
+
+
+INDEX = [stanza(name) for name in PACKAGES]
+LOCK = LockFile([pin(package_file(each, "forky")) for each in INDEX])
+
+
+def test_pinned_packages_are_taken_without_a_word() -> None:
+    progress = SilentProgress()
+    newer = stanza("bash", "2")
+    packages = choose_closure([newer, *INDEX], "forky", LOCK, progress)
+    assert [package.package for package in packages[: len(FIRST)]] == list(FIRST)
+    assert {package.version for package in packages} == {"1"}, "the pinned of two versions"
+    assert progress.notes == []
+
+
+def test_what_has_vanished_is_replaced_by_the_newest_and_said() -> None:
+    progress = SilentProgress()
+    index = [stanza("bash", "2") if each["package"] == "bash" else each for each in INDEX]
+    packages = choose_closure(index, "forky", LOCK, progress)
+    assert [package.version for package in packages if package.package == "bash"] == ["2"]
+    (note,) = progress.notes
+    assert note.startswith("1 of ") and note.endswith("bash 2 (pinned 1)")
+    other = SilentProgress()
+    choose_closure(INDEX, "sid", LOCK, other)
+    assert f"{len(set(PACKAGES))} of" in other.notes[0] and "(not pinned), ..." in other.notes[0]
+
+
+def test_another_file_under_a_pinned_version_is_refused() -> None:
+    index = [stanza("bash", "1", "x") if each["package"] == "bash" else each for each in INDEX]
+    with pytest.raises(ChecksumError, match="bash 1 "):
+        choose_closure(index, "forky", LOCK, SilentProgress())
+
+
+def test_the_shipped_lock_pins_the_whole_root() -> None:
+    lock = lockfile.load()
+    suites = {suite for name, suite in lock.pins if name == "base-files"}
+    assert len(suites) == 1
+    (suite,) = suites
+    assert all(lock.find(name, suite) is not None for name in PACKAGES)
