@@ -18,7 +18,8 @@ from asyncvmm.runtime.folder.protocol import ControlError, Kind, Link, raise_err
 
 ONLY_AT_START: Final = (
     "append", "memory", "harts", "disk", "device", "net", "publish", "capture", "seed", "clock",
-    "engine", "max_instructions", "log", "verbose", "stats", "cold",
+    "engine", "max_instructions", "log", "verbose", "stats", "cold", "flash", "share", "gdb",
+    "gdb_wait", "record",
 )  # fmt: skip
 
 

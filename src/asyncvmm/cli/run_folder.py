@@ -48,7 +48,9 @@ def start_options(options: argparse.Namespace, *, commands: bool, live: bool) ->
         "seed": options.seed,
         "engine": options.engine,
         "clock": options.clock,
+        "flash": tuple(options.flash) or None,
         "disks": tuple(options.disk) or None,
+        "shares": tuple(options.share) or None,
         "nets": tuple(options.net) or None,
         "shares": tuple(options.share) or None,
         "devices": tuple(options.device) or None,
@@ -63,6 +65,7 @@ def start_options(options: argparse.Namespace, *, commands: bool, live: bool) ->
         changes=changes,
         defaults=defaults,
         max_instructions=options.max_instructions,
+        journal=options.record,
     )
 
 

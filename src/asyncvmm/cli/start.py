@@ -61,7 +61,7 @@ def start(options: argparse.Namespace) -> int:
     if options.foreground:
         return _stay(folder, options)
     remember(folder.path)
-    words = ["-m", "asyncvmm", "start", "--foreground", str(folder.path)]
+    words = ["-P", "-m", "asyncvmm", "start", "--foreground", str(folder.path)]
     words += [f"--{name}={getattr(options, name)}" for name in ("engine", "clock")
               if getattr(options, name)]  # fmt: skip
     if options.cold:

@@ -75,8 +75,9 @@ def create_folder(
         for name in SUBFOLDERS:
             (part / name).mkdir()
         boot = {name: _place_boot(where, name, wanted) for name in BOOT_FILES}
+        flash = list(_image_flash(where, wanted))
         disks = [*_image_disks(where, wanted, progress), *_own_disks(where, wanted, progress)]
-        text = _text(target, wanted, boot, disks)
+        text = _text(target, wanted, boot, flash, disks)
         try:
             parse_settings(text, part / VM_TOML, types)
             write_durably(part / VM_TOML, text.encode())
@@ -139,6 +140,17 @@ def _keep(source: Path, target: Path) -> None:
         shutil.copystat(source, target)
 
 
+def _image_flash(where: FolderPaths, wanted: NewMachine) -> Iterator[str]:
+    """The image's firmware as it is; a copy of what the guest writes its variables to."""
+    for number, part in enumerate(wanted.files.flash if wanted.files is not None else ()):
+        if part.readonly:
+            _keep(part.path, where.image / f"flash{number}.fd")
+            yield f"image/flash{number}.fd,readonly"
+        else:
+            shutil.copyfile(part.path, where.disks / f"flash{number}.fd")
+            yield f"disks/flash{number}.fd"
+
+
 def _image_disks(where: FolderPaths, wanted: NewMachine, progress: Progress) -> Iterator[str]:
     """An overlay on each of the image's disks, to be written to."""
     if wanted.files is None:
@@ -173,7 +185,11 @@ def _own_disks(where: FolderPaths, wanted: NewMachine, progress: Progress) -> It
 
 
 def _text(
-    target: Path, wanted: NewMachine, boot: Mapping[str, str | None], disks: Sequence[str]
+    target: Path,
+    wanted: NewMachine,
+    boot: Mapping[str, str | None],
+    flash: Sequence[str],
+    disks: Sequence[str],
 ) -> str:
     """The new vm.toml, with a word on everything in it."""
     files = wanted.files
@@ -204,6 +220,8 @@ def _text(
     for key, value in boot.items():
         if value is not None:
             document[key] = value
+    if flash:
+        document["flash"] = list(flash)
     append = [_append(files), wanted.append]
     if any(append):
         document["append"] = " ".join(word for word in append if word)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import Blob
 from asyncvmm.machine import GuestConfig, Machine
-from asyncvmm.machine.config import split_disk
+from asyncvmm.machine.config import DiskOptions, split_disk
 from asyncvmm.runtime.snapshot_files import Zeros
 from asyncvmm.storage import OverlayBlob, Progress, Qcow2Image, RawImage, create_image, open_image
 from asyncvmm.storage.chain import backing_format, backing_path, format_of
@@ -20,17 +20,17 @@ from asyncvmm.storage.progress import PIECE_BYTES, is_zero, silent
 from asyncvmm.storage.views import ViewBlob, ViewedBlob
 
 
-def kept_disks(config: GuestConfig) -> dict[int, Path]:
-    """Where the disks are that keep what the guest writes, by their number in the configuration."""
-    options = [split_disk(text) for text in config.disks]
-    return {number: disk.path for number, disk in enumerate(options) if disk.keeps_writes}
+def kept_disks(config: GuestConfig) -> dict[int, DiskOptions]:
+    """The flash parts and disks that keep what the guest writes, by their number in a snapshot."""
+    options = [split_disk(text) for text in (*config.flash, *config.disks)]
+    return {number: disk for number, disk in enumerate(options) if disk.keeps_writes}
 
 
 def check_disks(machine: Machine) -> None:
     """ConfigError when a disk is written that a folder's snapshots do not cover."""
     config = machine.config
     blobs = [d for d in machine.devices if d.type.blob(d.config) is not None]
-    for device in blobs[len(config.disks) :]:
+    for device in blobs[len(config.flash) + len(config.disks) :]:
         if isinstance(device.io.blob, ViewedBlob):
             raise ConfigError(
                 f"{device.io.path}: is written and not among the disks of vm.toml: put it there, or "
@@ -121,15 +121,16 @@ MAX_RUN_BLOCKS: Final = PIECE_BYTES // BLOCK_BYTES
 
 
 def write_disk(
-    blob: Blob, below: str, target: Path, part: Path, progress: Progress = silent
+    blob: Blob, below: str, disk: DiskOptions, part: Path, progress: Progress = silent
 ) -> None:
-    """Make the file ``part``, which is to be ``target``, hold a snapshot's disk, durably.
+    """Make the file ``part``, which is to be that of ``disk``, hold a snapshot's disk, durably.
 
     ``below`` names the unchanging file that the disk is over; it stays below the new file too.
     """
     assert isinstance(blob, OverlayBlob)
     part.unlink(missing_ok=True)
-    form = format_of(target, None)
+    target = disk.path
+    form = format_of(target, disk.format)
     whole = isinstance(blob.base, Zeros)
     base = split_disk(below).path
     if form == "qcow2" and not whole:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -32,7 +33,7 @@ RESUME_CHANGES: Final = ("clock", "engine")  # what may be another one when a st
 class StartOptions:
     """How a machine is started. ``cold`` forgets a kept state and boots. ``changes`` are fields of
     GuestConfig for this time only; ``defaults`` are those that hold where vm.toml says nothing.
-    ``commands`` is for a guest that does nothing but run commands.
+    ``commands`` is for a guest that does nothing but run commands. ``journal`` is for ``open_host``.
     """
 
     cold: bool = False
@@ -40,6 +41,7 @@ class StartOptions:
     changes: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     defaults: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     max_instructions: int | None = None
+    journal: Path | None = None
 
 
 def effective_config(settings: VmSettings, options: StartOptions) -> GuestConfig:
@@ -56,7 +58,7 @@ def effective_config(settings: VmSettings, options: StartOptions) -> GuestConfig
                 "one and use its console"
             )
         append.append(RUN_APPEND)
-    for key in ("disks", "nets", "shares", "devices"):
+    for key in ("flash", "disks", "nets", "shares", "devices"):
         if key in given:
             given[key] = (*getattr(settings.guest, key), *given[key])
     given["append"] = " ".join(word for word in append if word)
@@ -159,7 +161,8 @@ class RunningMachine:
             with snapshot:
                 save = functools.partial(self.snapshots.save, snapshot, STOPPED, head.parent)
                 await trio.to_thread.run_sync(save)
-            stamps = disk_stamps(self.paths, kept_disks(self.guest.config).values())
+            kept = kept_disks(self.guest.config).values()
+            stamps = disk_stamps(self.paths, [disk.path for disk in kept])
             write_head(self.paths.head, Head(head.parent, STOPPED, stamps))
         self.saved = True
         self.log.add("saved", time_ns=snapshot.time_ns)
@@ -204,6 +207,7 @@ async def open_machine(
                     mips=source.config.mips if isinstance(source, Snapshot) else source.mips,
                     networks=settings.networks,
                     plugins=manager,
+                    journal=options.journal,
                 ) as host:
                     guest = await _start(paths, host, source, name, options)
                     log.virtual_ns = lambda: guest.now_ns

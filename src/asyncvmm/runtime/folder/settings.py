@@ -143,8 +143,8 @@ class _Checker:
             guest = GuestConfig.from_mapping({"name": name, **settings})
         except ConfigError as error:
             raise VmTomlError(f"{self._path}: {error}") from error
-        if not (guest.kernel or guest.firmware or guest.elf):
-            raise VmTomlError(f"{self._path}: nothing to boot: give kernel, firmware or elf")
+        if not (guest.kernel or guest.firmware or guest.elf or guest.flash):
+            raise VmTomlError(f"{self._path}: nothing to boot: give kernel, firmware, elf or flash")
         return VmSettings(document, guest, **own)
 
     def _take(self, key: str, value: Any) -> Any:
@@ -164,7 +164,7 @@ class _Checker:
             try:
                 if key in PATHS:
                     settings[field] = folder / value
-                elif key == "disks":
+                elif key in ("disks", "flash"):
                     for text in value:
                         split_disk(text)
                     # Joining leaves what follows the path (",readonly") where it is.
@@ -175,7 +175,13 @@ class _Checker:
                 else:
                     settings[field] = value
                     GuestConfig.from_mapping({field: value})
-                if self._types is not None and field in ("nets", "devices", "disks", "shares"):
+                if self._types is not None and field in (
+                    "nets",
+                    "devices",
+                    "disks",
+                    "flash",
+                    "shares",
+                ):
                     alone = GuestConfig.from_mapping({field: settings[field]})
                     wanted_devices(alone, self._types)
             except ConfigError as error:

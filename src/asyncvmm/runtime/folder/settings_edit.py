@@ -23,7 +23,7 @@ from asyncvmm.runtime.folder.settings import (
 )
 from asyncvmm.storage.packs import write_durably
 
-LISTS = ("disks", "net", "shares", "devices", "publish", "allow")
+LISTS = ("flash", "disks", "shares", "net", "devices", "publish", "allow")
 TABLES = ("policy", "logs")
 
 

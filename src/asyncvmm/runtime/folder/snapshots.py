@@ -166,10 +166,11 @@ class FolderSnapshots:
         with self.load(name) as snapshot:
             kept = kept_disks(snapshot.config)
             moves = []
-            for number, target in kept.items():
+            for number, disk in kept.items():
+                target = disk.path
                 part = target.with_name(f"{target.name}.restored")
                 blob, below = snapshot.saved.disks[number], snapshot.saved.disk_files[number]
-                write_disk(blob, below, target, part, *(() if progress is None else (progress,)))
+                write_disk(blob, below, disk, part, *(() if progress is None else (progress,)))
                 moves.append((str(part), str(target)))
         if self._nvram_path(name).is_file():
             part = self.paths.nvram.with_name(f"{self.paths.nvram.name}.restored")
