@@ -607,6 +607,10 @@ class Host:
             name=name,
         )
 
+    def journal_refers(self, snapshot: Snapshot, folder: Path) -> None:
+        """``snapshot`` is on disk in ``folder`` for good: the journal names that instead of a copy."""
+        self._kept[snapshot.number] = str(folder)
+
     async def _keep(self, snapshot: Snapshot) -> str | int:
         """What the journal calls a snapshot: its number if it was taken here, or a folder."""
         assert self.journal is not None
