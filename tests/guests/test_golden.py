@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 from asyncvmm.testing.golden import golden
 
 linux = golden(
-    "linux", setup=["echo ready > /tmp/state"], until="grep ready /tmp/state", folder=Path({folder!r})
+    "linux", setup=["echo ready > /tmp/state"], until="grep ready /tmp/state", folder=Path({folder!r}),
+    nets=("lan",),
 )
 
 
@@ -28,7 +30,7 @@ async def test_each_has_its_own(linux, number):
 
 @pytest.mark.trio
 async def test_that_fails(linux):
-    await linux.run(["sh", "-c", "echo last words > /dev/console"])
+    await linux.run(["sh", "-c", "echo last words > /dev/console; ping -c 1 gateway"])
     assert False
 """
 
@@ -52,6 +54,16 @@ def test_every_test_gets_a_fork_and_a_report(tmp_path: Path) -> None:
     assert "1 failed, 3 passed" in first, first
     assert "console of guest linux" in first and "last words" in first
     assert "of virtual time, digest" in first
+    (capture,) = re.findall(r"^/.*lan\.pcapng$", first, re.MULTILINE)
+    assert Path(capture).stat().st_size > 100
+    ((command, journal),) = re.findall(r"^asyncvmm (replay) (/.*)$", first, re.MULTILINE)
+    again = subprocess.run(
+        [sys.executable, "-m", "asyncvmm", command, journal],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
     states = list((tmp_path / "states").glob("*/manifest.json"))
     assert len(states) == 1
     made = states[0].stat().st_mtime_ns

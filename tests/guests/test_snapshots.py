@@ -44,7 +44,7 @@ async def test_forks_go_their_own_ways() -> None:
         await guest.run(["sh", "-c", "echo one > /tmp/x"], check=True)
         with await guest.snapshot() as snapshot:
             forks = [await host.start(snapshot, name=f"fork{n}") for n in range(2)]
-        forks += await host.fork(guest)
+        forks += await guest.fork()
         assert [fork.name for fork in forks] == ["fork0", "fork1", "base.1"]
         for number, fork in enumerate(forks):
             done = await fork.run(["sh", "-c", f"echo fork{number} >> /tmp/x; cat /tmp/x"])

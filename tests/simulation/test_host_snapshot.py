@@ -147,33 +147,33 @@ async def test_connections_to_outside_end_in_the_copy_only() -> None:
     """What a program of the host says to a guest goes on in the original; the copy's guest sees RST."""
     async with open_host() as host:
         guest = await host.start(linux("web"))
-        await guest.run(["sh", "-c", "(nc -l -p 99 > /got; echo $? > /how) & sleep 0.1"])
+        await guest.run(["sh", "-c", "(nc -l -p 99 > /got; echo $? > /how) & sleep 1"])
         stream = await host.connect("web", 99)
         await stream.send_all(b"before ")
         await guest.run(["sleep", "0.1"])
         with await host.snapshot() as snapshot:
-            assert (await guest.run(["sh", "-c", "sleep 0.2; ls /how"])).status != 0
+            assert (await guest.run(["sh", "-c", "sleep 1; ls /how"])).status != 0
             await stream.send_all(b"after")
             await stream.aclose()
-            assert (await guest.run(["sh", "-c", "sleep 0.2; cat /got /how"])).stdout == (
+            assert (await guest.run(["sh", "-c", "sleep 1; cat /got /how"])).stdout == (
                 b"before after0\n"
             )
             async with open_host(snapshot=snapshot) as copied:
                 again = copied.guests["web"]
-                done = await again.run(["sh", "-c", "sleep 0.2; cat /got /how"])
+                done = await again.run(["sh", "-c", "sleep 1; cat /got /how"])
                 assert done.stdout == b"before 0\n"  # nc takes RST for an end
                 assert not copied.live
-                await again.run(["sh", "-c", "(nc -l -p 98 > /got) & sleep 0.1"])
+                await again.run(["sh", "-c", "(nc -l -p 98 > /got) & sleep 1"])
                 async with await copied.connect("web", 98) as fresh:
                     await fresh.send_all(b"fresh")
-                assert (await again.run(["sh", "-c", "sleep 0.1; cat /got"])).stdout == b"fresh"
+                assert (await again.run(["sh", "-c", "sleep 1; cat /got"])).stdout == b"fresh"
 
 
 async def test_frames_that_cut_connections_are_resets() -> None:
     """And a connection that the program had closed already ends as it would have."""
     async with open_host() as host:
         guest = await host.start(linux("web"))
-        await guest.run(["sh", "-c", "(nc -l -p 99 > /got) & (nc -l -p 98 > /gut) & sleep 0.1"])
+        await guest.run(["sh", "-c", "(nc -l -p 99 > /got) & (nc -l -p 98 > /gut) & sleep 1"])
         stream = await host.connect("web", 99)
         async with await host.connect("web", 98) as closed:
             await closed.send_all(b"x")

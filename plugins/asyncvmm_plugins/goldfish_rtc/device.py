@@ -48,6 +48,12 @@ class GoldfishRtc(MmioDevice):
         self._event.cancel()
         self._clear()
 
+    def set_date(self, unix_ns: int) -> None:
+        """The date is this from now on: the guest is a copy that is to have another."""
+        self.offset_ns = (unix_ns - self.io.clock.now_ns) & _U64
+        if self.alarm_armed:
+            self._arm()
+
     @property
     def time_ns(self) -> int:
         """The date, in nanoseconds since 1970 (mod 2**64)."""

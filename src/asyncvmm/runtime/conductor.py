@@ -398,6 +398,11 @@ class Conductor:
         self._held -= 1
         self.kick()
 
+    @property
+    def paused(self) -> bool:
+        """Whether time moves to a goal only."""
+        return self._goal_ns != FOREVER
+
     def set_goal(self, time_ns: int) -> None:
         """Run to ``time_ns`` and stand still there (FOREVER: never)."""
         self._goal_ns = time_ns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import attrs
@@ -14,6 +14,7 @@ from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.device import CharPort
 from asyncvmm.hypervisor import MemoryLimitError
 from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
+from asyncvmm.machine.renewal import Date, Reseed, machine_id
 from asyncvmm.runtime.balloon import GuestBalloon
 from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
 from asyncvmm.runtime.conductor import Conductor
@@ -31,7 +32,26 @@ from asyncvmm.runtime.vsock import GuestSockets
 RUN_PORT: Final = "asyncvmm.run"
 RUN_DEVICES: Final = (f"virtio-console,ports={RUN_PORT}", "virtio-rng")
 RUN_APPEND: Final = "asyncvmm.run=1"
+# What changes in a system that is told to be another one. Cards are found by the addresses they had.
+RENEW: Final = """
+for card in /sys/class/net/*; do
+    has=$(cat $card/address)
+    set -- $NEW
+    for old in $OLD; do
+        if [ "$has" = "$old" ] && [ "$old" != "$1" ]; then
+            ip link set dev ${card##*/} down && ip link set dev ${card##*/} address $1 &&
+            ip link set dev ${card##*/} up
+        fi
+        shift
+    done
+done
+if [ -w /etc ]; then echo $MACHINE_ID > /etc/machine-id; fi
+hwclock -s -u 2> /dev/null || true
+"""
 LOG_LINES: Final = 1000
+
+
+ForkGuest = Callable[["Guest", int, Reseed, Date], Awaitable[list["Guest"]]]
 
 
 @attrs.frozen
@@ -90,6 +110,7 @@ class Guest:
         entrance: Entrance,
         max_instructions: int | None = None,
         debugging: Debugging | None = None,
+        on_fork: ForkGuest | None = None,
     ) -> None:
         self.machine: Final = machine
         self.outbox: Final = outbox
@@ -107,6 +128,7 @@ class Guest:
         self._debugging = debugging
         self._debugger: Debugger | None = None
         self._on_end = on_end
+        self._on_fork = on_fork
         self._ended = trio.Event()
         self._exit: GuestExit | None = None
         self._commands: CommandChannel | None = None
@@ -225,6 +247,34 @@ class Guest:
         taken = take(self.machine, self._host_side())
         self._conductor.inputs.note(SNAPSHOT, guest=self.name, snapshot=taken.number)
         return taken
+
+    async def fork(
+        self, count: int = 1, *, reseed: Reseed = False, clock: Date = "freeze"
+    ) -> list[Guest]:
+        """Live copies, named ``NAME.1`` and so on, each with networks of its own.
+
+        They share its memory and disks until either side writes, and are equal to it to the bit, or
+        renewed: see ``Host.start`` for ``reseed`` and ``clock``.
+        """
+        if self._on_fork is None:
+            raise ConfigError(f"guest {self.name} is on no host that forks")
+        return await self._on_fork(self, count, reseed, clock)
+
+    async def renew_identity(self) -> None:
+        """Let the system of a reseeded guest take over what is its own now: the addresses of its
+        cards, ``/etc/machine-id``, and the date of its RTC. Its agent runs a shell script for that.
+        """
+        cards = [
+            (device.device.mac, device.io.net.mac)
+            for device in self.machine.devices
+            if device.type.net(device.config) is not None and hasattr(device.device, "mac")
+        ]
+        environment = {
+            "OLD": " ".join(old.hex(":") for old, _ in cards),
+            "NEW": " ".join(new.hex(":") for _, new in cards),
+            "MACHINE_ID": machine_id(self.config.seed, self.name),
+        }
+        await self.run(["sh", "-c", RENEW], environment=environment, check=True)
 
     def _host_side(self) -> HostSide:
         kept = HostSide(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -33,6 +34,16 @@ from asyncvmm.machine import (
     read_boot_files,
 )
 from asyncvmm.machine.engines import find_spin
+from asyncvmm.machine.renewal import (
+    FREEZE,
+    HOST,
+    Date,
+    Reseed,
+    check_date,
+    new_seed,
+    renew,
+    set_date,
+)
 from asyncvmm.machine.snapshot import restore
 from asyncvmm.memory.merge import Merger
 from asyncvmm.network import Network, NetworkConfig
@@ -89,6 +100,9 @@ class Host:
         self._policy = policy
         self.journal: Journal | None = None
         self._kept: dict[int, str] = {}  # where the journal finds snapshots of elsewhere
+        self._nursery: trio.Nursery | None = None
+        self._closing = trio.Event()
+        self._forks = 0
 
     @property
     def now_ns(self) -> int:
@@ -118,6 +132,8 @@ class Host:
         max_instructions: int | None = None,
         apart: bool = False,
         check: Callable[[BootFiles], None] | None = None,
+        reseed: Reseed = False,
+        clock: Date = "freeze",
     ) -> Guest:
         """Build a guest, admit it and let it run: from a configuration, its own clock beginning at 0,
         or from a snapshot, going on at the instant at which that was taken.
@@ -127,14 +143,27 @@ class Host:
         ``max_instructions`` ends it after that many steps (instructions and traps, all harts).
         ``apart`` connects its network cards to networks of its own, where nobody else is.
         ``check`` is called in a thread with what it boots from, and may raise ConfigError.
+
+        A guest from a snapshot is what that was to the bit, unless ``reseed`` renews its identity: its
+        randomness and its kernel's (with a ``vmgenid`` device at once), its machine-id, and the addresses
+        of its cards from their next reset on (see Guest.renew_identity). True makes a seed of the old
+        one and the name; a number is the seed. ``clock`` is the date that its RTC shows: it goes on
+        ("freeze"), is this machine's ("host"; marks the host as live), or Unix time in ns.
         """
+        check_date(clock)
         conductor = self._conductor
         snapshot = source if isinstance(source, Snapshot) else None
         config = self._adapted(source)
         name = name or config.name
+        if snapshot is not None:
+            config = attrs.evolve(config, seed=new_seed(reseed, config.seed, name))
+        elif reseed is not False or clock != FREEZE:
+            raise ConfigError("reseed and clock are for guests from a snapshot")
         self._check_name(name)
         knobs = split_knobs(dict(config.policy))
         if conductor.inputs.recording:
+            if reseed is not False or clock != FREEZE:
+                raise ConfigError("a host with a journal starts no guests with reseed or clock")
             kinds = [split_options(text)[0] for text in config.devices]
             live = [kind for kind in kinds if self.plugins.device_type(kind).live]
             conductor.inputs.check(config, live)
@@ -147,7 +176,7 @@ class Host:
             if snapshot is not None:
                 if check is not None:
                     await trio.to_thread.run_sync(check, snapshot.saved.files)
-                machine = self._revive(snapshot, config, name, log, merger)
+                machine = self._revive(snapshot, config, name, log, merger, clock)
                 if conductor.inputs.recording:
                     with conductor.held():
                         prints = await trio.to_thread.run_sync(
@@ -180,6 +209,7 @@ class Host:
             self._networks.entrance,
             max_instructions,
             Debugging(self._backends.nursery, self._revive_past),
+            self._fork_guest,
         )
         guest.policy.remember(dict(config.policy))
         if snapshot is not None:
@@ -242,7 +272,7 @@ class Host:
         taken = tuple(guest.taken().saved for guest in guests)
         return HostSnapshot(SavedHost(books, self._networks.configs, networks, taken))
 
-    def _take_up(self, snapshot: HostSnapshot) -> None:
+    def _take_up(self, snapshot: HostSnapshot, reseed: Reseed, clock: Date) -> None:
         """Become what ``snapshot`` says: a host that is new, before time has begun."""
         snapshot.check_open()
         conductor, saved = self._conductor, snapshot.saved
@@ -251,7 +281,12 @@ class Host:
         made: dict[str, Guest] = {}
         try:
             for resident, one in zip(saved.books.guests, saved.guests, strict=True):
-                made[resident.name] = self._return(resident, Snapshot(one), since[resident.name])
+                config = one.config
+                if reseed is not False:
+                    seed = new_seed(True, self.seed, resident.name)
+                    config = attrs.evolve(config, seed=seed)
+                guest = self._return(resident, Snapshot(one), config, since[resident.name], clock)
+                made[resident.name] = guest
             conductor.memory.restore(saved.books.memory)
             conductor.ledger.restore(saved.books.ledger)
             vcpus = conductor.cpus.restore(saved.books.cpus)
@@ -271,28 +306,89 @@ class Host:
             self._backends.start(guest)
         self._networks.cut_off(conductor.now_ns)
 
-    def _return(self, resident: ResidentState, snapshot: Snapshot, since_ns: int) -> Guest:
+    def _return(
+        self,
+        resident: ResidentState,
+        snapshot: Snapshot,
+        config: GuestConfig,
+        since_ns: int,
+        clock: Date,
+    ) -> Guest:
         """A guest of a host's snapshot, which the books know already."""
-        config, conductor = snapshot.config, self._conductor
+        conductor = self._conductor
         knobs = dict(resident.knobs)
         split = split_knobs(knobs)
         log, outbox = GuestLog(), Outbox()
         merger = conductor.sharing.enter(config.trust_group)
-        machine = self._revive(snapshot, config, resident.name, log, merger)
+        machine = self._revive(snapshot, config, resident.name, log, merger, clock)
         rates = self._rates(machine, split, outbox, since_ns)
         conductor.sharing.join(machine)
         limit = None if resident.max_steps < 0 else resident.max_steps
-        entrance = self._networks.entrance
-        guest = Guest(machine, conductor, self._ended, rates, log, outbox, entrance, limit)
+        guest = Guest(
+            machine,
+            conductor,
+            self._ended,
+            rates,
+            log,
+            outbox,
+            self._networks.entrance,
+            limit,
+            Debugging(self._backends.nursery, self._revive_past),
+            self._fork_guest,
+        )
         guest.policy.remember(knobs)
         guest.go_on_from(snapshot.saved.host_side)
         return guest
 
-    async def fork(self, guest: Guest, count: int = 1) -> list[Guest]:
-        """Live copies of a guest, named ``NAME.1`` and so on, each with networks of its own.
+    async def fork(
+        self, *, reseed: Reseed = False, clock: Date = "freeze", paused: bool | None = None
+    ) -> Host:
+        """A live copy of the whole host: all guests, networks of its own, a clock of its own.
 
-        They share its memory and disks until either side writes, and are equal to it to the bit.
+        It ends with this host, or with its ``aclose``. ``reseed``, ``clock`` and ``paused`` (as this
+        one is, unless said) are as for ``open_host``; see ``snapshot`` for what stays here.
         """
+        self._forks += 1
+        if reseed is True:
+            reseed = new_seed(True, self.seed, f"host {self._forks}")
+        still = self._conductor.paused if paused is None else paused
+        snapshot = await self.snapshot()
+        assert self._nursery is not None
+        made = await self._nursery.start(self._run_fork, snapshot, reseed, clock, still)
+        assert isinstance(made, Host)
+        return made
+
+    async def _run_fork(
+        self,
+        snapshot: HostSnapshot,
+        reseed: Reseed,
+        clock: Date,
+        paused: bool,
+        task_status: trio.TaskStatus[Host],
+    ) -> None:
+        with snapshot:
+            async with open_host(
+                snapshot=snapshot,
+                reseed=reseed,
+                clock=clock,
+                paused=paused,
+                workers=self._conductor.workers.count,
+                plugins=self.plugins,
+            ) as host:
+                snapshot.close()
+                task_status.started(host)
+                await host._closing.wait()
+
+    async def aclose(self) -> None:
+        """End a host that ``fork`` made, and all of its guests."""
+        self._closing.set()
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    async def _fork_guest(
+        self, guest: Guest, count: int, reseed: Reseed, clock: Date
+    ) -> list[Guest]:
+        """See Guest.fork."""
         if not 1 <= count <= MAX_FORKS:
             raise ConfigError(f"1 to {MAX_FORKS} forks, not {count}")
         made: list[Guest] = []
@@ -302,7 +398,10 @@ class Host:
                 number += 1
                 name = f"{guest.name}.{number}"
                 if name not in self.guests:
-                    made.append(await self.start(snapshot, name=name, apart=True))
+                    fork = await self.start(
+                        snapshot, name=name, apart=True, reseed=reseed, clock=clock
+                    )
+                    made.append(fork)
         return made
 
     def _adapted(self, source: GuestConfig | Snapshot) -> GuestConfig:
@@ -453,8 +552,9 @@ class Host:
         name: str,
         log: GuestLog,
         merger: Merger | None,
+        clock: Date,
     ) -> Machine:
-        """A machine that is what ``snapshot`` says."""
+        """A machine that is what ``snapshot`` says, but for its seed and date."""
         table = snapshot.saved.state.pages
         machine = Machine(
             config,
@@ -472,6 +572,12 @@ class Host:
         pages = table.moved(machine.ram.shared_pages) if own else table
         try:
             restore(machine, attrs.evolve(snapshot.saved.state, pages=pages))
+            if config.seed != snapshot.config.seed:
+                renew(machine)
+            if clock != FREEZE:
+                if clock == HOST:
+                    self._networks.entrance.live = True
+                set_date(machine, time.time_ns() if clock == HOST else int(clock))
         except BaseException:
             for device in machine.devices:
                 device.close()
@@ -483,7 +589,9 @@ class Host:
 
     def _revive_past(self, machine: Machine, snapshot: Snapshot) -> Machine:
         """What ``machine``, a guest's, was when the snapshot was taken: to be looked at."""
-        return self._revive(snapshot, snapshot.config, machine.name, GuestLog(), machine.merger)
+        return self._revive(
+            snapshot, snapshot.config, machine.name, GuestLog(), machine.merger, FREEZE
+        )
 
     def _build(
         self, config: GuestConfig, name: str, log: GuestLog, merger: Merger | None
@@ -498,6 +606,10 @@ class Host:
             merger=merger,
             name=name,
         )
+
+    def journal_refers(self, snapshot: Snapshot, folder: Path) -> None:
+        """``snapshot`` is on disk in ``folder`` for good: the journal names that instead of a copy."""
+        self._kept[snapshot.number] = str(folder)
 
     async def _keep(self, snapshot: Snapshot) -> str | int:
         """What the journal calls a snapshot: its number if it was taken here, or a folder."""
@@ -542,6 +654,8 @@ async def open_host(
     snapshot: HostSnapshot | None = None,
     journal: Path | str | None = None,
     journal_bytes: int = DEFAULT_LIMIT_BYTES,
+    reseed: Reseed = False,
+    clock: Date = "freeze",
 ) -> AsyncIterator[Host]:
     """A host for the block: ``async with open_host(cpus=2, mips=1000, memory="2G") as host``.
 
@@ -557,10 +671,15 @@ async def open_host(
     run translated guests side by side; how many there are changes nothing that a guest can see.
 
     With ``snapshot`` it goes on where ``Host.snapshot`` was taken: what guests can see (CPUs, memory,
-    policy, seed, networks) is that host's, and cannot be given besides.
+    policy, seed, networks) is that host's, and cannot be given besides. ``reseed`` renews the identity of
+    its guests and the luck of its cables, ``clock`` their dates: see ``Host.start``.
+
     ``journal`` is a new file of at most ``journal_bytes`` that takes down all that enters from outside,
     for ``asyncvmm replay``; guests that could not be repeated are refused then (ConfigError).
     """
+    check_date(clock)
+    if snapshot is None and (reseed is not False or clock != FREEZE):
+        raise ConfigError("reseed and clock are for a host from a snapshot")
     if snapshot is not None:
         given = (cpus, mips, memory, overcommit, policy, quantum_us, seed, networks)
         usual = (DEFAULT_CPUS, DEFAULT_MIPS, DEFAULT_MEMORY, False, DEFAULT_POLICY, None, 0, None)
@@ -575,7 +694,8 @@ async def open_host(
             known.memory_bytes,
             known.overcommit,
         )
-        policy, seed, networks = known.policy, known.seed, snapshot.saved.configs
+        policy, networks = known.policy, snapshot.saved.configs
+        seed = new_seed(reseed, known.seed, "host")
     manager = (
         plugins if plugins is not None else await trio.to_thread.run_sync(create_plugin_manager)
     )
@@ -625,9 +745,10 @@ async def open_host(
     async with trio.open_nursery() as nursery:
         between.open(nursery)
         backends.open(nursery)
+        host._nursery = nursery
         try:
             if snapshot is not None:
-                host._take_up(snapshot)
+                host._take_up(snapshot, reseed, clock)
             if paused:
                 conductor.set_goal(conductor.now_ns)
             nursery.start_soon(conductor.task)

@@ -175,6 +175,8 @@ class Networks:
                 text = Saved({"address": known[number]}, f"guest {guest}")
                 address = text.data("address", 4) or None
                 plugged = _Plugged(self.by_name[key], cable, self.gateways.get(key), address)
+                if plugged.gateway is not None and address is not None:
+                    plugged.gateway.leases.register(cable.name, cable.port.mac)  # another one now?
                 cables_here.append(plugged)
             self._cables[guest] = cables_here
         addresses.done()

@@ -38,7 +38,15 @@ TRIES: Final = 200
 SAID_BYTES: Final = 20_000  # of the console, in a failing test's report
 
 _made: dict[str, Snapshot] = {}
-_said: dict[str, list[Guest]] = {}
+_said: dict[str, list[_Said]] = {}
+
+
+@attrs.frozen
+class _Said:
+    """A test's guest, and the files that tell of it, by what they are."""
+
+    guest: Guest
+    files: dict[str, Path]
 
 
 @attrs.frozen
@@ -100,6 +108,7 @@ def golden(
     setup: Sequence[str] = (),
     until: str | None = None,
     folder: Path | None = None,
+    journal: bool = True,
     **changes: Any,
 ) -> Callable[..., AsyncIterator[Guest]]:
     """A fixture that gives each test a guest of ``image``, booted and set up, as a fork of its own.
@@ -107,15 +116,29 @@ def golden(
     ``setup`` are shell commands that must succeed, ``until`` one that is repeated until it does.
     ``changes`` are GuestConfig's fields; disks of the image are opened with throw-away overlays.
     ``folder`` is where states are kept: by default in asyncvmm's cache.
+
+    The report of a test that fails has the guest's console and log, the name of a capture of its
+    networks, and the command that repeats the run; not the last without ``journal``, which costs a
+    digest of the guest for each test.
     """
 
     @pytest.fixture
-    async def fork(request: pytest.FixtureRequest) -> AsyncIterator[Guest]:
+    async def fork(
+        request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> AsyncIterator[Guest]:
         state = Golden(_config(image, changes), tuple(setup), until)
-        snapshot = await state.snapshot(folder or default_cache_root() / "golden")
-        async with open_host() as host:
+        place = folder or default_cache_root() / "golden"
+        snapshot = await state.snapshot(place)
+        kept = tmp_path_factory.mktemp("golden")
+        files = {"journal": kept / "run.journal"} if journal else {}
+        async with open_host(journal=files.get("journal")) as host:
+            host.journal_refers(snapshot, place / state.key)
             guest = await host.start(snapshot)
-            _said.setdefault(request.node.nodeid, []).append(guest)
+            for name, network in host.networks.items():
+                if network.cables:
+                    files[f"capture of {name}"] = kept / f"{name}.pcapng"
+                    network.capture(files[f"capture of {name}"].open("wb"))
+            _said.setdefault(request.node.nodeid, []).append(_Said(guest, files))
             yield guest
 
     return fork
@@ -142,14 +165,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     """See pytest."""
     outcome = yield
     report = outcome.get_result()
-    guests = _said.get(item.nodeid, [])
     if report.when == "call" and report.failed:
-        for guest in guests:
+        for one in _said.get(item.nodeid, []):
+            guest = one.guest
             said = guest.console.unread[-SAID_BYTES:].decode(errors="replace")
             log = "\n".join(guest.log.lines)
             report.sections.append((f"console of guest {guest.name}", said))
             report.sections.append((f"log of guest {guest.name}", log))
             at = f"{guest.now_ns / 1e9:.9f} s of virtual time, digest {guest.machine.digest()}"
             report.sections.append((f"end of guest {guest.name}", at))
+            for what, path in one.files.items():
+                text = f"asyncvmm replay {path}" if what == "journal" else str(path)
+                report.sections.append((f"{what} of guest {guest.name}", text))
     if report.when == "teardown":
         _said.pop(item.nodeid, None)
