@@ -504,6 +504,9 @@ class Host:
         assert self.journal is not None
         if snapshot.number in self.journal.taken:
             return snapshot.number
+        folder = snapshot.folder
+        if folder is not None and folder.exists():
+            return str(folder.absolute())
         kept = self._kept.get(snapshot.number)
         if kept is None:
             kept = str(self.journal.file.folder / str(len(self._kept) + 1))
@@ -542,6 +545,7 @@ async def open_host(
     snapshot: HostSnapshot | None = None,
     journal: Path | str | None = None,
     journal_bytes: int = DEFAULT_LIMIT_BYTES,
+    journal_digests: bool = True,
 ) -> AsyncIterator[Host]:
     """A host for the block: ``async with open_host(cpus=2, mips=1000, memory="2G") as host``.
 
@@ -560,6 +564,8 @@ async def open_host(
     policy, seed, networks) is that host's, and cannot be given besides.
     ``journal`` is a new file of at most ``journal_bytes`` that takes down all that enters from outside,
     for ``asyncvmm replay``; guests that could not be repeated are refused then (ConfigError).
+    Without ``journal_digests`` it has none of the guests' digests, each of which takes reading all of
+    a guest's memory, for a replay to compare.
     """
     if snapshot is not None:
         given = (cpus, mips, memory, overcommit, policy, quantum_us, seed, networks)
@@ -616,7 +622,11 @@ async def open_host(
             await trio.to_thread.run_sync(snapshot.save, folder)
             settings["snapshot"] = str(folder)
         host.journal = Journal(
-            file, lambda: (conductor.now_ns, conductor.turns), lambda: host.guests, settings
+            file,
+            lambda: (conductor.now_ns, conductor.turns),
+            lambda: host.guests,
+            settings,
+            digests=journal_digests,
         )
         conductor.inputs = host.journal
     ledger.listener = host.note

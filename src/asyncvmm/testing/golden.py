@@ -39,6 +39,7 @@ SAID_BYTES: Final = 20_000  # of the console, in a failing test's report
 
 _made: dict[str, Snapshot] = {}
 _said: dict[str, list[Guest]] = {}
+_journals: dict[tuple[str, str], Path] = {}
 
 
 @attrs.frozen
@@ -113,9 +114,12 @@ def golden(
     async def fork(request: pytest.FixtureRequest) -> AsyncIterator[Guest]:
         state = Golden(_config(image, changes), tuple(setup), until)
         snapshot = await state.snapshot(folder or default_cache_root() / "golden")
-        async with open_host() as host:
+        temporary: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+        journal = temporary.mktemp("journal") / "journal"
+        async with open_host(journal=journal, journal_digests=False) as host:
             guest = await host.start(snapshot)
             _said.setdefault(request.node.nodeid, []).append(guest)
+            _journals[request.node.nodeid, guest.name] = journal
             yield guest
 
     return fork
@@ -151,5 +155,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
             report.sections.append((f"log of guest {guest.name}", log))
             at = f"{guest.now_ns / 1e9:.9f} s of virtual time, digest {guest.machine.digest()}"
             report.sections.append((f"end of guest {guest.name}", at))
+            journal = _journals[item.nodeid, guest.name]
+            replay = f"asyncvmm replay {journal}"
+            report.sections.append((f"the same again of guest {guest.name}", replay))
     if report.when == "teardown":
-        _said.pop(item.nodeid, None)
+        for guest in _said.pop(item.nodeid, []):
+            _journals.pop((item.nodeid, guest.name), None)
