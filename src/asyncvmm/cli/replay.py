@@ -29,6 +29,7 @@ examples:
   asyncvmm replay trouble.journal --engine interpreter --workers 1
   asyncvmm replay trouble.journal --until 1.5s     what the guests are at that instant
   asyncvmm replay trouble.journal --at 1.5s        go on from there at the guest's console
+  asyncvmm replay trouble.journal --at 1.5s --gdb 1234     ... with gdb
 
 Images, kernels and disks must hold what they held when the run was recorded.
 
@@ -56,6 +57,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--guest", metavar="NAME", help="whose console (default: the first one's)")
     parser.add_argument(
+        "--gdb",
+        type=int,
+        metavar="PORT",
+        help="with --at: stand still there until gdb comes to this loopback port (0: a free one)",
+    )
+    parser.add_argument(
         "--engine",
         choices=["auto", "interpreter", "jit"],
         help="what runs the code; it changes nothing but the time",
@@ -75,6 +82,8 @@ def replay(options: argparse.Namespace) -> int:
             setattr(options, name, None if text is None else parse_time_ns(text))
         except ConfigError as error:
             raise ConfigError(f"--{name}: {error}") from error
+    if options.gdb is not None and (options.at is None or not 0 <= options.gdb <= 65535):
+        raise ConfigError("--gdb is a port, 0 to 65535, and goes with --at TIME")
     try:
         return trio.run(_run, options)
     except BaseExceptionGroup as group:
@@ -100,7 +109,7 @@ async def _run(options: argparse.Namespace) -> int:
         status = 1 if run.differing else 0
         if options.at is not None:
             run.live()
-            status = await _Console(run, _chosen(run, options.guest)).serve()
+            status = await _Console(run, _chosen(run, options.guest)).serve(options.gdb)
     return status
 
 
@@ -108,13 +117,15 @@ def _warn(run: Replay) -> None:
     recorded = run.recorded
     last = recorded.records[-1] if recorded.records else None
     if last is not None and last.kind == LOST:
-        _say(f"the journal ends at {last.time_ns / 1e9:.9f} s: {last.names.get('why')}")
+        run_command.say(f"the journal ends at {last.time_ns / 1e9:.9f} s: {last.names.get('why')}")
     elif not recorded.complete:
         cut = f", {recorded.cut_bytes} bytes of a record" if recorded.cut_bytes else ""
-        _say(f"the journal was cut off at {run.end_ns / 1e9:.9f} s{cut}: the run ended badly")
+        run_command.say(
+            f"the journal was cut off at {run.end_ns / 1e9:.9f} s{cut}: the run ended badly"
+        )
     was, now = recorded.header.get("plugins"), plugin_versions()
     if was != now:
-        _say(f"recorded with other plugins: {was}, these are {now}")
+        run_command.say(f"recorded with other plugins: {was}, these are {now}")
 
 
 def _chosen(run: Replay, name: str | None) -> Guest:
@@ -135,8 +146,11 @@ class _Console(run_command.Session):
         self._replay = run
         self._guest = guest
 
-    async def serve(self) -> int:
-        """Until the guest or the session ends; the exit status."""
+    async def serve(self, gdb_port: int | None) -> int:
+        """Until the guest or the session ends; the exit status. First gdb has it, when it has a port."""
+        if gdb_port is not None:
+            port = await self._guest.gdb(gdb_port, wait=True)
+            run_command.say(f"gdb-multiarch: target remote :{port}")
         if self.interactive:
             self._replay.host.paced.add(self._guest.name)
         self._replay.host.resume()
@@ -193,7 +207,3 @@ def _before(run: Replay) -> int:
     """The last instant at which everything was equal."""
     first_ns = run.differing[0].time_ns
     return max((one.time_ns for one in run.compared if one.time_ns < first_ns), default=0)
-
-
-def _say(text: str) -> None:
-    print(f"asyncvmm: {text}", file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ def boot_hashes(files: BootFiles) -> dict[str, str]:
     for field in attrs.fields(BootFiles):
         file = getattr(files, field.name)
         if file is not None:
-            found[field.name] = hashlib.sha256(file.data).hexdigest()
+            found[field.name] = file.sha256
     return found
 
 
@@ -79,7 +79,12 @@ def absolute_disk(text: str) -> str:
 
 
 def refuse_kept_writes(config: GuestConfig) -> None:
-    """ConfigError for a disk that would not be the same one when the run is repeated."""
+    """ConfigError for a disk or folder that would not be the same one when the run is repeated."""
+    if config.shares:
+        raise ConfigError(
+            f"guest {config.name}: a journal cannot repeat what is in the shared folder "
+            f"{config.shares[0]}: put the files on a disk"
+        )
     for text in (*config.disks, *config.flash):
         options = split_disk(text)
         if options.keeps_writes:

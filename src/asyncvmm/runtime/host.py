@@ -616,6 +616,9 @@ class Host:
         assert self.journal is not None
         if snapshot.number in self.journal.taken:
             return snapshot.number
+        folder = snapshot.folder
+        if folder is not None and folder.exists():
+            return str(folder.absolute())
         kept = self._kept.get(snapshot.number)
         if kept is None:
             kept = str(self.journal.file.folder / str(len(self._kept) + 1))
@@ -656,6 +659,7 @@ async def open_host(
     journal_bytes: int = DEFAULT_LIMIT_BYTES,
     reseed: Reseed = False,
     clock: Date = "freeze",
+    journal_digests: bool = True,
 ) -> AsyncIterator[Host]:
     """A host for the block: ``async with open_host(cpus=2, mips=1000, memory="2G") as host``.
 
@@ -676,6 +680,8 @@ async def open_host(
 
     ``journal`` is a new file of at most ``journal_bytes`` that takes down all that enters from outside,
     for ``asyncvmm replay``; guests that could not be repeated are refused then (ConfigError).
+    Without ``journal_digests`` it has none of the guests' digests, each of which takes reading all of
+    a guest's memory, for a replay to compare.
     """
     check_date(clock)
     if snapshot is None and (reseed is not False or clock != FREEZE):
@@ -736,7 +742,11 @@ async def open_host(
             await trio.to_thread.run_sync(snapshot.save, folder)
             settings["snapshot"] = str(folder)
         host.journal = Journal(
-            file, lambda: (conductor.now_ns, conductor.turns), lambda: host.guests, settings
+            file,
+            lambda: (conductor.now_ns, conductor.turns),
+            lambda: host.guests,
+            settings,
+            digests=journal_digests,
         )
         conductor.inputs = host.journal
     ledger.listener = host.note

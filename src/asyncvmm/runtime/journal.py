@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 import asyncvmm
@@ -17,7 +16,6 @@ from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes, refuse_kept_
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.inputs import Inputs
 from asyncvmm.runtime.journal_file import (
-    DEFAULT_LIMIT_BYTES,
     DIGESTS,
     END,
     FORMAT,
@@ -45,8 +43,11 @@ class Journal(Inputs):
         position: Callable[[], tuple[int, int]],
         guests: Callable[[], Mapping[str, Guest]],
         settings: Mapping[str, Any],
+        *,
+        digests: bool = True,
     ) -> None:
         """``position`` is the instant and the turn; ``settings`` are ``open_host``'s."""
+        self._wanted = digests
         self.file: Final = file
         self.recording = True
         self.why_lost = ""
@@ -127,8 +128,8 @@ class Journal(Inputs):
 
     def _digests(self) -> None:
         guests = self._guests()
-        found = {name: guest.machine.digest() for name, guest in guests.items()}
-        if found:
+        if guests and self._wanted:
+            found = {name: guest.machine.digest() for name, guest in guests.items()}
             self.note(DIGESTS, guests=found)
 
     def _append(self, record: Record) -> None:
@@ -151,14 +152,3 @@ def plugin_versions() -> dict[str, str]:
         if point.dist is not None:
             found[point.dist.name] = point.dist.version
     return found
-
-
-def open_journal(
-    path: Path | str,
-    position: Callable[[], tuple[int, int]],
-    guests: Callable[[], Mapping[str, Guest]],
-    settings: Mapping[str, Any],
-    limit_bytes: int = DEFAULT_LIMIT_BYTES,
-) -> Journal:
-    """A journal in a new file; ConfigError when it cannot be made."""
-    return Journal(JournalFile(path, limit_bytes), position, guests, settings)

@@ -32,12 +32,15 @@ class Snapshot:
     def __init__(self, saved: SavedGuest) -> None:
         self.saved: Final = saved
         self.number: Final = next(_numbers)  # names it in this process
+        self.folder: Path | None = None  # where it is saved
         self.closed = False
 
     @classmethod
     def load(cls, path: Path | str) -> Snapshot:
         """The snapshot in a folder; SnapshotError (a ConfigError) names the file and what is wrong."""
-        return cls(snapshot_files.load(path))
+        made = cls(snapshot_files.load(path))
+        made.folder = Path(path)
+        return made
 
     def save(self, path: Path | str) -> int:
         """Write it to the new folder ``path``; returns how many pages were not beside it already.
@@ -45,7 +48,9 @@ class Snapshot:
         ConfigError when the folder exists, BackendError when something cannot be written.
         """
         self.check_open()
-        return snapshot_files.save(self.saved, path)
+        pages = snapshot_files.save(self.saved, path)
+        self.folder = Path(path)
+        return pages
 
     @property
     def config(self) -> GuestConfig:

@@ -118,8 +118,7 @@ def golden(
     ``folder`` is where states are kept: by default in asyncvmm's cache.
 
     The report of a test that fails has the guest's console and log, the name of a capture of its
-    networks, and the command that repeats the run; not the last without ``journal``, which costs a
-    digest of the guest for each test.
+    networks, and the command that repeats the run; not the last without ``journal``.
     """
 
     @pytest.fixture
@@ -131,7 +130,7 @@ def golden(
         snapshot = await state.snapshot(place)
         kept = tmp_path_factory.mktemp("golden")
         files = {"journal": kept / "run.journal"} if journal else {}
-        async with open_host(journal=files.get("journal")) as host:
+        async with open_host(journal=files.get("journal"), journal_digests=False) as host:
             host.journal_refers(snapshot, place / state.key)
             guest = await host.start(snapshot)
             for name, network in host.networks.items():

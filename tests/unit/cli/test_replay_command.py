@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,52 @@ def test_at_an_instant_the_console_is_ours(session: Path, environment: dict[str,
     assert uptime <= float(found[-1])
 
 
+def test_at_an_instant_gdb_stands_there(session: Path, environment: dict[str, str]) -> None:
+    """The guest stands still until gdb lets it go; then the console goes on."""
+    command = [
+        sys.executable,
+        "-m",
+        "asyncvmm",
+        "replay",
+        str(session),
+        "--at",
+        "1ms",
+        "--gdb",
+        "0",
+    ]
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    try:
+        port = None
+        while port is None:
+            line = process.stderr.readline()
+            assert line, "it ended without a port"
+            port = re.search(rb"target remote :(\d+)", line)
+        with socket.create_connection(("127.0.0.1", int(port[1])), timeout=60) as gdb:
+            gdb.sendall(b"$?#3f")
+            answer = b""
+            while b"#" not in answer:
+                answer += gdb.recv(4096)
+            assert b"$T" in answer
+            gdb.sendall(b"+$D#44")
+            while b"OK" not in answer:
+                answer += gdb.recv(4096)
+        out, _ = process.communicate(b"uptime\r", timeout=60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert re.search(rb"up 0\.00[0-9]+ s", out)
+    assert process.returncode == 0
+
+
 def test_until_an_instant(session: Path, environment: dict[str, str]) -> None:
     done = replay(environment, str(session), "--until", "50us", "--json")
     assert json.loads(done.stdout)["virtual_ns"] == 50_000
@@ -111,6 +158,7 @@ def test_a_cut_off_journal_says_so(
         (b"asyncvmm-journal" + bytes(100), (), b"has no header"),
         (None, (), b"No such file"),
         (None, ("--until", "soon"), b"--until: 'soon' is not a time"),
+        (None, ("--gdb", "0"), b"--gdb is a port"),
     ],
 )
 def test_wrong_input(
