@@ -182,12 +182,15 @@ class MachineTarget:
     def read_memory(self, hart: int, address: int, length: int) -> bytes:
         """See Target."""
         parts: list[bytes] = []
+        ram = self.machine.ram
         while length > 0:
             count = min(length, PAGE_SIZE - address % PAGE_SIZE)
             place = self.translate(hart, address)
-            if place is None or not self.machine.ram.contains(place, count):
+            index = -1 if place is None else int(ram.readable(place, count))
+            if place is None or index < 0:
                 break
-            parts.append(self.machine.ram.read(place, count))
+            start = place % PAGE_SIZE
+            parts.append(bytes(memoryview(ram.pages[index]).cast("B")[start : start + count]))
             address = (address + count) % (1 << 64)
             length -= count
         return b"".join(parts)

@@ -350,7 +350,7 @@ class Debugger:
             return f"saved to {folder}: {pages} new pages\n"
         history = self.past().history
         if machine is self.machine:
-            history.snapshot_now()
+            history.remember()
         elif self._past is not None:
             self._past.mark()
         return "remembered: monitor goto comes back to it\n"

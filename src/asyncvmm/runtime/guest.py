@@ -384,6 +384,8 @@ class Guest:
         ending = self.machine.ending
         if ending is not None and ending.kind == "reboot":
             self.machine.reset()
+            if self._debugger is not None:
+                self._debugger.input_came()
             return False
         if ending is None:
             self.finish(GuestExit("crash", detail="the machine stopped for no reason"))

@@ -3,7 +3,7 @@
 A guest that nobody talks to does the same again when it is run from a snapshot over the same stretches
 with the same CPUs. So its past is looked at on a machine beside it, which is revived from a snapshot
 and run to the instant wanted; the guest itself stays where it is. An instant is the number of steps
-that all harts together have done. Input from outside begins a new history: it is in no snapshot.
+that all harts together have done. After each input from outside there is a snapshot that has it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,17 @@ class Run:
 
 @attrs.frozen
 class Checkpoint:
-    """A snapshot at ``steps``, in the middle of or before the run number ``run``."""
+    """A snapshot at ``steps``, in the run number ``run`` or at its end.
+
+    A ``fresh`` one is before that run, and nothing that was run before leads to it: something had
+    come from outside.
+    """
 
     steps: int
     hart_steps: tuple[int, ...]
     now_ns: int
     run: int
+    fresh: bool
     snapshot: Snapshot
 
 
@@ -71,6 +76,7 @@ class Visit:
     def __init__(self, history: History, checkpoint: Checkpoint, revive: Revive) -> None:
         self.machine: Final = revive(checkpoint.snapshot)
         self.run = checkpoint.run
+        self.next: Final = history.next_fresh(checkpoint.run)  # what has to be gone on with
         self._history = history
         for port in self.machine.ports.values():
             _silence(port)
@@ -82,7 +88,7 @@ class Visit:
         return total_steps(self.machine)
 
     def advance(self, end: int) -> Iterator[bool]:
-        """Go on to the instant ``end``, or to where the guard halts a hart: True then, and over.
+        """Go on to the instant ``end``, to ``next``, or to where the guard halts a hart: True then.
 
         False comes in between, so that others may have their turn.
         """
@@ -90,7 +96,10 @@ class Visit:
         runs = self._history
         while True:
             left = end - self.steps
-            if left <= 0 or (run := runs.find(self.run)) is None:
+            if left <= 0 or (self.next is not None and self.run >= self.next.run):
+                return
+            run = runs.find(self.run)
+            if run is None:
                 return
             for hart, granted in enumerate(run.granted):
                 scheduler.granted[hart] = granted
@@ -133,7 +142,7 @@ class History:
         self._runs: list[Run] = []
         self._first = 0  # the number of the first of them
         self._cut = False
-        self.begin()
+        self.checkpoints.append(self.mark(machine, 0, fresh=True))
         machine.before_run = self._before_run
 
     def close(self) -> None:
@@ -141,28 +150,24 @@ class History:
         self.machine.before_run = None
         self._drop_all()
 
-    def begin(self) -> None:
-        """What was before now is over: something came from outside."""
-        self._drop_all()
-        self._first += len(self._runs)
-        self._runs.clear()
-        self._cut = False
-        self.checkpoints.append(self.mark(self.machine, self._first))
-
     def input_came(self) -> None:
-        """What comes from outside is in no snapshot: a new history begins with the next run."""
+        """Something comes from outside before the next run."""
         self._cut = True
+
+    def next_fresh(self, run: int) -> Checkpoint | None:
+        """The first fresh checkpoint before a later run than ``run``."""
+        return next((each for each in self.checkpoints if each.fresh and each.run > run), None)
 
     def find(self, number: int) -> Run | None:
         """The run with that number."""
         index = number - self._first
         return self._runs[index] if 0 <= index < len(self._runs) else None
 
-    def mark(self, machine: Machine, run: int) -> Checkpoint:
+    def mark(self, machine: Machine, run: int, *, fresh: bool = False) -> Checkpoint:
         """A snapshot of the guest, or of a visit to its past."""
         hart_steps = tuple(int(hart.steps) for hart in machine.harts)
         now_ns = int(machine.scheduler.now_ns())
-        return Checkpoint(sum(hart_steps), hart_steps, now_ns, run, self._take(machine))
+        return Checkpoint(sum(hart_steps), hart_steps, now_ns, run, fresh, self._take(machine))
 
     def visit(self, checkpoint: Checkpoint) -> Visit:
         """A machine that is what the guest was then."""
@@ -171,7 +176,7 @@ class History:
     def before(self, instant: Callable[[Checkpoint], bool]) -> Checkpoint | None:
         """The last checkpoint for which ``instant`` holds."""
         found = [each for each in (*self.checkpoints, *self.near) if instant(each)]
-        return max(found, key=lambda each: each.steps, default=None)
+        return max(found, key=lambda each: (each.steps, each.run), default=None)
 
     def keep_near(self, checkpoint: Checkpoint) -> None:
         """Remember an instant of the past: others near it are likely to be wanted next."""
@@ -179,16 +184,11 @@ class History:
         if len(self.near) > MAX_NEAR:
             self.near.pop(0).snapshot.close()
 
-    def snapshot_now(self) -> Checkpoint:
-        """Remember this instant of the guest."""
-        run = self._first + len(self._runs)
-        # In the middle of a run that is to be continued the last one is not over.
-        last = self._runs[-1] if self._runs else None
-        if last is not None and int(self.machine.timeline.now_ns) < last.until_ns:
-            run -= 1
-        made = self.mark(self.machine, run)
-        self.checkpoints.append(made)
-        return made
+    def remember(self) -> None:
+        """A checkpoint of the guest as it is now, in its last run or at the end of that."""
+        self.checkpoints.append(self.mark(self.machine, self._first + max(0, len(self._runs) - 1)))
+        if len(self.checkpoints) > MAX_SNAPSHOTS:
+            self._thin_out()
 
     def _before_run(self, until_ns: int) -> None:
         scheduler = self.machine.scheduler
@@ -200,32 +200,30 @@ class History:
         )
         again = bool(self._runs) and self._runs[-1] == run
         if self._cut:
-            self.begin()
-            again = False
+            self._cut = again = False
+            number = self._first + len(self._runs)
+            self.checkpoints.append(self.mark(self.machine, number, fresh=True))
         elif total_steps(self.machine) - self.checkpoints[-1].steps >= self.spacing:
-            number = self._first + len(self._runs) - int(again)
-            self.checkpoints.append(self.mark(self.machine, number))
-            if len(self.checkpoints) > MAX_SNAPSHOTS:
-                self._thin_out()
+            self.remember()
         if not again:
             self._runs.append(run)
-            if len(self._runs) > MAX_RUNS:
-                self._forget_first_half()
+        if len(self.checkpoints) > 2 * MAX_SNAPSHOTS or len(self._runs) > MAX_RUNS:
+            self._forget_first_half()
 
     def _thin_out(self) -> None:
-        """Every other snapshot goes, but the first and the last."""
+        """Every other snapshot goes, but the first, the last and the fresh."""
         self.spacing *= 2
-        for checkpoint in self.checkpoints[1:-1:2]:
+        for checkpoint in [each for each in self.checkpoints[1:-1] if not each.fresh][::2]:
             checkpoint.snapshot.close()
         self.checkpoints = [each for each in self.checkpoints if not each.snapshot.closed]
 
     def _forget_first_half(self) -> None:
-        middle = self._first + len(self._runs) // 2
-        kept = [each for each in self.checkpoints if each.run >= middle] or self.checkpoints[-1:]
-        for checkpoint in self.checkpoints:
+        kept = self.checkpoints[len(self.checkpoints) // 2 :]
+        for checkpoint in (*self.checkpoints, *self.near):
             if checkpoint not in kept:
                 checkpoint.snapshot.close()
         self.checkpoints = kept
+        self.near.clear()
         del self._runs[: kept[0].run - self._first]
         self._first = kept[0].run
 

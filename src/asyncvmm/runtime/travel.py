@@ -171,18 +171,20 @@ class Past:
 
     async def go_on(self, resume: Resume) -> Stop | None:
         """Go on from an instant of the past; None when the present is reached on the way."""
-        visit = self._visit
-        if visit is None:
-            return None
-        self.target.prepare(resume)
-        for halted in visit.advance(self.end):
-            if halted:
-                stop = self.target.take_stop()
-                if visit.steps >= self.end:
-                    self._show(None)
-                return stop
-            await trio.lowlevel.checkpoint()
-        self._show(None)
+        while (visit := self._visit) is not None:
+            self.target.prepare(resume)
+            for halted in visit.advance(self.end):
+                if halted:
+                    stop = self.target.take_stop()
+                    if visit.steps >= self.end:
+                        self._show(None)
+                    return stop
+                await trio.lowlevel.checkpoint()
+            if visit.next is not None:
+                self._enter(visit.next)
+                self.target.set_points(True)
+            else:
+                self._show(None)
         return None
 
     # -- which machine is shown

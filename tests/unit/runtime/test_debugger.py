@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.gdb.packets import PacketReader, frame
@@ -300,15 +303,106 @@ async def test_monitor_commands(tmp_path: Path) -> None:
         await gdb.ask(b"D")
 
 
-async def test_input_from_outside_begins_a_new_history(tmp_path: Path) -> None:
-    async with started(tmp_path) as (host, guest, gdb):
+# Echoes each byte of its serial port to memory, one after the other.
+ECHO = """
+_start:
+    li   s0, 0x10000000
+    la   s1, data
+1:  lbu  t0, 5(s0)
+    andi t0, t0, 1
+    beqz t0, 1b
+    lbu  t1, 0(s0)
+    sb   t1, 0(s1)
+    addi s1, s1, 1
+    j    1b
+.balign 64
+data: .dword 0
+"""
+
+
+async def test_input_from_outside_is_in_the_past_too(tmp_path: Path) -> None:
+    data = 0x80000000 + 64
+
+    async with started(tmp_path, ECHO) as (host, guest, gdb):
+
+        async def memory() -> bytes:
+            return bytes.fromhex((await gdb.ask(b"m%x,4" % data)).decode())
+
         await gdb.stream.send_all(frame(b"c"))
-        await host.run_until(2 * MS)
-        await guest.console.send_all(b"x")
-        begin = guest.stats.instructions + guest.stats.traps
-        await host.run_until(3 * MS)
+        for number, letter in enumerate(b"abc"):
+            await host.run_until((number + 1) * MS)
+            await guest.console.send_all(bytes([letter]))
+        await host.run_until(4 * MS)
         await gdb.stream.send_all(b"\x03")
         assert await gdb.hear() == b"T02thread:1;"
-        assert (await gdb.ask(b"bc")).endswith(b"replaylog:begin;")
-        assert f"({begin} steps)" in await gdb.monitor("info")
+        digest = guest.machine.digest()
+        assert await memory() == b"abc\0"
+        await gdb.ask(b"Z2,%x,8" % data)
+        for seen in (b"ab\0\0", b"a\0\0\0", b"\0\0\0\0"):
+            assert (await gdb.ask(b"bc")).endswith(b"watch:%x;" % data)
+            assert await memory() == seen
+        for seen in (b"a\0\0\0", b"ab\0\0", b"abc\0"):
+            assert (await gdb.ask(b"c")).endswith(b"watch:%x;" % data)
+            assert await memory() == seen
+        assert (await gdb.ask(b"bs")).startswith(b"T05")
+        await gdb.ask(b"z2,%x,8" % data)
+        await gdb.stream.send_all(frame(b"c"))  # to the present, which is where the host is
+        await trio.testing.wait_all_tasks_blocked()
+        assert guest.machine.digest() == digest
+
+
+async def test_a_reset_is_in_the_past_too(tmp_path: Path) -> None:
+    source = "_start: addi s1, s1, 1\n li t0, 2000\n 1: addi t0, t0, -1\n bnez t0, 1b\n"
+    source += " li t0, 0x100000\n li t1, 0x7777\n sw t1, 0(t0)\n2: j 2b\n"
+    async with started(tmp_path, source) as (host, _, gdb):
+        await gdb.stream.send_all(frame(b"c"))
+        await host.run_until(2 * MS)
+        await gdb.stream.send_all(b"\x03")
+        await gdb.hear()
+        assert await gdb.ask(b"Z0,80000000,4") == b"OK"
+        for _ in range(4):
+            reply = await gdb.ask(b"bc")
+            assert await gdb.register(32) == 0x80000000
+        assert reply.startswith(b"T05thread:1;")
         await gdb.ask(b"D")
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=30),
+            st.sampled_from(
+                [b"$c#63", b"\x03", b"$bc#c5", b"$bs#d5", b"$s#73", b"$vCont;s:1;c#c1", b"$?#3f"]
+            ),
+            st.sampled_from([b"Z0,8000003c,4", b"Z2,80000080,8", b"g", b"m80000000,10"]).map(frame),
+            st.text("0123456789 gotosnepnfu.", max_size=12).map(
+                lambda text: frame(b"qRcmd," + text.encode().hex().encode())
+            ),
+        ),
+        max_size=12,
+    )
+)
+def test_a_hostile_client_harms_nobody(pieces: list[bytes]) -> None:
+    """Whatever is sent, and whenever it goes away, the guest goes on to the same digest."""
+
+    async def run(disturbed: bool) -> str:
+        async with open_host(mips=20, paused=True) as host:
+            with TemporaryDirectory() as folder:
+                elf = Path(folder) / "program.elf"
+                elf.write_bytes(to_elf(assemble(COUNT, 0x80000000)))
+                guest = await host.start(GuestConfig(elf=elf, memory="8M", quantum=1000))
+                if disturbed:
+                    port = await guest.gdb(wait=True)
+                    stream = await trio.open_tcp_stream("127.0.0.1", port)
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(host.run_until, MS)
+                        for piece in pieces:
+                            await stream.send_all(piece)
+                            await trio.testing.wait_all_tasks_blocked()
+                        await trio.aclose_forcefully(stream)
+                else:
+                    await host.run_until(MS)
+                return guest.machine.digest()
+
+    assert trio.run(run, True) == trio.run(run, False)
