@@ -57,7 +57,6 @@ def start_options(options: argparse.Namespace, *, commands: bool, live: bool) ->
         "disks": tuple(options.disk) or None,
         "shares": tuple(options.share) or None,
         "nets": tuple(options.net) or None,
-        "shares": tuple(options.share) or None,
         "devices": tuple(options.device) or None,
     }
     defaults = {
