@@ -108,6 +108,38 @@ async def test_a_realtime_session_is_repeated(
         assert replay.guests["tell"].console.unread == said
 
 
+@pytest.mark.parametrize("seed", (1, 4, 6, 9))
+async def test_going_back_and_forth(
+    seed: int, programs: Programs, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any instant the guests are what they are when the replay is run there from its beginning."""
+    monkeypatch.setattr("asyncvmm.runtime.replay.MARK_EVERY_NS", 2 * MS)
+    monkeypatch.setattr("asyncvmm.runtime.replay.MAX_MARKS", 4)
+    rng = random.Random(seed)
+    run = Run(seed, "interpreter", programs, demo, linux=False)
+    run.journal = tmp_path / "journal"
+    lived = await run.live()
+    instants = [rng.randrange(16 * MS) for _ in range(8)]
+
+    def living(replay: Replay) -> dict[str, str]:
+        return {name: one.machine.digest() for name, one in replay.host.guests.items()}
+
+    fresh: dict[int, dict[str, str]] = {}
+    for instant in instants:
+        async with open_replay(run.journal, engine="interpreter") as replay:
+            await replay.run(instant)
+            fresh[instant] = living(replay)
+    async with open_replay(run.journal, engine="interpreter") as replay:
+        for instant in instants:
+            await replay.goto(instant)
+            assert replay.host.now_ns == instant
+            assert living(replay) == fresh[instant], instant
+        assert 0 < len(replay.marks) <= 5
+        await replay.goto(replay.end_ns)
+        assert replay.differing == []
+        assert living(replay).items() <= lived["digests"].items()
+
+
 async def journal_of(demo: Path, path: Path, words: str = "uptime\r") -> Path:
     async with open_host(journal=path) as host:
         guest = await host.start(GuestConfig(elf=demo))

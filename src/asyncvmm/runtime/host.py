@@ -519,6 +519,11 @@ class Host:
         """
         return self._networks.entrance.live
 
+    @property
+    def gateways(self) -> Mapping[str, Gateway]:
+        """The gateways by the names of their networks."""
+        return self._networks.gateways
+
     def gateway(self, place: str) -> Gateway:
         """A network's gateway; KeyError when there is none."""
         return self._networks.gateways[place]

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
+from asyncvmm.base.units import MS
 from asyncvmm.machine import GuestConfig
 from asyncvmm.network.gateway import Gateway, OpenRequest, Request, ResolveRequest
 from asyncvmm.network.nat import DatagramFlow
@@ -31,7 +32,78 @@ from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.vsock import VSOCK_PLACE
 from asyncvmm.timeline.events import FOREVER
 
+MARK_EVERY_NS: Final = 20 * MS  # of virtual time, at first
+MAX_MARKS: Final = 24
 WITHOUT_EFFECT: Final = frozenset((kinds.CUT, kinds.END, kinds.LOST))
+
+
+@attrs.frozen
+class Mark:
+    """The host at ``time_ns``, before record number ``at``; ``asked`` counts the gateways' requests."""
+
+    time_ns: int
+    at: int
+    asked: tuple[tuple[str, int], ...]
+    snapshot: HostSnapshot
+
+
+class Stage:
+    """The one host of a replay, in a task of its own, so that another can take its place."""
+
+    def __init__(self, nursery: trio.Nursery, settings: Mapping[str, Any]) -> None:
+        self.wrong: Exception | None = None
+        self._nursery = nursery
+        self._settings = settings
+        self._host: Host | None = None
+        self._leave = trio.Event()
+        self._gone = trio.Event()
+
+    @property
+    def host(self) -> Host:
+        """The one that is there now."""
+        assert self._host is not None
+        return self._host
+
+    async def change(self, snapshot: HostSnapshot | None) -> Host:
+        """Another host: as the settings say, or from a snapshot. ConfigError when it cannot be."""
+        await self.clear()
+        self._leave, self._gone = trio.Event(), trio.Event()
+        settings = self._settings
+        if snapshot is not None:
+            settings = {k: v for k, v in settings.items() if k in ("workers", "plugins")}
+        await self._nursery.start(
+            self._keep, {**settings, "snapshot": snapshot or settings.get("snapshot")}
+        )
+        if self.wrong is not None:
+            raise self.wrong
+        return self.host
+
+    async def clear(self) -> None:
+        """No host."""
+        if self._host is not None:
+            self._leave.set()
+            await self._gone.wait()
+
+    async def _keep(
+        self,
+        settings: Mapping[str, Any],
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        began = False
+        try:
+            async with open_host(paused=True, **settings) as host:
+                self._host, began = host, True
+                task_status.started()
+                await self._leave.wait()
+        except Exception as error:  # whoever uses the replay gets it, not the nursery's group
+            self.wrong = error
+            if began:
+                self._nursery.cancel_scope.cancel()
+            else:
+                task_status.started()
+        finally:
+            self._host = None
+            self._gone.set()
 
 
 @attrs.frozen
@@ -56,21 +128,88 @@ class Replay(Script):
     come to.
     """
 
-    def __init__(self, recorded: Recorded, host: Host, engine: str | None = None) -> None:
+    def __init__(self, recorded: Recorded, stage: Stage, engine: str | None = None) -> None:
         self.recorded: Final = recorded
-        self.host: Final = host
-        self.guests: Final[dict[str, Guest]] = dict(host.guests)
-        self.compared: Final[list[Compared]] = []
+        self.guests: dict[str, Guest] = {}
+        self.compared: list[Compared] = []
         self.ended = trio.Event()
+        self.marks: list[Mark] = []
+        self._stage = stage
         self._engine = engine
         self._at = 0
+        self._cut = False
         self._to_end = False
+        self._error: AsyncvmmError | None = None
+        self._spacing_ns = MARK_EVERY_NS
         self._snapshots: dict[str | int, Snapshot] = {}
         self._connections: dict[tuple[Any, ...], tuple[Gateway, TcpConnection]] = {}
         self._requests: dict[tuple[str, int], Request] = {}
-        self._error: AsyncvmmError | None = None
-        if not recorded.records:
+
+    @property
+    def host(self) -> Host:
+        """The host on which it is; another one after ``goto``."""
+        return self._stage.host
+
+    async def begin(self, mark: Mark | None = None) -> None:
+        """Be where the run began, or at a mark."""
+        snapshot = None if mark is None else mark.snapshot
+        host = await self._stage.change(snapshot)
+        self.guests = dict(host.guests)
+        now_ns = host.now_ns if mark is not None else -1
+        self.compared = [one for one in self.compared if one.time_ns < now_ns]
+        self._connections.clear()
+        self._requests.clear()
+        self._at = 0 if mark is None else mark.at
+        self._to_end = False
+        self._cut = False
+        self._error = None
+        self.ended = trio.Event()
+        if self._at >= len(self.recorded.records):
             self.ended.set()
+        for place, asked in () if mark is None else mark.asked:
+            host.gateway(place).asked = asked
+        host.follow(self, self.requested)
+
+    async def goto(self, time_ns: int) -> None:
+        """Be at an instant of virtual time, back or forth: by the last mark before it, and from there on.
+
+        ``host`` and ``guests`` are new objects when it is back. Marks are snapshots of the whole host,
+        taken as the replay passes every so often, first close and then, when they are many, every other
+        one is given up. Digests are compared again on the way.
+        """
+        if time_ns < self.host.now_ns or (self._cut and time_ns > self.host.now_ns):
+            past = [mark for mark in self.marks if mark.time_ns <= time_ns]
+            await self.begin(past[-1] if past else None)
+        while (next_ns := self._next_mark_ns()) < min(time_ns, self.end_ns):
+            await self.run(next_ns)
+            await self._mark()
+        await self.run(time_ns)
+        # Where it stood still off the grid the run did not: from there it would be another one.
+        self._cut = time_ns % self.host.quantum_ns != 0
+
+    def _next_mark_ns(self) -> int:
+        grid_ns = self._spacing_ns - self._spacing_ns % self.host.quantum_ns
+        return (self.host.now_ns // grid_ns + 1) * grid_ns
+
+    async def _mark(self) -> None:
+        """A snapshot of the host, unless it has a connection to the world, which would not be in it."""
+        now_ns = self.host.now_ns
+        if self._connections or self._requests or any(m.time_ns == now_ns for m in self.marks):
+            return
+        asked = tuple((place, gateway.asked) for place, gateway in self.host.gateways.items())
+        self.marks.append(Mark(now_ns, self._at, asked, await self.host.snapshot()))
+        self.marks.sort(key=lambda mark: mark.time_ns)
+        if len(self.marks) > MAX_MARKS:
+            self._spacing_ns *= 2
+            for mark in self.marks[::2]:
+                mark.snapshot.close()
+            del self.marks[::2]
+
+    def close(self) -> None:
+        """Give the marks back."""
+        for mark in self.marks:
+            mark.snapshot.close()
+        self.marks.clear()
 
     @property
     def differing(self) -> list[Compared]:
@@ -306,11 +445,23 @@ async def open_replay(
     folder = settings.pop("snapshot", None)
     if folder is not None:
         settings = {"snapshot": await trio.to_thread.run_sync(HostSnapshot.load, str(folder))}
-    try:
-        opening = open_host(paused=True, workers=workers, plugins=plugins, **settings)
-    except TypeError as error:
-        raise JournalError(f"{path}: the header's host: {error}") from error
-    async with opening as host:
-        replay = Replay(recorded, host, engine)
-        host.follow(replay, replay.requested)
-        yield replay
+    wrong: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        stage = Stage(nursery, {**settings, "workers": workers, "plugins": plugins})
+        replay = Replay(recorded, stage, engine)
+        try:
+            try:
+                await replay.begin()
+            except TypeError as error:
+                raise JournalError(f"{path}: the header's host: {error}") from error
+            yield replay
+        except Exception as error:  # carried past the nursery, which would wrap it in a group
+            wrong = error
+        finally:
+            with trio.CancelScope(shield=True):
+                await stage.clear()
+            replay.close()
+            nursery.cancel_scope.cancel()
+    wrong = wrong or stage.wrong
+    if wrong is not None:
+        raise wrong
