@@ -146,7 +146,7 @@ async def journal_of(demo: Path, path: Path, words: str = "uptime\r") -> Path:
         await guest.console.expect("demo> ")
         await guest.console.send_all(words.encode())
         await guest.console.expect("demo> ")
-        fork = (await host.fork(guest))[0]
+        fork = (await guest.fork())[0]
         await fork.console.send_all(b"memtest 3\r")
         await fork.console.expect("demo> ")
     return path

@@ -691,6 +691,8 @@ async def open_host(
     check_date(clock)
     if snapshot is None and (reseed is not False or clock != FREEZE):
         raise ConfigError("reseed and clock are for a host from a snapshot")
+    if journal is not None and (reseed is not False or clock != FREEZE):
+        raise ConfigError("a host with a journal is not opened with reseed or clock")
     if snapshot is not None:
         given = (cpus, mips, memory, overcommit, policy, quantum_us, seed, networks)
         usual = (DEFAULT_CPUS, DEFAULT_MIPS, DEFAULT_MEMORY, False, DEFAULT_POLICY, None, 0, None)

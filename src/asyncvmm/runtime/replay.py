@@ -55,12 +55,13 @@ class Stage:
         self._nursery = nursery
         self._settings = settings
         self._host: Host | None = None
+        self._there = False
         self._leave = trio.Event()
         self._gone = trio.Event()
 
     @property
     def host(self) -> Host:
-        """The one that is there now."""
+        """The one that is there now, or was at the end."""
         assert self._host is not None
         return self._host
 
@@ -80,7 +81,7 @@ class Stage:
 
     async def clear(self) -> None:
         """No host."""
-        if self._host is not None:
+        if self._there:
             self._leave.set()
             await self._gone.wait()
 
@@ -92,7 +93,8 @@ class Stage:
         began = False
         try:
             async with open_host(paused=True, **settings) as host:
-                self._host, began = host, True
+                self._host = host
+                self._there = began = True
                 task_status.started()
                 await self._leave.wait()
         except Exception as error:  # whoever uses the replay gets it, not the nursery's group
@@ -102,7 +104,7 @@ class Stage:
             else:
                 task_status.started()
         finally:
-            self._host = None
+            self._there = False
             self._gone.set()
 
 
