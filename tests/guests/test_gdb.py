@@ -42,24 +42,25 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def guest(*words: str | Path) -> Iterator[str]:
     """A guest that waits for gdb; how gdb gets to it."""
-    command = [
-        sys.executable,
-        "-m",
-        "asyncvmm",
-        "run",
-        *map(str, words),
-        "--gdb",
-        "0",
-        "--gdb-wait",
-    ]
+    with serving("run", *words, "--gdb-wait") as port:
+        yield port
+
+
+@contextmanager
+def serving(*words: str | Path) -> Iterator[str]:
+    """A command that serves gdb; how gdb gets to it."""
+    command = [sys.executable, "-m", "asyncvmm", *map(str, words), "--gdb", "0"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stderr is not None
-        said = process.stderr.readline()
-        found = re.search(r"target remote (:\d+)", said)
-        assert found, said
+        said, found = "", None
+        while found is None:
+            line = process.stderr.readline()
+            said += line
+            assert line, said
+            found = re.search(r"target remote (:\d+)", line)
         yield found[1]
     finally:
         process.kill()
@@ -245,6 +246,21 @@ def test_reverse_execution(program: Path) -> None:
     assert "Old value = 7\nNew value = 6" in output
     assert "No more reverse-execution history" in output
     assert "[Inferior 1 (Remote target) exited normally]" in output
+
+
+def test_a_recorded_run_under_gdb(program: Path, tmp_path: Path) -> None:
+    """What was run yesterday is looked at today: at an instant, and on from there."""
+    journal = tmp_path / "run.journal"
+    words = [sys.executable, "-m", "asyncvmm", "run", str(program), "--record", str(journal)]
+    subprocess.run(words, check=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL)
+    with serving("replay", journal, "--at", "1ms") as port:
+        output = gdb(
+            port,
+            [show("counter", "table[0]"), "break done", "continue", "monitor info", "kill"],
+            program,
+        )
+    assert marked(output) == ["7 40"]
+    assert re.search(r"Breakpoint 1, done \(\)", output), output
 
 
 @pytest.fixture(scope="module")

@@ -215,14 +215,19 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise ConfigError for what the parser of ``add_arguments`` lets through."""
     if options.max_instructions is not None and options.max_instructions < 1:
         raise ConfigError(f"--max-instructions must be positive, not {options.max_instructions}")
-    if options.gdb is not None and not 0 <= options.gdb <= 65535:
-        raise ConfigError(f"--gdb: ports are 0 to 65535, not {options.gdb}")
+    check_gdb(options)
     check_timeout(options)
     if options.until == "":
         raise ConfigError("--until needs a text to wait for")
     if options.until is not None and options.guest_command is not None:
         raise ConfigError("--until is for a console: it does not go with a command after --")
     options.publish = [Forward.parse(text) for text in options.publish]
+
+
+def check_gdb(options: argparse.Namespace) -> None:
+    """ConfigError for a port that is none."""
+    if options.gdb is not None and not 0 <= options.gdb <= 65535:
+        raise ConfigError(f"--gdb: ports are 0 to 65535, not {options.gdb}")
 
 
 def run_session(session: Session) -> int:
@@ -356,7 +361,7 @@ class Session:
                 await nursery.start(self._end_on_signal, nursery.cancel_scope)
                 async with self.hosted() as (host, guest):
                     self.guest_started(guest)
-                    await self._serve_gdb(guest)
+                    await self.serve_gdb(guest)
                     self._tap(guest, log)
                     if self.options.capture:
                         out = _open_for("--capture", self.options.capture)
@@ -373,7 +378,8 @@ class Session:
                 nursery.cancel_scope.cancel()
         return self.status
 
-    async def _serve_gdb(self, guest: Guest) -> None:
+    async def serve_gdb(self, guest: Guest) -> None:
+        """With --gdb or --gdb-wait: let gdb at it."""
         options = self.options
         if options.gdb is None and not options.gdb_wait:
             return

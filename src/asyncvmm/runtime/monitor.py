@@ -8,6 +8,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.gdb import MachineTarget
 from asyncvmm.machine import Machine
 from asyncvmm.runtime.history import History, total_steps
+from asyncvmm.runtime.scenario import parse_time_ns
 from asyncvmm.runtime.travel import Past
 
 HELP: Final = """\
@@ -16,7 +17,6 @@ snapshot [FOLDER]    remember this instant, or save it to a new folder
 goto TIME            go to a virtual time (1.5s, 20ms, 300us, 4000ns) or to N steps, or to `now`
 physical on|off      addresses of memory are physical ones
 """
-_UNITS: Final = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 
 class Debugger(Protocol):
@@ -78,23 +78,8 @@ async def _goto(debugger: Debugger, words: list[str]) -> str:
             await past.go_to_time(parse_time_ns(text))
         case _:
             raise ConfigError("goto takes a time such as 1.5s, or `N steps`, or `now`")
-    note = "(flushregs shows gdb the new registers)"
+    note = "(maintenance flush register-cache shows it)"
     return f"at {_place(debugger)} {note}\n"
-
-
-def parse_time_ns(text: str) -> int:
-    """``1.5s``, ``20ms``, ``300us``, ``4000ns``; ConfigError for anything else."""
-    number = text.rstrip("nums")
-    unit = text[len(number) :]
-    try:
-        factor = _UNITS[unit]
-        whole, _, part = number.partition(".")
-        digits = f"{whole or '0'}{part}"
-        if not digits.isdecimal() or len(digits) > 30:
-            raise ValueError
-        return int(digits) * factor // int(10 ** len(part))
-    except (KeyError, ValueError):
-        raise ConfigError(f"{text!r} is no time: 1.5s, 20ms, 300us or 4000ns") from None
 
 
 def _place(debugger: Debugger) -> str:
