@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 
 import pytest
 
@@ -227,6 +228,35 @@ def test_guests_in_threads_share_at_once(room: str) -> None:
     assert found == [[expected[source]] * 3 for source in sources]
     assert int(shared.ground.arena.running) == 0
     assert int(shared.ground.arena.most()) <= size
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_guests_come_and_go_and_nothing_of_them_stays(own: bool) -> None:
+    """Tables, buffers and decoded pages: no vec that compiled and other code handed to each other."""
+    shared = SharedCode(quota_bytes=0) if own else SharedCode()
+    store = RegionStore(None)
+
+    def large() -> int:
+        gc.collect()
+        return sum(int(trace.size) >= 2048 for trace in tracemalloc.take_snapshot().traces)
+
+    def visit() -> None:
+        machine, _ = guest(MIX, shared, store)
+        digests(machine)
+        machine.reset()
+        machine.run(max_steps=5000)
+        assert (translator_of(machine).own is not None) == own
+
+    visit()
+    tracemalloc.start()
+    try:
+        visit()
+        before = large()
+        for _ in range(8):
+            visit()
+        assert large() <= before + 4  # each guest has dozens
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_store_of_regions_is_bounded() -> None:

@@ -155,7 +155,7 @@ class NoExchange:
         """See Exchange."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # a frozen one takes a microsecond to make
 class _Slice:
     """A grant under way: how many steps the hart had done before, may do, and until when."""
 
@@ -430,7 +430,8 @@ class Conductor:
 
     async def _loop(self) -> None:
         while True:
-            self._kick = trio.Event()
+            if self._kick.is_set():
+                self._kick = trio.Event()
             self.inputs.look()
             if self.script.due(self.now_ns, self.turns):
                 await self._follow()
