@@ -25,6 +25,8 @@ def parse_size(text: str | int) -> int:
     """Bytes from a number or from ``128M``, ``1GiB``, ``0x8000000``; ConfigError otherwise."""
     if isinstance(text, int):
         return text
+    if not isinstance(text, str):
+        raise ConfigError(f"{text!r} is not a size: write for example 128M or 1G")
     word = text.strip().upper().removesuffix("IB").removesuffix("B")
     suffix = word[-1:] if word[-1:] in ("K", "M", "G") else ""
     try:

@@ -26,6 +26,7 @@ from asyncvmm.testing.bench_shells import Shell, qemu_shell, shell_config
 
 BULK_MB: Final = 64
 REQUESTS: Final = 1000
+WARM_REQUESTS: Final = 500  # before, on both machines: what is measured is not their translators
 WEB_PORT: Final = 80
 SINK_PORT: Final = 5001
 PAGE_BYTES: Final = 512
@@ -168,7 +169,7 @@ async def _between_guests(
 ) -> None:
     await _start_servers(pair.web)
     client, url = pair.client, pair.url
-    await client.run(f"curl -sf -o /dev/null '{url}/page?[1-50]'")
+    await client.run(f"curl -sf -o /dev/null '{url}/page?[1-{WARM_REQUESTS}]'")
     note(machine, GUEST_BULK, await client.run(f"curl -sf -o /dev/null {url}/bulk"))
     note(
         machine,
@@ -183,7 +184,7 @@ async def _with_host(
     await _start_servers(single.web)
     web, sink = single.ports
     size = BULK_MB * 1_000_000
-    await _client("requests", web, 50)
+    await _client("requests", web, WARM_REQUESTS)
     note(machine, DOWN_BULK, await _client("down", web, size))
     note(machine, DOWN_REQUESTS, await _client("requests", web, REQUESTS))
     note(machine, UP_BULK, await _client("up", sink, size))

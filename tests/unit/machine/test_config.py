@@ -89,3 +89,8 @@ def test_shares_that_cannot_be() -> None:
     for shares in (("",), (":cow",), ("a", "b"), ("a:x", "b:x:cow")):
         with pytest.raises(ConfigError):
             share_options(shares)
+
+
+def test_what_is_no_text_is_no_size() -> None:
+    with pytest.raises(ConfigError, match="None is not a size"):
+        GuestConfig.from_mapping({"memory": None})
