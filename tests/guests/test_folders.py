@@ -30,7 +30,9 @@ def folder(path: Path, *words: str, stdin: bytes = b"") -> bytes:
 def test_a_debian_machine_keeps_what_it_writes(tmp_path: Path) -> None:
     require("debian-root")
     folder(tmp_path, "create", "web.vm", "--image", "debian-root", "--set", "seed=5")
-    said = folder(tmp_path, "run", "web.vm", "--", "sh", "-c", "cat >/root/a; echo done", stdin=b"kept")
+    said = folder(
+        tmp_path, "run", "web.vm", "--", "sh", "-c", "cat >/root/a; echo done", stdin=b"kept"
+    )
     assert said == b"done\n"
     assert check_image(tmp_path / "web.vm/disks/root.qcow2").clean
     folder(tmp_path, "start", "web.vm")
