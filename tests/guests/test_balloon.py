@@ -29,11 +29,11 @@ async def fill(guest: Guest, mib: int) -> None:
     assert done.status == 0, done
 
 
-@pytest.mark.parametrize("image", ["linux", "debian-full"])
-async def test_memory_goes_and_comes(image: str) -> None:
-    require(image)
+async def test_memory_goes_and_comes() -> None:
+    require("linux")
+    size, given_back = 300 * MIB, 80 * MIB
     config = image_config(
-        find_image(image),
+        find_image("linux"),
         commands=True,
         memory=400 * MIB,
         devices=("virtio-balloon,reporting=no",),
@@ -43,17 +43,17 @@ async def test_memory_goes_and_comes(image: str) -> None:
         await fill(guest, 100)
         full, process = guest.stats.resident_bytes, process_bytes()
         assert full > 100 * MIB
-        await guest.balloon.set("300M")
+        await guest.balloon.set(size)
         await guest.balloon.wait()
         small = guest.stats.resident_bytes
-        assert guest.balloon.actual_bytes == 300 * MIB
-        assert full - small > 80 * MIB
+        assert guest.balloon.actual_bytes == size
+        assert full - small > given_back
         assert guest.balloon.returned_bytes >= full - small
-        assert process - process_bytes() > 70 * MIB
+        assert process - process_bytes() > given_back * 3 // 4
         told = await guest.balloon.statistics()
         assert 0 < told["free_memory"] < 100 * MIB < 300 * MIB < told["total_memory"] < 400 * MIB
         (fork,) = await host.fork(guest)
-        assert fork.balloon.actual_bytes == 300 * MIB
+        assert fork.balloon.actual_bytes == size
         await guest.balloon.set(0)
         await guest.balloon.wait()
         await fill(guest, 100)
