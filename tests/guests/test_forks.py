@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from asyncvmm.machine import GuestConfig
 from asyncvmm.plugin.images import ImageCache
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
-from tests.guests.conftest import require
+from tests.guests.conftest import PATIENCE_S, require
 
 pytestmark = pytest.mark.guest
 
@@ -111,3 +115,22 @@ async def test_a_host_forks_with_all_that_is_in_it() -> None:
         assert list(copies[0].guests) == ["a", "b"]
         copies[0].resume()
         assert (await sh(copies[0].guests["b"], "echo here")) == "here\n"
+
+
+def test_bench_fork_prints_a_table_and_writes_figures(tmp_path: Path) -> None:
+    require("linux")
+    path = tmp_path / "fork.json"
+    words = ("bench", "fork", "--forks", "3", "--memory", "32", "--json", str(path))
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncvmm", *words],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"restore from disk, median (ms)" in done.stdout
+    figures = json.loads(path.read_text())
+    assert figures["forks"] == 3
+    assert figures["memory_bytes"] == 32 << 20
+    assert figures["process_bytes"] > figures["guest_bytes"] > 0
+    assert min(figures["fork_ms"], figures["restore_ms"], figures["command_ms"]) > 0
