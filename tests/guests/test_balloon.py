@@ -53,7 +53,7 @@ async def test_memory_goes_and_comes() -> None:
         assert process - process_bytes() > given_back * 3 // 4
         told = await guest.balloon.statistics()
         assert 0 < told["free_memory"] < 100 * MIB < 300 * MIB < told["total_memory"] < 400 * MIB
-        (fork,) = await host.fork(guest)
+        (fork,) = await guest.fork()
         assert fork.balloon.actual_bytes == size
         await guest.balloon.set(0)
         await guest.balloon.wait()
