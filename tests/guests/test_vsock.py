@@ -138,7 +138,7 @@ async def test_a_fork_has_listeners_but_no_open_streams(program: Path) -> None:
         stream = await guest.vsock.connect(PORT)
         await stream.send_all(b"one")
         assert await stream.receive_some() == b"one"
-        (fork,) = await host.fork(guest)
+        (fork,) = await guest.fork()
         assert await echo(fork, b"in the fork") == b"in the fork"
         await stream.send_all(b"two")
         assert await stream.receive_some() == b"two"
