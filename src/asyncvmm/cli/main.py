@@ -25,7 +25,6 @@ COMMANDS: Final = (
     "inspect",
     "config",
     "snapshot",
-    "snapshot",
     "rm",
     "image",
     "disk",
