@@ -14,10 +14,10 @@ class CfiFlashConfig:
 
     What the guest programs is written to the image, unless it is ``readonly`` (the chips are then write
     protected) or a ``snapshot`` (what is written is thrown away). ``format`` is qcow2 for files named so
-    and else raw.
+    and else raw; ``nvram`` is the flash part in the NVRAM of a machine's folder.
     """
 
     path: Path
     readonly: bool = False
     snapshot: bool = False
-    format: Literal["raw", "qcow2"] | None = None
+    format: Literal["raw", "qcow2", "nvram"] | None = None

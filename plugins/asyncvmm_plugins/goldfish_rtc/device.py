@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from asyncvmm.device import RO, UNKNOWN_IS_ZERO, WO, DeviceIo, MmioDevice, Register
@@ -22,8 +23,13 @@ REGISTERS: Final = (
 )
 
 
+def _nobody_listens() -> None:
+    """The date was set."""
+
+
 class GoldfishRtc(MmioDevice):
-    """The date is virtual time plus an offset, which the guest may set; it survives resets.
+    """The date is virtual time plus an offset, which the guest may set (``on_date_set`` is called then); it
+    survives resets.
 
     Reading the low half of the time latches the high half. Writing a low half acts on both.
     """
@@ -34,6 +40,7 @@ class GoldfishRtc(MmioDevice):
         super().__init__(io, REGISTERS, 0x1000, UNKNOWN_IS_ZERO)
         epoch_ns = io.clock.epoch_ns if config.epoch is None else config.epoch * 1_000_000_000
         self.offset_ns = epoch_ns & _U64
+        self.on_date_set: Callable[[], None] = _nobody_listens
         self._event = io.clock.after(0, self._ring)
         self._event.cancel()
         self._clear()
@@ -78,6 +85,7 @@ class GoldfishRtc(MmioDevice):
         self.offset_ns = ((self.time_high << 32 | value) - self.io.clock.now_ns) & _U64
         if self.alarm_armed:
             self._arm()
+        self.on_date_set()
 
     def read_alarm_low(self) -> int:
         """ALARM_LOW."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from asyncvmm.api.images import find_image
 from asyncvmm.plugin import PluginManager, create_plugin_manager
@@ -17,6 +17,7 @@ from asyncvmm.runtime.folder.head import Head, read_head
 from asyncvmm.runtime.folder.layout import FolderPaths, find_folder
 from asyncvmm.runtime.folder.lock import Holder, holder_of
 from asyncvmm.runtime.folder.logs import LogEntry, LogError, read_entries
+from asyncvmm.runtime.folder.nvram import new_identity
 from asyncvmm.runtime.folder.running import (
     RunningMachine,
     StartOptions,
@@ -27,6 +28,7 @@ from asyncvmm.runtime.folder.running import (
 from asyncvmm.runtime.folder.settings import VmSettings, load_settings
 from asyncvmm.runtime.folder.snapshots import FolderSnapshots, SnapshotInfo
 from asyncvmm.storage import Progress
+from asyncvmm.storage.nvram import Nvram
 from asyncvmm.storage.progress import silent
 
 
@@ -70,6 +72,11 @@ class VmFolder:
         return read_head(self.paths.head)
 
     @property
+    def nvram(self) -> Nvram:
+        """Its flash, its clock's offset and who it is, as they are on disk now."""
+        return Nvram.load(self.paths.nvram)
+
+    @property
     def holder(self) -> Holder | None:
         """Who uses it now."""
         return holder_of(self.paths.lock)
@@ -86,15 +93,27 @@ class VmFolder:
         """Take a key out of vm.toml."""
         settings_edit.unset_value(self.paths.config, key, self.plugins.device_types)
 
+    def reseed(self, seed: int | None = None) -> Nvram:
+        """Make the stopped machine another one than that which it was copied from: other addresses,
+        machine-id and randomness, of ``seed`` or like no other's. A kept state takes them over.
+        """
+        with locked(self.paths):
+            return new_identity(self.paths, seed)
+
     def run(
-        self, *, cold: bool = False, commands: bool = False, **changes: Any
+        self,
+        *,
+        cold: bool = False,
+        commands: bool = False,
+        date: Literal["freeze", "host"] = "freeze",
+        **changes: Any,
     ) -> AbstractAsyncContextManager[RunningMachine]:
         """Run the machine in this process for a block; ``changes`` are GuestConfig's fields, this once.
 
         It goes on from the state that was kept last, unless ``cold``. With ``commands`` it boots to
-        nothing but its agent.
+        nothing but its agent. ``date="host"`` sets its clock by this machine's.
         """
-        options = StartOptions(cold=cold, commands=commands, changes=changes)
+        options = StartOptions(cold=cold, commands=commands, changes=changes, date=date)
         return open_machine(self.paths, options, plugins=self.plugins)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -12,6 +12,9 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import GIB, MIB, PAGE_SIZE
 from asyncvmm.plugin.options import nearest, parse_options
 from asyncvmm.timeline.clock import DEFAULT_MIPS, MAX_MIPS
+
+NVRAM: Final = "nvram"  # the format of a flash that is in a machine's NVRAM
+FORMATS: Final = ("raw", "qcow2", NVRAM)
 
 MAX_HARTS = 64
 # 2026-01-01 UTC. Not 0: nginx takes second 0 for "time not read yet". Not now: runs are repeatable.
@@ -80,6 +83,9 @@ class GuestConfig:
     ``type,option=value,...``. ``quantum`` (steps) is how long one hart runs before the next one when
     there are several; ``mips`` says how many million steps are a second of virtual time.
     ``epoch_ns`` is the date (Unix time) of its power-on, the same for every run unless it is given.
+    Who it is comes from ``seed`` and its name, unless ``mac_seed`` (the addresses of its cards),
+    ``machine_id`` (32 hexadecimal digits) and ``uuid`` say otherwise; the latter two are told in its
+    device tree and on its kernel's command line.
     ``trust_group`` names the guests that it may share equal pages with, which costs none of them
     anything that it can see; without one it shares with nobody.
     ``policy`` are the guest's knobs on its host, by the names of cgroup v2 (``{"cpu.weight": 200}``).
@@ -115,6 +121,19 @@ class GuestConfig:
     )
     policy: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     epoch_ns: int = attrs.field(default=DEFAULT_EPOCH_NS, validator=_between(0, 2**63 - 1))
+    mac_seed: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_between(0, 2**64 - 1))
+    )
+    machine_id: str | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.matches_re(r"[0-9a-f]{32}")),
+    )
+    uuid: str | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(
+            attrs.validators.matches_re(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+        ),
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.elf is not None and (self.kernel or self.firmware or self.initrd):
@@ -148,7 +167,9 @@ class GuestConfig:
 
 @attrs.frozen
 class DiskOptions:
-    """One entry of ``disks``. ``format`` is None for what goes by the file's name."""
+    """One entry of ``disks`` or ``flash``. ``format`` is None for what goes by the file's name; a flash
+    of format ``nvram`` is the one in a machine's NVRAM.
+    """
 
     path: Path
     readonly: bool = False
@@ -160,6 +181,11 @@ class DiskOptions:
         """Whether the file is another one after the guest has run."""
         return not (self.readonly or self.snapshot)
 
+    @property
+    def in_nvram(self) -> bool:
+        """Whether it is no file of its own."""
+        return self.format == NVRAM
+
 
 def split_disk(text: str) -> DiskOptions:
     """``path[,readonly][,snapshot][,format=raw|qcow2]``: options at its end; a path may have commas."""
@@ -170,8 +196,8 @@ def split_disk(text: str) -> DiskOptions:
         if comma and word in ("readonly", "ro", "snapshot"):
             found["readonly" if word == "ro" else word] = True
         elif comma and key == "format":
-            if value not in ("raw", "qcow2"):
-                raise ConfigError(f"disk {text}: {nearest(value, ('raw', 'qcow2'))}")
+            if value not in FORMATS:
+                raise ConfigError(f"disk {text}: {nearest(value, FORMATS)}")
             found["format"] = value
         else:
             break

@@ -42,6 +42,8 @@ class TreeInput:
     append: str
     initrd: tuple[int, int] | None
     rng_seed: bytes
+    machine_id: str | None
+    uuid: str | None
     devices: Sequence[DeviceNode]
     machine_mode: bool  # whether the guest's own firmware runs in M-mode, and so sees the CLINT
 
@@ -50,6 +52,8 @@ def build_tree(what: TreeInput) -> Tree:
     """The whole tree; Linux, OpenSBI and U-Boot accept it, and ``dtc`` has no complaints."""
     tree = Tree(Node("", model="asyncvmm,virt", compatible="riscv-virtio"))
     tree.root.set("#address-cells", 2).set("#size-cells", 2)
+    if what.uuid is not None:
+        tree.root.set("vm,uuid", what.uuid)  # where systemd looks for it, as on pSeries
     _chosen(tree.root, what)
     memory = tree.root.add(Node(f"memory@{RAM_BASE:x}", device_type="memory"))
     memory.set("reg", cells64(RAM_BASE, what.memory_bytes))
@@ -69,6 +73,8 @@ def _chosen(root: Node, what: TreeInput) -> None:
     chosen.set("rng-seed", what.rng_seed)
     if what.append:
         chosen.set("bootargs", what.append)
+    if what.machine_id is not None:
+        chosen.set("asyncvmm,machine-id", what.machine_id)
     for device in what.devices:
         if device.name == "serial":
             chosen.set("stdout-path", f"/soc/serial@{device.base:x}")

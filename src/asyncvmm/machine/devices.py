@@ -208,7 +208,9 @@ class DeviceFactory:
             card = self._counts.get("net", 0)
             self._counts["net"] = card + 1
             io.net.network = net.network
-            io.net.mac = net.mac or card_address(self._config.seed, self._config.name, card)
+            config = self._config
+            seed = config.seed if config.mac_seed is None else config.mac_seed
+            io.net.mac = net.mac or card_address(seed, config.name, card)
         try:
             device = kind.factory(wanted.config, io)
             check_device(kind, device, path)

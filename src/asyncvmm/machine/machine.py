@@ -54,6 +54,8 @@ from asyncvmm.plugin import DeviceType
 from asyncvmm.timeline.clock import Clock
 from asyncvmm.timeline.events import Timeline
 
+MACHINE_ID_WORD = "systemd.machine_id="
+
 
 @attrs.frozen
 class Stats:
@@ -312,7 +314,7 @@ class Machine:
 
     def _place(self, ram: Ram) -> boot.Boot:
         flash = next((d.place.base for d in self.devices if d.type.window), None)
-        return boot.load(self.files, ram, self.sbi, self._make_tree, self.config.append, flash)
+        return boot.load(self.files, ram, self.sbi, self._make_tree, self._append, flash)
 
     def _load(self) -> None:
         self._boot = self._place(self.ram)
@@ -322,6 +324,14 @@ class Machine:
         self._add_harts()
         self._boot.start(self.harts)
 
+    @property
+    def _append(self) -> str:
+        """The kernel's command line; systemd takes the machine-id from there."""
+        config = self.config
+        if config.machine_id is None or config.kernel is None or MACHINE_ID_WORD in config.append:
+            return config.append
+        return f"{config.append} {MACHINE_ID_WORD}{config.machine_id}".lstrip()
+
     def _make_tree(self, initrd: tuple[int, int] | None) -> Tree:
         seed = RandomStream(self.config.seed, f"{self.config.name}/rng-seed").bytes(32)
         return build_tree(
@@ -329,9 +339,11 @@ class Machine:
                 harts=self.config.harts,
                 memory_bytes=self.config.memory,
                 mmu=self.config.mmu,
-                append=self.config.append,
+                append=self._append,
                 initrd=initrd,
                 rng_seed=seed,
+                machine_id=self.config.machine_id,
+                uuid=self.config.uuid,
                 devices=[device.node for device in self.devices],
                 machine_mode=self.sbi is None,
             )

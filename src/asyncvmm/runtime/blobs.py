@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from asyncvmm.device import Blob, Folder
+from asyncvmm.machine.config import NVRAM
 from asyncvmm.plugin import BlobSpec, FolderSpec
 from asyncvmm.storage import ImageError, OverlayBlob, open_image
 from asyncvmm.storage.folders import HostFolder
+from asyncvmm.storage.nvram_flash import NvramFlash
 from asyncvmm.storage.views import ViewBlob, ViewedBlob
 
 
 def open_file_blob(spec: BlobSpec) -> Blob:
     """The blob that a device asks for; ConfigError names the file and the cause."""
-    image = open_image(spec.path, spec.format, spec.read_only or spec.snapshot)
+    image: Blob
+    if spec.format == NVRAM:
+        image = NvramFlash(spec.path, spec.read_only or spec.snapshot)
+    else:
+        image = open_image(spec.path, spec.format, spec.read_only or spec.snapshot)
     if image.size_bytes == 0:
         image.close()
         raise ImageError(f"disk image {spec.path}: has no bytes")

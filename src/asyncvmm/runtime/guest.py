@@ -272,7 +272,7 @@ class Guest:
         environment = {
             "OLD": " ".join(old.hex(":") for old, _ in cards),
             "NEW": " ".join(new.hex(":") for _, new in cards),
-            "MACHINE_ID": machine_id(self.config.seed, self.name),
+            "MACHINE_ID": machine_id(self.config, self.name),
         }
         await self.run(["sh", "-c", RENEW], environment=environment, check=True)
 

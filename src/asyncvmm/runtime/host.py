@@ -38,10 +38,12 @@ from asyncvmm.machine.renewal import (
     FREEZE,
     HOST,
     Date,
+    Identity,
     Reseed,
     check_date,
     new_seed,
     renew,
+    reseeded,
     set_date,
 )
 from asyncvmm.machine.snapshot import restore
@@ -132,7 +134,7 @@ class Host:
         max_instructions: int | None = None,
         apart: bool = False,
         check: Callable[[BootFiles], None] | None = None,
-        reseed: Reseed = False,
+        reseed: Reseed | Identity = False,
         clock: Date = "freeze",
     ) -> Guest:
         """Build a guest, admit it and let it run: from a configuration, its own clock beginning at 0,
@@ -147,8 +149,8 @@ class Host:
         A guest from a snapshot is what that was to the bit, unless ``reseed`` renews its identity: its
         randomness and its kernel's (with a ``vmgenid`` device at once), its machine-id, and the addresses
         of its cards from their next reset on (see Guest.renew_identity). True makes a seed of the old
-        one and the name; a number is the seed. ``clock`` is the date that its RTC shows: it goes on
-        ("freeze"), is this machine's ("host"; marks the host as live), or Unix time in ns.
+        one and the name; a number is the seed, an Identity all of it. ``clock`` is the date that its RTC
+        shows: it goes on ("freeze"), is this machine's ("host"; marks the host as live), or Unix time in ns.
         """
         check_date(clock)
         conductor = self._conductor
@@ -156,7 +158,7 @@ class Host:
         config = self._adapted(source)
         name = name or config.name
         if snapshot is not None:
-            config = attrs.evolve(config, seed=new_seed(reseed, config.seed, name))
+            config = reseeded(config, reseed, name)
         elif reseed is not False or clock != FREEZE:
             raise ConfigError("reseed and clock are for guests from a snapshot")
         self._check_name(name)
@@ -284,7 +286,7 @@ class Host:
                 config = one.config
                 if reseed is not False:
                     seed = new_seed(True, self.seed, resident.name)
-                    config = attrs.evolve(config, seed=seed)
+                    config = reseeded(config, seed, resident.name)
                 guest = self._return(resident, Snapshot(one), config, since[resident.name], clock)
                 made[resident.name] = guest
             conductor.memory.restore(saved.books.memory)

@@ -11,7 +11,7 @@ The file (little-endian)::
 
 A page of flash that is not there is erased (all ones). So a file is as large as what was written to the
 flash, at most ``MAX_FILE_BYTES``. It is replaced as a whole: written beside its name, made durable,
-renamed.
+renamed. ``update_nvram`` is how a machine that runs changes its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -196,6 +197,23 @@ class Nvram:
         if hashlib.sha256(data[: _HEAD.size] + data[start:]).digest() != data[_HEAD.size : start]:
             raise NvramError(f"{name}: byte {_HEAD.size}: the checksum does not fit: it is damaged")
         return _Reader(data, start, name).nvram()
+
+
+_updating: Final = threading.Lock()
+
+
+def update_nvram(path: Path, change: Callable[[Nvram], Nvram]) -> Nvram:
+    """Replace the NVRAM at ``path`` by what ``change`` makes of it, durably, and return that.
+
+    A machine's flash and its clock are changed from different threads: one at a time. Other processes
+    stay away because of the folder's lock.
+    """
+    with _updating:
+        before = Nvram.load(path)
+        after = change(before)
+        if after != before:
+            after.save(path)
+        return after
 
 
 class _Reader:

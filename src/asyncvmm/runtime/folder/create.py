@@ -14,16 +14,17 @@ import tomlkit
 
 from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.machine import parse_size
-from asyncvmm.machine.config import split_disk
+from asyncvmm.machine.config import NVRAM, split_disk
 from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.images import BootFiles
 from asyncvmm.runtime.folder.layout import VM_TOML, FolderPaths
 from asyncvmm.runtime.folder.settings import FORMAT, VmSettings, VmTomlError, parse_settings
 from asyncvmm.runtime.folder.settings_edit import set_value
 from asyncvmm.runtime.guest import RUN_DEVICES
-from asyncvmm.storage import Progress, convert_image, create_image
+from asyncvmm.storage import Progress, convert_image, create_image, opened
 from asyncvmm.storage.hostfile import sync_folder
 from asyncvmm.storage.nvram import Nvram
+from asyncvmm.storage.nvram_flash import flash_part
 from asyncvmm.storage.packs import write_durably
 from asyncvmm.storage.progress import silent
 
@@ -75,7 +76,7 @@ def create_folder(
         for name in SUBFOLDERS:
             (part / name).mkdir()
         boot = {name: _place_boot(where, name, wanted) for name in BOOT_FILES}
-        flash = list(_image_flash(where, wanted))
+        flash, nvram = _image_flash(where, wanted)
         disks = [*_image_disks(where, wanted, progress), *_own_disks(where, wanted, progress)]
         text = _text(target, wanted, boot, flash, disks)
         try:
@@ -87,7 +88,7 @@ def create_folder(
             raise VmTomlError(str(error).replace(str(part), str(target))) from error
         settings = parse_settings((part / VM_TOML).read_text(), part / VM_TOML, types)
         where.lock.touch()
-        Nvram.fresh().save(where.nvram)
+        nvram.save(where.nvram)
     return settings
 
 
@@ -140,15 +141,25 @@ def _keep(source: Path, target: Path) -> None:
         shutil.copystat(source, target)
 
 
-def _image_flash(where: FolderPaths, wanted: NewMachine) -> Iterator[str]:
-    """The image's firmware as it is; a copy of what the guest writes its variables to."""
+def _image_flash(where: FolderPaths, wanted: NewMachine) -> tuple[list[str], Nvram]:
+    """The image's firmware as it is, and the NVRAM with what the guest writes its variables to.
+
+    A second part to be written, which no board has, is a file among the disks.
+    """
+    nvram = Nvram.fresh()
+    found = []
     for number, part in enumerate(wanted.files.flash if wanted.files is not None else ()):
         if part.readonly:
             _keep(part.path, where.image / f"flash{number}.fd")
-            yield f"image/flash{number}.fd,readonly"
+            found.append(f"image/flash{number}.fd,readonly")
+        elif not nvram.flash:
+            with opened(part.path, read_only=True) as image:
+                nvram = attrs.evolve(nvram, flash=(flash_part(image),))
+            found.append(f"{where.nvram.name},format={NVRAM}")
         else:
             shutil.copyfile(part.path, where.disks / f"flash{number}.fd")
-            yield f"disks/flash{number}.fd"
+            found.append(f"disks/flash{number}.fd")
+    return found, nvram
 
 
 def _image_disks(where: FolderPaths, wanted: NewMachine, progress: Progress) -> Iterator[str]:

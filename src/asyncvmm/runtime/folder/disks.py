@@ -26,6 +26,11 @@ def kept_disks(config: GuestConfig) -> dict[int, DiskOptions]:
     return {number: disk for number, disk in enumerate(options) if disk.keeps_writes}
 
 
+def kept_files(config: GuestConfig) -> dict[int, DiskOptions]:
+    """Those of them that are files of their own, and no part of the NVRAM."""
+    return {n: disk for n, disk in kept_disks(config).items() if not disk.in_nvram}
+
+
 def check_disks(machine: Machine) -> None:
     """ConfigError when a disk is written that a folder's snapshots do not cover."""
     config = machine.config

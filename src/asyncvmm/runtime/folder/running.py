@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.machine import GuestConfig
+from asyncvmm.machine.renewal import FREEZE, HOST, Date, Identity
 from asyncvmm.plugin import PluginManager, create_plugin_manager
-from asyncvmm.runtime.folder.disks import check_disks, freeze_apart, kept_disks
+from asyncvmm.runtime.folder.disks import check_disks, freeze_apart, kept_files
 from asyncvmm.runtime.folder.head import STOPPED, Head, read_head, write_head
 from asyncvmm.runtime.folder.layout import FolderPaths, clear_leftovers
 from asyncvmm.runtime.folder.lock import FolderLock, Holder, this_process
 from asyncvmm.runtime.folder.logs import ConsoleLog, VmLog
+from asyncvmm.runtime.folder.nvram import (
+    NvramKeeper,
+    identity,
+    own_nvram,
+    powered_on,
+    with_flash,
+)
 from asyncvmm.runtime.folder.settings import LogLimits, VmSettings, load_settings
 from asyncvmm.runtime.folder.snapshots import FolderSnapshots, disk_stamps
 from asyncvmm.runtime.guest import RUN_APPEND, Guest, GuestExit
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.storage import check_image
+from asyncvmm.storage.nvram import Nvram
 
 RESUME_CHANGES: Final = ("clock", "engine")  # what may be another one when a state goes on
 
@@ -34,6 +44,8 @@ class StartOptions:
     """How a machine is started. ``cold`` forgets a kept state and boots. ``changes`` are fields of
     GuestConfig for this time only; ``defaults`` are those that hold where vm.toml says nothing.
     ``commands`` is for a guest that does nothing but run commands. ``journal`` is for ``open_host``.
+    ``date`` is what its clock shows: that of this machine ("host"; with what the guest has set it to
+    differ), or what it would without ("freeze": a state's date goes on).
     """
 
     cold: bool = False
@@ -42,9 +54,12 @@ class StartOptions:
     defaults: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     max_instructions: int | None = None
     journal: Path | None = None
+    date: Literal["freeze", "host"] = "freeze"
 
 
-def effective_config(settings: VmSettings, options: StartOptions) -> GuestConfig:
+def effective_config(
+    settings: VmSettings, options: StartOptions, nvram: Nvram | None = None
+) -> GuestConfig:
     """The configuration of a machine that boots; ConfigError for changes that are wrong."""
     given = {key: value for key, value in options.changes.items() if value is not None}
     for key, value in options.defaults.items():
@@ -63,7 +78,13 @@ def effective_config(settings: VmSettings, options: StartOptions) -> GuestConfig
             given[key] = (*getattr(settings.guest, key), *given[key])
     given["append"] = " ".join(word for word in append if word)
     values = {f.name: getattr(settings.guest, f.name) for f in attrs.fields(GuestConfig)}
-    return GuestConfig.from_mapping({**values, **given})
+    if options.date == HOST:
+        given["epoch_ns"] = time.time_ns()
+    config = GuestConfig.from_mapping({**values, **given})
+    if nvram is None:
+        return config
+    seed_given = "seed" in settings.given or "seed" in given
+    return powered_on(config, nvram, seed_given=seed_given)
 
 
 @contextmanager
@@ -105,6 +126,7 @@ class RunningMachine:
         self.guest: Final = guest
         self.log: Final = log
         self.snapshots: Final = FolderSnapshots(paths)
+        self.nvram: Final = NvramKeeper(paths, guest, log)
         self.resumed: str | None = None
         self.saved = False
         self._busy = trio.Lock()
@@ -120,17 +142,23 @@ class RunningMachine:
             check_disks(self.guest.machine)
             parent = read_head(self.paths.head).parent
             taken = await self.guest.snapshot()
+            nvram = self.nvram.now()
             with ExitStack() as still:
                 still.enter_context(self.host.held())
                 snapshot = await self._apart(taken)
                 if self.guest.config.clock == "realtime":
                     still.close()  # virtual time would run away while the pages are written
                 with snapshot:
-                    save = functools.partial(self.snapshots.save, snapshot, name, parent, note)
+                    save = functools.partial(self._write, snapshot, name, parent, nvram, note)
                     pages = await trio.to_thread.run_sync(save)
             write_head(self.paths.head, Head(parent=name))
         self.log.add("snapshot", name=name, new_pages=pages)
         return pages
+
+    def _write(
+        self, snapshot: Snapshot, name: str, parent: str | None, nvram: Nvram, note: str = ""
+    ) -> int:
+        return self.snapshots.save(snapshot, name, parent, with_flash(nvram, snapshot), note)
 
     async def _apart(self, taken: Snapshot) -> Snapshot:
         """The snapshot with disks that do not need the files any more."""
@@ -153,15 +181,17 @@ class RunningMachine:
         async with self._busy:
             check_disks(self.guest.machine)
             taken = await self.guest.snapshot()
+            nvram = self.nvram.now()
             self.guest.finish(GuestExit("closed", detail="saved"))
             snapshot = await self._apart(taken)
             head = read_head(self.paths.head)
             if STOPPED in self.snapshots.names(hidden=True):
                 self.snapshots.delete(STOPPED)
             with snapshot:
-                save = functools.partial(self.snapshots.save, snapshot, STOPPED, head.parent)
+                save = functools.partial(self._write, snapshot, STOPPED, head.parent, nvram)
                 await trio.to_thread.run_sync(save)
-            kept = kept_disks(self.guest.config).values()
+            self.nvram.keep()
+            kept = kept_files(self.guest.config).values()
             stamps = disk_stamps(self.paths, [disk.path for disk in kept])
             write_head(self.paths.head, Head(head.parent, STOPPED, stamps))
         self.saved = True
@@ -200,7 +230,8 @@ async def open_machine(
         log = VmLog(paths.vm_log, settings.logs)
         console = ConsoleLog(paths.console_log, settings.logs)
         try:
-            source, name = _source(paths, settings, options)
+            nvram = own_nvram(paths)
+            source, name = _source(paths, settings, options, nvram)
             log.add("start", resumed=name or "", name=settings.guest.name)
             try:
                 async with open_host(
@@ -209,7 +240,7 @@ async def open_machine(
                     plugins=manager,
                     journal=options.journal,
                 ) as host:
-                    guest = await _start(paths, host, source, name, options)
+                    guest = await _start(paths, host, source, name, options, nvram)
                     log.virtual_ns = lambda: guest.now_ns
                     guest.log.listener = log.device_said
                     guest.console.taps.append(console.write)
@@ -218,6 +249,7 @@ async def open_machine(
                     try:
                         yield machine
                     finally:
+                        machine.nvram.keep()
                         ended = guest.exit or GuestExit("closed")
                         log.add("end", reason=ended.reason, code=ended.code, detail=ended.detail)
             except ConfigError as error:
@@ -229,12 +261,12 @@ async def open_machine(
 
 
 def _source(
-    paths: FolderPaths, settings: VmSettings, options: StartOptions
+    paths: FolderPaths, settings: VmSettings, options: StartOptions, nvram: Nvram
 ) -> tuple[GuestConfig | Snapshot, str | None]:
     """What the machine starts from, and the name of the state if it is one."""
     head = read_head(paths.head)
     if options.cold or head.resume is None:
-        return effective_config(settings, options), None
+        return effective_config(settings, options, nvram), None
     refused = [
         key
         for key, value in options.changes.items()
@@ -261,12 +293,26 @@ async def _start(
     source: GuestConfig | Snapshot,
     name: str | None,
     options: StartOptions,
+    nvram: Nvram,
 ) -> Guest:
-    """Before the guest can write to its disks, the state that fitted them is forgotten."""
+    """Before the guest can write to its disks, the state that fitted them is forgotten.
+
+    A state whose folder was made another machine's since becomes that, too.
+    """
+    reseed: Identity | Literal[False] = False
+    date: Date = FREEZE
+    if name is not None:
+        kept = FolderSnapshots(paths).nvram(name)
+        if kept is not None and identity(kept) != identity(nvram):
+            reseed = identity(nvram)
+        if options.date == HOST:
+            date = time.time_ns() + nvram.clock_offset_ns
     before = read_head(paths.head)
     write_head(paths.head, Head(parent=before.parent))
     try:
-        return await host.start(source, max_instructions=options.max_instructions)
+        return await host.start(
+            source, max_instructions=options.max_instructions, reseed=reseed, clock=date
+        )
     except BaseException:
         write_head(paths.head, before)
         raise
@@ -289,10 +335,11 @@ async def snapshot_of_stopped(
         settings = load_settings(paths.config, manager.device_types, paths.name)
         log = VmLog(paths.vm_log, settings.logs)
         if head.resume is not None:
+            nvram = snapshots.nvram(head.resume) or own_nvram(paths)
             with snapshots.load(head.resume) as kept:
-                pages = snapshots.save(kept, name, head.parent, note)
+                pages = snapshots.save(kept, name, head.parent, nvram, note)
         else:
-            config = effective_config(settings, StartOptions())
+            config = effective_config(settings, StartOptions(), own_nvram(paths))
             async with open_host(mips=config.mips, paused=True, plugins=manager) as host:
                 guest = await host.start(config)
                 machine = RunningMachine(paths, settings, host, guest, log)

@@ -21,7 +21,7 @@ from asyncvmm.machine import SnapshotError
 from asyncvmm.machine.config import split_disk
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime import snapshot_files
-from asyncvmm.runtime.folder.disks import file_backed, kept_disks, write_disk
+from asyncvmm.runtime.folder.disks import file_backed, kept_files, write_disk
 from asyncvmm.runtime.folder.head import STOPPED, Head, read_head, stamp_of, write_head
 from asyncvmm.runtime.folder.layout import FolderPaths, check_name
 from asyncvmm.runtime.snapshots import Snapshot
@@ -90,6 +90,11 @@ class FolderSnapshots:
     def _info_path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
+    def nvram(self, name: str) -> Nvram | None:
+        """The NVRAM of a state, if it has one; NvramError when it is damaged."""
+        path = self._nvram_path(name)
+        return Nvram.load(path) if path.is_file() else None
+
     def _nvram_path(self, name: str) -> Path:
         return self.folder / f"{name}.nvram"
 
@@ -111,7 +116,9 @@ class FolderSnapshots:
                 f"or `asyncvmm snapshot delete {self.paths.root} {name}`"
             )
 
-    def save(self, snapshot: Snapshot, name: str, parent: str | None, note: str = "") -> int:
+    def save(
+        self, snapshot: Snapshot, name: str, parent: str | None, nvram: Nvram, note: str = ""
+    ) -> int:
         """Write a state, durably; how many pages are new. Its disks must be apart from their files."""
         self.check_new(name)
         info = SnapshotInfo(
@@ -124,8 +131,7 @@ class FolderSnapshots:
             str(self.paths.root),
         )
         _write_info(self._info_path(name), info)
-        if self.paths.nvram.is_file():
-            Nvram.load(self.paths.nvram).save(self._nvram_path(name))
+        nvram.save(self._nvram_path(name))
         return snapshot.save(self.path(name))
 
     def load(self, name: str) -> Snapshot:
@@ -164,7 +170,7 @@ class FolderSnapshots:
         their names: a crash leaves all disks old or all new (see ``finish_restore``).
         """
         with self.load(name) as snapshot:
-            kept = kept_disks(snapshot.config)
+            kept = kept_files(snapshot.config)
             moves = []
             for number, disk in kept.items():
                 target = disk.path
@@ -172,9 +178,10 @@ class FolderSnapshots:
                 blob, below = snapshot.saved.disks[number], snapshot.saved.disk_files[number]
                 write_disk(blob, below, disk, part, *(() if progress is None else (progress,)))
                 moves.append((str(part), str(target)))
-        if self._nvram_path(name).is_file():
+        nvram = self.nvram(name)
+        if nvram is not None:
             part = self.paths.nvram.with_name(f"{self.paths.nvram.name}.restored")
-            Nvram.load(self._nvram_path(name)).save(part)
+            nvram.save(part)
             moves.append((str(part), str(self.paths.nvram)))
         intent = {"format": FORMAT, "name": name, "moves": moves}
         write_durably(self.folder / RESTORE, json.dumps(intent).encode())
