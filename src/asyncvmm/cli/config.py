@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from asyncvmm.api import open_folder
+from asyncvmm.cli.run import say
 from asyncvmm.runtime.folder.settings import KEYS
 
 EPILOG = """\
@@ -17,6 +18,7 @@ examples:
   asyncvmm config set web.vm net lan lan,mac=52:54:00:00:00:01      several values make a list
   asyncvmm config set web.vm policy.cpu.weight 200
   asyncvmm config unset web.vm publish
+  asyncvmm config reseed copy.vm                   a copied folder: another machine from now on
 
 Comments stay. A change that is wrong is refused and leaves the file as it was; a machine that runs sees it at
 its next start. Keys: {keys}.
@@ -46,6 +48,15 @@ def add_parser(commands: Any) -> None:
     unset.add_argument("folder", metavar="FOLDER")
     unset.add_argument("key", metavar="KEY")
     unset.set_defaults(function=unset_key)
+    reseed = actions.add_parser(
+        "reseed",
+        help="make the stopped machine another one than that which it was copied from",
+        description="Give the machine a new identity in its nvram.bin: uuid, machine-id, the addresses of "
+        "its cards, its randomness. Flash and clock stay.",
+    )
+    reseed.add_argument("folder", metavar="FOLDER")
+    reseed.add_argument("--seed", type=int, help="the identity that belongs to this number")
+    reseed.set_defaults(function=make_another)
 
 
 def get_key(options: argparse.Namespace) -> int:
@@ -75,4 +86,13 @@ def set_key(options: argparse.Namespace) -> int:
 def unset_key(options: argparse.Namespace) -> int:
     """Take it out."""
     open_folder(options.folder).unset(options.key)
+    return 0
+
+
+def make_another(options: argparse.Namespace) -> int:
+    """Give it a new identity."""
+    folder = open_folder(options.folder)
+    folder.reseed(options.seed)
+    if "seed" in folder.settings.given:
+        say(f"{options.folder}: vm.toml has a seed, which is where its identity comes from")
     return 0

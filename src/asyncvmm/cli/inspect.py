@@ -11,9 +11,13 @@ import attrs
 import trio
 
 from asyncvmm.api import AsyncvmmError, VmFolder, disks, open_folder
+from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.cli.ps import describe
 from asyncvmm.machine import GuestConfig
 from asyncvmm.machine.config import split_disk
+from asyncvmm.machine.devices import card_addresses
+from asyncvmm.machine.renewal import machine_id
+from asyncvmm.runtime.folder.running import StartOptions, effective_config
 
 
 def add_parser(commands: Any) -> None:
@@ -45,6 +49,7 @@ def inspect(options: argparse.Namespace) -> int:
                 "publish": [attrs.asdict(forward) for forward in settings.publish],
                 "allow": list(settings.allow),
                 "logs": attrs.asdict(settings.logs),
+                "nvram": _nvram(folder),
                 "disks": [_disk(text) for text in settings.guest.disks],
                 "goes_on_from": head.resume,
                 "descends_from": head.parent,
@@ -60,6 +65,27 @@ def inspect(options: argparse.Namespace) -> int:
 def _plain(config: GuestConfig) -> dict[str, Any]:
     values = attrs.asdict(config, recurse=False)
     return {key: str(v) if isinstance(v, Path) else v for key, v in values.items() if v is not None}
+
+
+def _nvram(folder: VmFolder) -> dict[str, Any]:
+    """Who the machine is when it boots, how its clock is set, and what its flash holds."""
+    try:
+        nvram = folder.nvram
+    except AsyncvmmError as error:
+        return {"error": str(error)}
+    config = effective_config(folder.settings, StartOptions(), nvram)
+    return {
+        "uuid": config.uuid,
+        "machine_id": machine_id(config, config.name),
+        "seed": config.seed,
+        "mac_seed": config.mac_seed,
+        "cards": card_addresses(config, folder.plugins.device_types),
+        "clock_offset_ns": nvram.clock_offset_ns,
+        "flash": [
+            {"size_bytes": part.size_bytes, "written_bytes": len(part.pages) * PAGE_SIZE}
+            for part in nvram.flash
+        ],
+    }
 
 
 def _disk(text: str) -> dict[str, Any]:

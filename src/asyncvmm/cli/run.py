@@ -36,6 +36,7 @@ from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
 from asyncvmm.firmware.elf import is_elf
 from asyncvmm.machine.config import split_disk
+from asyncvmm.machine.renewal import FREEZE, HOST
 from asyncvmm.network import DEFAULT_NETWORK
 from asyncvmm.plugin.images import DiskFile, ImageCache
 from asyncvmm.runtime.folder.layout import is_folder
@@ -82,7 +83,17 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--cold", action="store_true", help="a folder's machine: boot, and forget its kept state"
     )
+    add_date(parser)
     parser.set_defaults(function=run_command)
+
+
+def add_date(parser: argparse.ArgumentParser) -> None:
+    """What a folder's machine takes for the date."""
+    parser.add_argument(
+        "--date", choices=[FREEZE, HOST],
+        help="a folder's machine: its clock shows this machine's date, with what its guest has set it to "
+        "differ; or that of a kept state goes on (freeze, the default)",
+    )  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -208,6 +219,8 @@ def run_command(options: argparse.Namespace) -> int:
         return run_folder(options)
     if options.cold:
         raise ConfigError("--cold is for the folder of a machine (see `asyncvmm create`)")
+    if options.date is not None:
+        raise ConfigError("--date is for the folder of a machine (see `asyncvmm create`)")
     return run_session(Session(options, make_config(options)))
 
 

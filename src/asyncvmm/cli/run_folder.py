@@ -12,6 +12,7 @@ from asyncvmm.api import ConfigError, Guest, Host, open_folder
 from asyncvmm.api.folder import VmFolder
 from asyncvmm.cli import terminal
 from asyncvmm.cli.run import Session, run_session, say
+from asyncvmm.machine.renewal import FREEZE
 from asyncvmm.runtime.folder.running import (
     RunningMachine,
     StartOptions,
@@ -70,6 +71,7 @@ def start_options(options: argparse.Namespace, *, commands: bool, live: bool) ->
         defaults=defaults,
         max_instructions=options.max_instructions,
         journal=options.record,
+        date=options.date or FREEZE,
     )
 
 

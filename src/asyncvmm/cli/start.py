@@ -15,7 +15,8 @@ import trio
 
 from asyncvmm.api import AsyncvmmError, BackendError, VmFolder, open_folder
 from asyncvmm.cli.groups import only_error
-from asyncvmm.cli.run import say
+from asyncvmm.cli.run import add_date, say
+from asyncvmm.machine.renewal import FREEZE
 from asyncvmm.runtime.folder.index import remember
 from asyncvmm.runtime.folder.protocol import error_values, raise_error
 from asyncvmm.runtime.folder.running import RunningMachine, StartOptions, open_machine
@@ -29,6 +30,7 @@ examples:
   asyncvmm stop web.vm                       it shuts down
   asyncvmm stop --save web.vm                its state is kept: the next start goes on from there
   asyncvmm start --cold web.vm               boots, and forgets a kept state
+  asyncvmm start --date host web.vm          goes on, with the date of today
 
 There is no daemon: each machine is one process, which listens on control.sock in its folder (for its user
 only) and writes logs/vm.log and logs/console.log. SIGTERM shuts the guest down. --foreground is for service
@@ -50,6 +52,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--cold", action="store_true", help="boot, and forget a kept state")
     parser.add_argument("--engine", choices=["auto", "interpreter", "jit"], help="this once")
     parser.add_argument("--clock", choices=["virtual", "realtime"], help="default: realtime")
+    add_date(parser)
     parser.add_argument("--foreground", action="store_true", help="stay, until the machine ends")
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(function=start)
@@ -62,7 +65,7 @@ def start(options: argparse.Namespace) -> int:
         return _stay(folder, options)
     remember(folder.path)
     words = ["-P", "-m", "asyncvmm", "start", "--foreground", str(folder.path)]
-    words += [f"--{name}={getattr(options, name)}" for name in ("engine", "clock")
+    words += [f"--{name}={getattr(options, name)}" for name in ("engine", "clock", "date")
               if getattr(options, name)]  # fmt: skip
     if options.cold:
         words.append("--cold")
@@ -142,7 +145,9 @@ def _stay(folder: VmFolder, options: argparse.Namespace) -> int:
 async def _serve(folder: VmFolder, options: argparse.Namespace, tell: Any) -> int:
     defaults = {"clock": "realtime", "epoch_ns": time.time_ns()}
     changes = {"engine": options.engine, "clock": options.clock}
-    wanted = StartOptions(cold=options.cold, changes=changes, defaults=defaults)
+    wanted = StartOptions(
+        cold=options.cold, changes=changes, defaults=defaults, date=options.date or FREEZE
+    )
     command = shlex.split(f"asyncvmm start {shlex.quote(str(folder.path))}")
     opened = open_machine(
         folder.paths, wanted, command=command, serves=True, plugins=folder.plugins

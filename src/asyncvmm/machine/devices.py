@@ -142,6 +142,20 @@ def card_address(seed: int, guest: str, number: int) -> bytes:
     return bytes([digest[0] & 0xFC | 2]) + digest[1:6]
 
 
+def _own_address(config: GuestConfig, number: int) -> bytes:
+    seed = config.seed if config.mac_seed is None else config.mac_seed
+    return card_address(seed, config.name, number)
+
+
+def card_addresses(config: GuestConfig, types: Mapping[str, DeviceType]) -> list[str]:
+    """The MAC addresses of a guest's cards, in their order, as people write them."""
+    specs = [wanted.type.net(wanted.config) for wanted in wanted_devices(config, types)]
+    cards = [spec for spec in specs if spec is not None]
+    return [
+        (spec.mac or _own_address(config, number)).hex(":") for number, spec in enumerate(cards)
+    ]
+
+
 class DeviceFactory:
     """Everything that a device of one guest is handed."""
 
@@ -208,9 +222,7 @@ class DeviceFactory:
             card = self._counts.get("net", 0)
             self._counts["net"] = card + 1
             io.net.network = net.network
-            config = self._config
-            seed = config.seed if config.mac_seed is None else config.mac_seed
-            io.net.mac = net.mac or card_address(seed, config.name, card)
+            io.net.mac = net.mac or _own_address(self._config, card)
         try:
             device = kind.factory(wanted.config, io)
             check_device(kind, device, path)
