@@ -3,7 +3,7 @@
 Without any of this a copy is its original to the bit, which is what an exact replay wants. The seed is
 what identity comes from: random streams, the addresses of cards, ``machine_id``. Devices that have
 something to tell their guest have a method ``renew()`` or ``set_date(unix_ns)``. One with the latter
-also has ``offset_ns``, its date minus virtual time (mod 2**64), and calls ``on_date_set()``, which is
+may have ``offset_ns``, its date minus virtual time (mod 2**64), and call ``on_date_set()``, which is
 somebody else's function, when its guest has set the date.
 """
 
@@ -105,7 +105,7 @@ def watch_date(machine: Machine, listener: Callable[[], None]) -> None:
 
 def _clocks(machine: Machine) -> Iterator[Any]:
     for device in machine.devices:
-        if hasattr(device.device, "set_date") and not device.io.guard.broken:
+        if hasattr(device.device, "offset_ns") and not device.io.guard.broken:
             yield device.device
 
 
