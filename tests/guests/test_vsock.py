@@ -134,7 +134,7 @@ async def test_streams_end_with_their_guest(program: Path) -> None:
 
 
 async def test_a_fork_has_listeners_but_no_open_streams(program: Path) -> None:
-    async with running(program) as (host, guest):
+    async with running(program) as (_, guest):
         stream = await guest.vsock.connect(PORT)
         await stream.send_all(b"one")
         assert await stream.receive_some() == b"one"
