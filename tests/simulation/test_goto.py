@@ -279,9 +279,7 @@ async def test_what_cannot_be_repeated(folder: Path, tmp_path: Path) -> None:
     async with open_host(paused=True) as host:
 
         async def start(name: str, **options: Any) -> Guest:
-            config = GuestConfig(
-                name=name, elf=folder / "computation.elf", memory="4M", **options
-            )
+            config = GuestConfig(name=name, elf=folder / "computation.elf", memory="4M", **options)
             return await host.start(config)
 
         guest = await start("card", devices=("virtio-net",))
