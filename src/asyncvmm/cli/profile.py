@@ -26,7 +26,7 @@ from asyncvmm.cli import run as run_command
 from asyncvmm.cli import terminal
 from asyncvmm.cli.progress import BarProgress
 from asyncvmm.firmware.symbols import Symbol, SymbolTable, read_symbols
-from asyncvmm.runtime.guest import RUN_PORT
+from asyncvmm.runtime.commands import RUN_PORT
 
 DEFAULT_TOP = 25
 SYMBOLS_PATIENCE_S = 60

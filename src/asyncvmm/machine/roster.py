@@ -28,6 +28,8 @@ class Seat:
         self.number: int = number
         self.scheduler: Scheduler = scheduler
         self.since_ns: i64 = since_ns
+        # In its own time: until then it waits for the host, and nothing passes for it.
+        self.begin_ns: i64 = scheduler.timeline.now_ns
         self.standing: vec[i64] = vec[i64]([ASLEEP] * len(scheduler.harts))
         self.granted: i64 = 0
 
@@ -126,6 +128,8 @@ class Roster:
         """
         busy: list[int] = []
         for seat in self._seats:
-            if seat.granted == 0 and not seat.scheduler.pass_by(until_ns - seat.since_ns):
+            if seat.granted != 0 or until_ns - seat.since_ns <= seat.begin_ns:
+                continue
+            if not seat.scheduler.pass_by(until_ns - seat.since_ns):
                 busy.append(seat.number)
         return busy

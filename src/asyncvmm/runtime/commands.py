@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from typing import Final
 
 import attrs
 import trio
@@ -13,8 +14,15 @@ from asyncvmm.runtime import run_protocol as protocol
 from asyncvmm.runtime.ports import GuestEndedError, PortStream
 from asyncvmm.runtime.run_protocol import Frame, FrameReader, RunChannelError
 
+RUN_PORT: Final = "asyncvmm.run"
+
 Sink = Callable[[bytes], None]
 KILL_SIGNAL = 9
+
+
+def is_run_port(name: str) -> bool:
+    """Whether a machine's port of that name is the agent's."""
+    return name.endswith(f":{RUN_PORT}")
 
 
 class CommandFailedError(RunChannelError):

@@ -267,9 +267,16 @@ class Conductor:
     # -- guests come and go, between two stretches
 
     def add(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> None:
-        """Let ``guest`` live from now on; its own time was 0 at ``since_ns`` of the host's."""
+        """Let ``guest`` live from now on; its own time was 0 at ``since_ns`` of the host's.
+
+        One whose own time is ahead of that stands still until the host has come there.
+        """
         self._seat(guest, vcpus, since_ns)
         self.kick()
+
+    def since_ns(self, name: str) -> int:
+        """The host's time at which that of a guest was 0."""
+        return self._places[name].since_ns
 
     def _seat(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> _Place:
         scheduler = guest.machine.scheduler
@@ -646,7 +653,8 @@ class Conductor:
             budget, slice_ns = grant.steps, grant.slice_ns
             if longer > budget:
                 budget = cpus.extend(grant.vcpu, longer)
-                slice_ns = cpus.spec.ns_for(budget)
+                # Up to the grid even where no whole number of steps leads there.
+                slice_ns = grid_ns if budget == longer else cpus.spec.ns_for(budget)
             place.slices[number] = _Slice(steps, budget, self.now_ns + slice_ns)
             place.seat.set_standing(number, GRANTED)
             self._busy[place.seat.number] = place

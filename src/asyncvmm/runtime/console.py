@@ -39,8 +39,17 @@ class Console(PortStream):
         self.tap_error: Exception | None = None
         self._untold = bytearray()
         self._signalled[self.tell] = False
-        port.on_output = self._take
+        self._listen()
         self._take()
+
+    def _listen(self) -> None:
+        super()._listen()
+        self._port.on_output = self._take
+
+    def move(self, port: CharPort) -> None:
+        """See PortStream. Its window is as large as the guest knows."""
+        super().move(port)
+        self._size = port.columns, port.rows
 
     def _take(self) -> None:
         data = self._port.take_output()

@@ -36,10 +36,13 @@ LAST_WORDS_S: Final = 2  # how long a connection may take to hear that it is ove
 
 @attrs.frozen
 class Debugging:
-    """What a host has for the debuggers of its guests: where they run, and how a past is revived."""
+    """What a host has for the debuggers and the history of its guests: where debuggers run, how a past
+    is revived to be looked at, and how a guest becomes what it was.
+    """
 
     nursery: trio.Nursery
     revive: Callable[[Machine, Snapshot], Machine]
+    put_back: Callable[[str, Snapshot], None]
 
 
 class Debugger:

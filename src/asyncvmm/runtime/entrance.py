@@ -73,3 +73,28 @@ class Entrance:
     def later(self, call: Callable[[], object]) -> None:
         """Call it when tasks have their turn: the inside said something that one waits for."""
         self._conductor.later(call)
+
+
+class GuestEntrance(Entrance):
+    """The same entrance for what enters one guest alone; ``on_input`` is called before it does."""
+
+    def __init__(self, shared: Entrance, on_input: Callable[[], None]) -> None:
+        super().__init__(shared._conductor, shared._after)
+        self._shared = shared
+        self._on_input = on_input
+
+    def enter(
+        self,
+        action: Callable[[int], T],
+        *,
+        live: bool,
+        note: tuple[int, dict[str, Any], bytes] | None = None,
+    ) -> T:
+        """See Entrance."""
+        self._on_input()
+        return self._shared.enter(action, live=live, note=note)
+
+    def enter_again(self, action: Callable[[int], T]) -> T:
+        """See Entrance."""
+        self._on_input()
+        return super().enter_again(action)

@@ -16,11 +16,20 @@ from asyncvmm.hypervisor import MemoryLimitError
 from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
 from asyncvmm.machine.renewal import Date, Reseed, machine_id
 from asyncvmm.runtime.balloon import GuestBalloon
-from asyncvmm.runtime.commands import CommandChannel, CommandFailedError, CompletedCommand, Sink
+from asyncvmm.runtime.commands import (
+    RUN_PORT,
+    CommandChannel,
+    CommandFailedError,
+    CompletedCommand,
+    Sink,
+    is_run_port,
+)
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.debugger import Debugger, Debugging
-from asyncvmm.runtime.entrance import Entrance
+from asyncvmm.runtime.entrance import Entrance, GuestEntrance
+from asyncvmm.runtime.history import MAX_SNAPSHOTS, SPACING_STEPS, History
+from asyncvmm.runtime.instants import check_disks, check_repeatable, come_to
 from asyncvmm.runtime.journal_file import CLOSE, GONE, SNAPSHOT
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
@@ -29,7 +38,6 @@ from asyncvmm.runtime.shares import GuestPolicy, GuestUsage, Rates
 from asyncvmm.runtime.snapshots import Snapshot, take
 from asyncvmm.runtime.vsock import GuestSockets
 
-RUN_PORT: Final = "asyncvmm.run"
 RUN_DEVICES: Final = (f"virtio-console,ports={RUN_PORT}", "virtio-rng")
 RUN_APPEND: Final = "asyncvmm.run=1"
 # What changes in a system that is told to be another one. Cards are found by the addresses they had.
@@ -112,7 +120,7 @@ class Guest:
         debugging: Debugging | None = None,
         on_fork: ForkGuest | None = None,
     ) -> None:
-        self.machine: Final = machine
+        self.machine = machine
         self.outbox: Final = outbox
         self.console: Final = Console(
             machine.console,
@@ -131,26 +139,50 @@ class Guest:
         self._on_fork = on_fork
         self._ended = trio.Event()
         self._exit: GuestExit | None = None
+        self._history: History | None = None
+        self._going_back = trio.Lock()
+        self._entrance = GuestEntrance(entrance, self._input_comes)
+        self.log: Final = log
+        self._attach(rates)
+
+    def _attach(self, rates: Rates) -> None:
+        """What programs have of the machine, but for its console."""
+        machine = self.machine
         self._commands: CommandChannel | None = None
         self._run_stream: PortStream | None = None
-        run_port = next(
-            (item for item in machine.ports.items() if item[0].endswith(f":{RUN_PORT}")), None
-        )
+        run_port = next((item for item in machine.ports.items() if is_run_port(item[0])), None)
         if run_port is not None:
             self._run_stream = PortStream(
                 run_port[1],
                 self._input_comes,
-                conductor.later,
-                conductor.turn,
-                outbox,
+                self._conductor.later,
+                self._conductor.turn,
+                self.outbox,
                 functools.partial(self._note, port=run_port[0]),
             )
             self._commands = CommandChannel(self._run_stream)
-        self.vsock: Final = GuestSockets(machine, entrance, outbox)
-        self.balloon: Final = GuestBalloon(machine, entrance, outbox)
-        self.policy: Final = GuestPolicy(machine, conductor, rates)
+        self.vsock = GuestSockets(machine, self._entrance, self.outbox)
+        self.balloon = GuestBalloon(machine, self._entrance, self.outbox)
+        self.policy = GuestPolicy(machine, self._conductor, rates)
         self._rates = rates
-        self.log: Final = log
+
+    def _detach(self) -> None:
+        """Whoever waits for a command, a socket or the balloon hears that there is nobody any more."""
+        if self._run_stream is not None:
+            self._run_stream.guest_ended()
+        self.vsock.guest_ended()
+        self.balloon.guest_ended()
+
+    def become(self, machine: Machine, rates: Rates) -> None:
+        """Be another machine from now on, which this guest was; the old one goes."""
+        old, self.machine = self.machine, machine
+        self._detach()
+        self.console.move(machine.console)
+        self._attach(rates)
+        old.before_run = None
+        old.ram.clear()
+        for device in old.devices:
+            device.close()
 
     @property
     def name(self) -> str:
@@ -171,6 +203,13 @@ class Guest:
     def now_ns(self) -> int:
         """The guest's virtual time, in ns since its host's start."""
         return int(self.machine.timeline.now_ns)
+
+    @property
+    def since_ns(self) -> int:
+        """The host's virtual time at which the guest's own was 0, as it goes now: after it was started
+        from a snapshot or went back, ``since_ns + t`` is when its host comes to the guest's ``t``.
+        """
+        return self._conductor.since_ns(self.name)
 
     @property
     def stats(self) -> GuestStats:
@@ -276,6 +315,92 @@ class Guest:
         }
         await self.run(["sh", "-c", RENEW], environment=environment, check=True)
 
+    # -- its past
+
+    def keep_history(self, *, spacing: int = SPACING_STEPS, snapshots: int = MAX_SNAPSHOTS) -> None:
+        """Remember from now on what the guest does, for ``at`` and ``goto``.
+
+        A snapshot is taken every ``spacing`` steps (of all harts), and after each input from outside.
+        With more than ``snapshots`` of them every other one is given up and the spacing doubles; of
+        more than twice as many inputs the first half is forgotten. Pages that no instant shares with
+        the guest cost memory. Call it between two quanta, such as right after ``Host.start``.
+
+        ConfigError for what does not repeat itself: network cards, live devices, ``io.max``; and
+        beside gdb, which keeps a history of its own.
+        """
+        if spacing < 1 or snapshots < 2:
+            raise ConfigError("a history has at least 2 snapshots, at least 1 step apart")
+        if self._exit is not None or self._debugging is None:
+            raise ConfigError(f"guest {self.name} does not run on a host")
+        if self._debugger is not None:
+            raise ConfigError("gdb keeps a history of its own: use monitor goto")
+        if not self._conductor.between:
+            raise ConfigError("a history begins between two quanta: call it when time stands still")
+        check_repeatable(self.machine, self.policy.knobs)
+        revive = functools.partial(self._debugging.revive, self.machine)
+        made = History(self.machine, self._take, revive, spacing, snapshots)
+        if self._history is not None:
+            self._history.close()
+        self._history = made
+
+    async def at(self, time_ns: int | None = None, *, steps: int | None = None) -> Snapshot:
+        """What the guest was at an instant of its kept history, as a value; the guest is not disturbed.
+
+        The instant is the first at which all harts had come to ``time_ns`` of the guest's virtual time,
+        or had done so many ``steps`` (instructions and traps) together; what entered at that very
+        instant is not in it. Time of the host stands still meanwhile. ConfigError says when there is
+        no such instant, or why it cannot be repeated.
+        """
+        history = self._kept()
+        async with self._going_back:
+            with self._conductor.held():
+                await self._conductor.turn()
+                visit = await come_to(history, time_ns, steps)
+                try:
+                    return take(visit.machine, visit.host_side)
+                finally:
+                    visit.close()
+
+    async def goto(self, time_ns: int | None = None, *, steps: int | None = None) -> None:
+        """Be at an instant of the kept history (see ``at``), back or forth, and live on from there.
+
+        What came after it is known until the host runs on, and dropped then. The host's clock does
+        not go back: the guest is as if started there from a snapshot, on the same place of the host's
+        grid, so that with the same inputs it comes to the same digests (see ``since_ns``). Its usage
+        is counted anew. Commands that run, sockets and questions to the balloon end as if the guest
+        had; what the console says again, taps are told again.
+
+        ConfigError leaves it as it is: see ``at``; also for a disk that is written in place, and on a
+        host with a journal.
+        """
+        history = self._kept()
+        check_disks(self.machine)
+        if self._conductor.inputs.recording:
+            raise ConfigError("a journal cannot repeat a guest that goes back: use Replay.goto")
+        assert self._debugging is not None
+        async with self._going_back:
+            with self._conductor.held():
+                await self._conductor.turn()
+                visit = await come_to(history, time_ns, steps)
+                try:
+                    await self._conductor.turn()
+                    self._kept()
+                    with take(visit.machine, visit.host_side) as snapshot:
+                        history.remember_end()
+                        self._debugging.put_back(self.name, snapshot)
+                    history.move(visit, self.machine)
+                finally:
+                    visit.close()
+
+    def _kept(self) -> History:
+        """The history; ConfigError when there is none, or it could not be repeated."""
+        if self._exit is not None:
+            raise ConfigError(f"guest {self.name} has ended ({self._exit.reason})")
+        if self._history is None:
+            raise ConfigError(f"guest {self.name} keeps no history: call keep_history before")
+        check_repeatable(self.machine, self.policy.knobs)
+        return self._history
+
     def _host_side(self) -> HostSide:
         kept = HostSide(
             console=self.console.unread,
@@ -317,6 +442,10 @@ class Guest:
             raise ConfigError(f"guest {self.name} has a port for gdb already")
         if self._conductor.inputs.recording:
             raise ConfigError("a journal cannot repeat what gdb changes: debug the replay instead")
+        if self._history is not None:
+            raise ConfigError(
+                "a guest with keep_history is not debugged: start one from guest.at()"
+            )
         revive = functools.partial(self._debugging.revive, self.machine)
         self._debugger = Debugger(
             self.machine, self._conductor, self._take, revive, self._killed, self._show_output
@@ -337,9 +466,14 @@ class Guest:
         self.console.tell()
 
     def _input_comes(self) -> None:
+        self._history_has_input()
+        self._conductor.kick()
+
+    def _history_has_input(self) -> None:
         if self._debugger is not None:
             self._debugger.input_came()
-        self._conductor.kick()
+        if self._history is not None:
+            self._history.input_came()
 
     async def power_off(self) -> GuestExit:
         """Let the guest shut down in good order, through its agent, and wait for its end."""
@@ -384,8 +518,7 @@ class Guest:
         ending = self.machine.ending
         if ending is not None and ending.kind == "reboot":
             self.machine.reset()
-            if self._debugger is not None:
-                self._debugger.input_came()
+            self._history_has_input()
             return False
         if ending is None:
             self.finish(GuestExit("crash", detail="the machine stopped for no reason"))
@@ -416,6 +549,8 @@ class Guest:
         self.policy.freeze()
         if self._debugger is not None:
             self._debugger.guest_ended(ended.code if ended.reason == "poweroff" else None)
+        if self._history is not None:
+            self._history.close()
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
         for device in self.machine.devices:
             device.close()
@@ -428,8 +563,5 @@ class Guest:
             digest = self.machine.digest()
             self._note(GONE, reason=self._exit.reason, code=self._exit.code, digest=digest)
         self.console.guest_ended()
-        if self._run_stream is not None:
-            self._run_stream.guest_ended()
-        self.vsock.guest_ended()
-        self.balloon.guest_ended()
+        self._detach()
         self._ended.set()

@@ -1,9 +1,11 @@
-"""A guest's past while a debugger is attached: snapshots now and then, and how it was run between them.
+"""A guest's past, as far as it is kept: snapshots now and then, and how it was run between them.
 
 A guest that nobody talks to does the same again when it is run from a snapshot over the same stretches
 with the same CPUs. So its past is looked at on a machine beside it, which is revived from a snapshot
 and run to the instant wanted; the guest itself stays where it is. An instant is the number of steps
 that all harts together have done. After each input from outside there is a snapshot that has it.
+
+When the guest itself has gone back, what comes after is known still, until it is run again.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import attrs
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import CharPort
-from asyncvmm.machine import RAN_HALT, RAN_STEPS, RAN_STOP, Machine
+from asyncvmm.machine import RAN_ASLEEP, RAN_HALT, RAN_STEPS, RAN_STOP, UNLIMITED, Machine
+from asyncvmm.runtime.commands import is_run_port
+from asyncvmm.runtime.saved import HostSide
 from asyncvmm.runtime.snapshots import Snapshot
+from asyncvmm.timeline.events import FOREVER
 
 SPACING_STEPS: Final = 10_000_000  # between snapshots, at first
 MAX_SNAPSHOTS: Final = 32
@@ -36,8 +41,12 @@ def total_steps(machine: Machine) -> int:
 
 @attrs.frozen
 class Run:
-    """A stretch of the guest's time, and which harts had a CPU in it."""
+    """A stretch of the guest's time, and which harts had a CPU in it.
 
+    From where the one before ended to ``begin_ns`` time just passed.
+    """
+
+    begin_ns: int = attrs.field(eq=False)
     until_ns: int
     granted: tuple[int, ...]
     hosted: bool
@@ -60,14 +69,16 @@ class Checkpoint:
     snapshot: Snapshot
 
 
-def _silence(port: CharPort) -> None:
-    """What comes out was said before."""
+def _silence(port: CharPort, heard: bytearray | None = None) -> None:
+    """What comes out was said before: nobody but ``heard`` gets it."""
 
-    def drop() -> None:
-        port.take_output()
+    def take() -> None:
+        data = port.take_output()
+        if heard is not None:
+            heard.extend(data)
 
-    port.on_output = drop
-    drop()
+    port.on_output = take
+    take()
 
 
 class Visit:
@@ -75,35 +86,42 @@ class Visit:
 
     def __init__(self, history: History, checkpoint: Checkpoint, revive: Revive) -> None:
         self.machine: Final = revive(checkpoint.snapshot)
+        self.checkpoint: Final = checkpoint
         self.run = checkpoint.run
         self.next: Final = history.next_fresh(checkpoint.run)  # what has to be gone on with
         self._history = history
-        for port in self.machine.ports.values():
-            _silence(port)
-        _silence(self.machine.console)
+        side = checkpoint.snapshot.saved.host_side
+        self._said = bytearray(side.console)
+        self._heard = bytearray(side.heard)
+        for name, port in self.machine.ports.items():
+            _silence(port, self._heard if is_run_port(name) else None)
+        _silence(self.machine.console, self._said)
 
     @property
     def steps(self) -> int:
         """The instant that it has come to."""
         return total_steps(self.machine)
 
+    @property
+    def now_ns(self) -> int:
+        """The virtual time to which all harts have come."""
+        return int(self.machine.scheduler.now_ns())
+
+    @property
+    def host_side(self) -> HostSide:
+        """What the host has of the guest at this instant, when nobody has read since the checkpoint."""
+        side = self.checkpoint.snapshot.saved.host_side
+        return attrs.evolve(side, console=bytes(self._said), heard=bytes(self._heard))
+
     def advance(self, end: int) -> Iterator[bool]:
         """Go on to the instant ``end``, to ``next``, or to where the guard halts a hart: True then.
 
         False comes in between, so that others may have their turn.
         """
-        scheduler = self.machine.scheduler
-        runs = self._history
-        while True:
-            left = end - self.steps
-            if left <= 0 or (self.next is not None and self.run >= self.next.run):
-                return
-            run = runs.find(self.run)
+        while (left := end - self.steps) > 0:
+            run = self._prepare()
             if run is None:
                 return
-            for hart, granted in enumerate(run.granted):
-                scheduler.granted[hart] = granted
-            scheduler.hosted, scheduler.yields = run.hosted, run.yields
             why = self.machine.run(run.until_ns, min(left, CHUNK_STEPS))
             if why == RAN_HALT:
                 yield True
@@ -116,6 +134,65 @@ class Visit:
                     continue
             yield False
 
+    def advance_to(self, time_ns: int) -> Iterator[None]:
+        """Go on to the first instant at which all harts have come to a virtual time, or to ``next``.
+
+        It yields now and then, so that others may have their turn.
+        """
+        while (run := self._prepare(time_ns)) is not None:
+            if run.until_ns <= time_ns:
+                why = self.machine.run(run.until_ns, CHUNK_STEPS)
+            elif self.now_ns < time_ns:
+                why = self._run_into(run, time_ns)
+            else:
+                return
+            if why == RAN_STOP:
+                return
+            if why != RAN_STEPS:
+                self.run += 1
+                if self.run % 64:
+                    continue
+            yield
+
+    def _prepare(self, time_ns: int = FOREVER) -> Run | None:
+        """The run that is under way or comes next, begun if that is by ``time_ns``; None for none."""
+        scheduler = self.machine.scheduler
+        run: Run | None = None
+        begin_ns = FOREVER
+        if self.next is not None and self.run >= self.next.run:
+            begin_ns = self.next.now_ns
+        elif (run := self._history.find(self.run)) is not None:
+            begin_ns = run.begin_ns
+        pass_ns = min(begin_ns, time_ns)
+        if scheduler.timeline.now_ns < pass_ns < FOREVER:
+            scheduler.pass_by(pass_ns)
+        if run is None or begin_ns > time_ns:
+            return None
+        for hart, granted in enumerate(run.granted):
+            scheduler.granted[hart] = granted
+        scheduler.hosted, scheduler.yields = run.hosted, run.yields
+        return run
+
+    def _run_into(self, run: Run, time_ns: int) -> int:
+        """A part of ``run``, which goes on after ``time_ns``: its quanta end where they did.
+
+        A machine that would sleep beyond that instant is woken then, which it does not notice.
+        """
+        machine, scheduler = self.machine, self.machine.scheduler
+        scheduler.yields = True
+        count = int(machine.clock.steps_for(time_ns - self.now_ns))
+        why = machine.run(run.until_ns, max(1, min(count, CHUNK_STEPS)))
+        if why != RAN_ASLEEP or run.yields:
+            return why
+        harts = range(len(machine.harts))
+        if not any(scheduler.granted[hart] and scheduler.runnable(hart) for hart in harts):
+            scheduler.yields = False
+            now_ns = int(scheduler.timeline.now_ns)
+            event_ns = int(scheduler.timeline.next_time_ns())
+            if machine.run(max(now_ns, min(event_ns, time_ns)), UNLIMITED) == RAN_STOP:
+                return RAN_STOP
+        return RAN_STEPS
+
     def close(self) -> None:
         """It is not wanted any more."""
         self.machine.ram.clear()
@@ -124,24 +201,41 @@ class Visit:
 
 
 class History:
-    """What is remembered of ``machine`` since it was made. Close it."""
+    """What is remembered of ``machine`` since it was made. Close it.
 
-    def __init__(self, machine: Machine, take: Take, revive: Revive) -> None:
+    A snapshot is taken every ``spacing`` steps; when there are more than ``most``, every other one is
+    given up and the spacing doubles.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        take: Take,
+        revive: Revive,
+        spacing: int = SPACING_STEPS,
+        most: int = MAX_SNAPSHOTS,
+    ) -> None:
         """ConfigError says why there can be no history."""
         for device in machine.devices:
             if device.type.live or device.type.net(device.config) is not None:
                 raise ConfigError(
-                    f"{device.io.path} may bring what cannot be repeated: no history is kept"
+                    f"{device.io.path} may bring what cannot be repeated: no history is kept; leave "
+                    "that device out, or record the host (open_host(journal=...)) and replay it"
                 )
-        self.machine: Final = machine
+        self.machine = machine
         self.checkpoints: list[Checkpoint] = []
         self.near: list[Checkpoint] = []
-        self.spacing = SPACING_STEPS
+        self.spacing = spacing
+        self.most: Final = most
         self._take = take
         self._revive = revive
         self._runs: list[Run] = []
         self._first = 0  # the number of the first of them
         self._cut = False
+        self._known: int | None = (
+            None  # of a guest that went back: so many checkpoints are its past
+        )
+        self._run = 0  # ... and it is in that run
         self.checkpoints.append(self.mark(machine, 0, fresh=True))
         machine.before_run = self._before_run
 
@@ -152,6 +246,37 @@ class History:
 
     def input_came(self) -> None:
         """Something comes from outside before the next run."""
+        self._cut = True
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """The last instant that is known, as virtual time in ns and as steps."""
+        if self._known is None:
+            return int(self.machine.scheduler.now_ns()), total_steps(self.machine)
+        return self.checkpoints[-1].now_ns, self.checkpoints[-1].steps
+
+    def remember_end(self) -> None:
+        """The guest is about to go back: what it is now is the last that is known of it."""
+        if self._known is None:
+            number = self._first + len(self._runs)
+            self.checkpoints.append(self.mark(self.machine, number, fresh=self._cut))
+
+    def move(self, visit: Visit, machine: Machine) -> None:
+        """The guest is ``machine`` from now on, which is where ``visit`` is."""
+        self._cut = False
+        self.machine = machine
+        self._known = self.checkpoints.index(visit.checkpoint) + 1
+        self._run = visit.run
+        machine.before_run = self._before_run
+
+    def _drop_future(self) -> None:
+        """The guest runs on from where it went back to: what came after never was."""
+        for checkpoint in (*self.checkpoints[self._known :], *self.near):
+            checkpoint.snapshot.close()
+        del self.checkpoints[self._known :]
+        self.near.clear()
+        del self._runs[self._run + 1 - self._first :]
+        self._known = None
         self._cut = True
 
     def next_fresh(self, run: int) -> Checkpoint | None:
@@ -186,28 +311,35 @@ class History:
 
     def remember(self) -> None:
         """A checkpoint of the guest as it is now, in its last run or at the end of that."""
-        self.checkpoints.append(self.mark(self.machine, self._first + max(0, len(self._runs) - 1)))
-        if len(self.checkpoints) > MAX_SNAPSHOTS:
+        self._remember(self._first + max(0, len(self._runs) - 1))
+
+    def _remember(self, run: int) -> None:
+        self.checkpoints.append(self.mark(self.machine, run))
+        if len(self.checkpoints) > self.most:
             self._thin_out()
 
     def _before_run(self, until_ns: int) -> None:
         scheduler = self.machine.scheduler
+        if self._known is not None:
+            self._drop_future()
         run = Run(
+            int(scheduler.timeline.now_ns),
             until_ns,
             tuple(int(granted) for granted in scheduler.granted),
             scheduler.hosted,
             scheduler.yields,
         )
         again = bool(self._runs) and self._runs[-1] == run
+        number = self._first + len(self._runs) - again
         if self._cut:
+            number += again
             self._cut = again = False
-            number = self._first + len(self._runs)
             self.checkpoints.append(self.mark(self.machine, number, fresh=True))
         elif total_steps(self.machine) - self.checkpoints[-1].steps >= self.spacing:
-            self.remember()
+            self._remember(number)
         if not again:
             self._runs.append(run)
-        if len(self.checkpoints) > 2 * MAX_SNAPSHOTS or len(self._runs) > MAX_RUNS:
+        if len(self.checkpoints) > 2 * self.most or len(self._runs) > MAX_RUNS:
             self._forget_first_half()
 
     def _thin_out(self) -> None:

@@ -210,7 +210,7 @@ class Host:
             outbox,
             self._networks.entrance,
             max_instructions,
-            Debugging(self._backends.nursery, self._revive_past),
+            self._debugging(),
             self._fork_guest,
         )
         guest.policy.remember(dict(config.policy))
@@ -335,7 +335,7 @@ class Host:
             outbox,
             self._networks.entrance,
             limit,
-            Debugging(self._backends.nursery, self._revive_past),
+            self._debugging(),
             self._fork_guest,
         )
         guest.policy.remember(knobs)
@@ -593,6 +593,38 @@ class Host:
             if own:
                 pages.release()
         return machine
+
+    def _debugging(self) -> Debugging:
+        return Debugging(self._backends.nursery, self._revive_past, self._put_back)
+
+    def _put_back(self, name: str, snapshot: Snapshot) -> None:
+        """A guest without cards becomes what the snapshot says, and lives on from there.
+
+        It leaves the books and comes again. The host's clock goes on: the guest waits, for less than
+        a quantum, until it has the place on the host's grid that it had, since harts that run side by
+        side can tell.
+        """
+        guest, conductor = self.guests[name], self._conductor
+        config, knobs = snapshot.config, guest.policy.knobs
+        merger = conductor.sharing.enter(config.trust_group)
+        try:
+            machine = self._revive(snapshot, config, name, guest.log, merger, FREEZE)
+        except BaseException:
+            conductor.sharing.abandon(config.trust_group, None)
+            raise
+        now_ns = conductor.now_ns
+        since_ns = now_ns - int(machine.timeline.now_ns)
+        since_ns += (conductor.since_ns(name) - since_ns) % self.quantum_ns
+        conductor.remove(guest, "goes back")
+        split = split_knobs(knobs)
+        rates = self._rates(machine, split, guest.outbox, since_ns)
+        conductor.memory.add(name, config.memory, split.memory, now_ns, config.trust_group or "")
+        vcpus = conductor.cpus.add(name, config.harts, split.cpu, now_ns)
+        conductor.sharing.join(machine)
+        guest.become(machine, rates)
+        guest.policy.remember(knobs)
+        guest.go_on_from(snapshot.saved.host_side)
+        conductor.add(guest, vcpus, since_ns)
 
     def _revive_past(self, machine: Machine, snapshot: Snapshot) -> Machine:
         """What ``machine``, a guest's, was when the snapshot was taken: to be looked at."""

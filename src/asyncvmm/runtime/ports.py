@@ -57,8 +57,17 @@ class PortStream(trio.abc.Stream):
         self._ended = False
         self.bytes_received = 0
         self._signalled = {self._wake_readers: False, self._wake_writers: False}
-        port.on_output = lambda: self._signal(self._wake_readers)
-        port.on_input_room = lambda: self._signal(self._wake_writers)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._port.on_output = lambda: self._signal(self._wake_readers)
+        self._port.on_input_room = lambda: self._signal(self._wake_writers)
+
+    def move(self, port: CharPort) -> None:
+        """The guest has another port: it was put back to another instant."""
+        self._port = port
+        self._listen()
+        self._writable.unpark_all()
 
     def _signal(self, wake: Callable[[], None]) -> None:
         """Something is new at the guest's end: ``wake`` who waits for it, once its stretch is over."""

@@ -153,12 +153,8 @@ class Past:
             self._show(None)
             return
         begin = self.history.before(lambda c: c.now_ns <= time_ns) or self.history.checkpoints[0]
-        visit = self._enter(begin)
-        while visit.machine.scheduler.now_ns() < time_ns and visit.steps < self.end:
-            left_ns = time_ns - int(visit.machine.scheduler.now_ns())
-            count = max(1, int(visit.machine.clock.steps_for(left_ns)))
-            if not await self._advance(visit, min(self.end, visit.steps + count)):
-                break
+        for _ in self._enter(begin).advance_to(time_ns):
+            await trio.lowlevel.checkpoint()
         self.target.set_points(True)
 
     async def _advance(self, visit: Visit, steps: int) -> bool:

@@ -27,9 +27,9 @@ from asyncvmm.machine.devices import wanted_devices
 from asyncvmm.network import NetworkConfig
 from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.options import nearest, plain_type
+from asyncvmm.runtime.commands import RUN_PORT
 from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.folder.toml_places import line_of
-from asyncvmm.runtime.guest import RUN_PORT
 from asyncvmm.runtime.shares import split_knobs
 
 MAX_BYTES: Final = 64 << 10
