@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -174,6 +176,33 @@ async def test_what_the_guest_sets_its_clock_to_stays(folder: VmFolder) -> None:
         shown += machine.guest.now_ns  # no await since it was set
         assert before <= shown - offset <= after
     assert folder.nvram.clock_offset_ns == offset
+
+
+KILLED = """
+import os, signal, sys
+import trio
+from asyncvmm.api import open_folder
+from tests.unit.runtime.folder.test_nvram import say
+
+async def main():
+    async with open_folder(sys.argv[1]).run() as machine:
+        await say(machine, "pwdp")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trio.run(main)
+"""
+
+
+async def test_a_kill_loses_what_was_changed_last(folder: VmFolder) -> None:
+    root = Path(__file__).parents[4]
+    command = [sys.executable, "-c", KILLED, str(folder.path)]
+    done = await trio.run_process(command, cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert programmed(folder.nvram) == 1  # the first bit was there for a second, the other was not
+    assert is_later(folder.nvram.clock_offset_ns, 1)
+    async with folder.run() as machine:
+        assert await say(machine, "rp") == "1p"
+        assert not list(folder.path.glob("*.part"))
 
 
 async def test_two_folders_are_two_machines(
