@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import attrs
 
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.machine import BootFiles, GuestConfig
+from asyncvmm.machine import BootFiles, GuestConfig, Machine
 from asyncvmm.machine.config import split_disk
 from asyncvmm.plugin import BlobSpec
 from asyncvmm.runtime.blobs import open_file_blob
@@ -57,6 +58,11 @@ def _disk_hash(path: Path, form: str | None, _inode: int, _size: int, _time: int
     return digest.hexdigest()
 
 
+def folder_digests(machine: Machine) -> list[str]:
+    """What every shared folder of a guest held when it was captured (``Folder.digest``)."""
+    return [device.io.folder.digest for device in machine.devices if device.io.folder.digest]
+
+
 def config_values(config: GuestConfig) -> dict[str, Any]:
     """A configuration as plain data, with paths that hold from any directory."""
     values: dict[str, Any] = {
@@ -69,6 +75,7 @@ def config_values(config: GuestConfig) -> dict[str, Any]:
             values[name] = str(Path(values[name]).absolute())
     for name in ("disks", "flash"):
         values[name] = [absolute_disk(text) for text in values[name]]
+    values["shares"] = [os.path.join(os.getcwd(), text) for text in values["shares"]]
     return values
 
 
@@ -80,11 +87,6 @@ def absolute_disk(text: str) -> str:
 
 def refuse_kept_writes(config: GuestConfig) -> None:
     """ConfigError for a disk or folder that would not be the same one when the run is repeated."""
-    if config.shares:
-        raise ConfigError(
-            f"guest {config.name}: a journal cannot repeat what is in the shared folder "
-            f"{config.shares[0]}: put the files on a disk"
-        )
     for text in (*config.disks, *config.flash):
         options = split_disk(text)
         if options.keeps_writes:

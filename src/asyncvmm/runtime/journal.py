@@ -12,7 +12,12 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import MS
 from asyncvmm.machine import GuestConfig, Machine
 from asyncvmm.plugin.manager import GROUP
-from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes, refuse_kept_writes
+from asyncvmm.runtime.fingerprints import (
+    boot_hashes,
+    disk_hashes,
+    folder_digests,
+    refuse_kept_writes,
+)
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.inputs import Inputs
 from asyncvmm.runtime.journal_file import (
@@ -86,7 +91,11 @@ class Journal(Inputs):
 
     def fingerprint(self, machine: Machine) -> dict[str, Any]:
         """See Inputs."""
-        return {"boot": boot_hashes(machine.files), "disks": disk_hashes(machine.config)}
+        return {
+            "boot": boot_hashes(machine.files),
+            "disks": disk_hashes(machine.config),
+            "folders": folder_digests(machine),
+        }
 
     def lost(self, why: str) -> None:
         """See Inputs: the journal ends here."""

@@ -22,7 +22,7 @@ from asyncvmm.network.nat import DatagramFlow
 from asyncvmm.network.tcp import TcpConnection
 from asyncvmm.plugin import PluginManager
 from asyncvmm.runtime import journal_file as kinds
-from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes
+from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes, folder_digests
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.host_snapshots import HostSnapshot
@@ -338,6 +338,11 @@ class Replay(Script):
             check=lambda files: _check_files(names, config, boot_hashes(files)),
         )
         self.guests[guest.name] = guest
+        if folder_digests(guest.machine) != names.get("folders", []):
+            raise ConfigError(
+                f"guest {guest.name}: a shared folder ({', '.join(config.shares)}) has changed since "
+                "the run was recorded"
+            )
 
     def _compare(self, time_ns: int, digests: Mapping[str, Any]) -> None:
         for name, recorded in digests.items():
