@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import Machine
 from asyncvmm.runtime.history import Checkpoint, History, Visit
 
-HELD_UP: tuple[str, ...] = ("io.", "net.")
+HELD_UP: Final = ("io.", "net.")
 
 
 async def come_to(history: History, time_ns: int | None, steps: int | None) -> Visit:
