@@ -28,6 +28,9 @@ INTERVAL_S: Final = 0.002
 MAX_WAITING: Final = 64  # requests of one engine; what does not fit is asked for again
 MAX_WANTED: Final = 1024  # hints
 SAMPLES: Final = 10  # of one page before it is compiled: about 20 ms of its time
+PAGE_SHARE: Final = (
+    8  # the regions known for a page may fill one part in so many of the memory for code
+)
 STUB_BYTES: Final = 11
 _ALIGN: Final = 16  # of the arena, for other code
 _WORDS: Final = struct.Struct(f"<{SLOTS}q")
@@ -114,6 +117,10 @@ class HotPages:
         Of shared pages the caller has the lock.
         """
         newcomers, runs.newcomers = runs.newcomers, []
+        if runs.resets > 0:
+            # All that is known did not fit: what comes back has only what it is run for, or it would
+            # drive out the others, and they it, with hardly a step in between.
+            newcomers = []
         for page in newcomers:
             key = self.look_up(runs, page, symbols)
             if key:
@@ -147,9 +154,12 @@ class HotPages:
             return ""  # it changed, or was evicted, before anybody came here
         key = _key(translator, page)
         found = self.store.find(key)
-        for region in found[int(page.placed) :]:
-            self.hits += self.install(region, translator, page, symbols)
-        page.placed = len(found)
+        if len(found) > page.placed:
+            memory = page.memory
+            assert isinstance(memory, Arena)
+            for region in worth_placing(found[int(page.placed) :], int(memory.size) // PAGE_SHARE):
+                self.hits += self.install(region, translator, page, symbols)
+            page.placed = len(found)
         return key
 
     def request(
@@ -212,6 +222,22 @@ class HotPages:
             place += STUB_BYTES
         page.tried |= set(region.entries)
         return True
+
+
+def worth_placing(regions: tuple[CachedRegion, ...], room_bytes: int) -> tuple[CachedRegion, ...]:
+    """Of a page's regions, the newest last: those that newer ones leave entries to, in their order.
+
+    They take at most ``room_bytes``: a page that fills the memory for code would drive out all others, and
+    itself, at every turn.
+    """
+    chosen: list[CachedRegion] = []
+    covered: set[int] = set()
+    for region in reversed(regions):
+        if len(region.data) <= room_bytes and not covered.issuperset(region.entries):
+            chosen.append(region)
+            covered.update(region.entries)
+            room_bytes -= len(region.data)
+    return tuple(reversed(chosen))
 
 
 def _key(translator: Translator, page: Page) -> str:
