@@ -55,18 +55,33 @@ def booted(files: BootFiles, directory: Path, harts: int = 1) -> Iterator[AgentC
             options = "readonly=on" if disk.readonly else "readonly=off"
             command += ["-drive", f"file={disk.path},format=raw,if=none,id=d{number},{options}"]
             command += ["-device", f"virtio-blk-device,drive=d{number}"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
-            connection, _ = server.accept()
-            with connection:
-                client = AgentClient(connection.fileno())
-                try:
-                    assert client.receive(180)[0] == b"H", (directory / "console").read_text()
-                    yield client
-                    client.send(b"Q", 0, bytes(4))
-                    assert client.receive() == (b"B", 0, bytes(4))
-                    assert process.wait(60) == 0
-                finally:
-                    process.kill()
+        for last in (False, False, True):
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+                connection, _ = server.accept()
+                with connection:
+                    client = AgentClient(connection.fileno())
+                    try:
+                        if not said_hello(client, directory, last):
+                            continue
+                        yield client
+                        client.send(b"Q", 0, bytes(4))
+                        assert client.receive() == (b"B", 0, bytes(4))
+                        assert process.wait(60) == 0
+                        return
+                    finally:
+                        process.kill()
+
+
+def said_hello(client: AgentClient, directory: Path, last: bool) -> bool:
+    """Whether the agent is there. QEMU 7.2 with two harts stays before the kernel's first line now and
+    then (one of eight starts on a busy machine): it is started again then."""
+    try:
+        assert client.receive(180 if last else 60)[0] == b"H", (directory / "console").read_text()
+    except TimeoutError:
+        if last:
+            raise
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", ["debian", "debian-full", "linux"])
