@@ -110,7 +110,7 @@ def _parse(text: str) -> OutsideRule:
             raise ValueError
     except ValueError:
         raise ConfigError(
-            f"allow: {text!r} is not HOST[:PORT[-PORT]][/tcp|/udp], such as deb.debian.org:80"
+            f"allow: {text!r} is not HOST[:PORT[-PORT]][/tcp|/udp], such as mail.example.org:25"
         ) from None
     if host == "*":
         return OutsideRule(None, None, ports, protocol)
