@@ -201,18 +201,7 @@ class Host:
             conductor.sharing.abandon(config.trust_group, machine)
             raise
         conductor.sharing.join(machine)
-        guest = Guest(
-            machine,
-            conductor,
-            self._ended,
-            rates,
-            log,
-            outbox,
-            self._networks.entrance,
-            max_instructions,
-            self._debugging(),
-            self._fork_guest,
-        )
+        guest = self._guest(machine, rates, log, outbox, max_instructions)
         guest.policy.remember(dict(config.policy))
         if snapshot is not None:
             guest.go_on_from(snapshot.saved.host_side)
@@ -326,18 +315,7 @@ class Host:
         rates = self._rates(machine, split, outbox, since_ns)
         conductor.sharing.join(machine)
         limit = None if resident.max_steps < 0 else resident.max_steps
-        guest = Guest(
-            machine,
-            conductor,
-            self._ended,
-            rates,
-            log,
-            outbox,
-            self._networks.entrance,
-            limit,
-            self._debugging(),
-            self._fork_guest,
-        )
+        guest = self._guest(machine, rates, log, outbox, limit)
         guest.policy.remember(knobs)
         guest.go_on_from(snapshot.saved.host_side)
         return guest
@@ -593,6 +571,28 @@ class Host:
             if own:
                 pages.release()
         return machine
+
+    def _guest(
+        self,
+        machine: Machine,
+        rates: Rates,
+        log: GuestLog,
+        outbox: Outbox,
+        max_instructions: int | None,
+    ) -> Guest:
+        """A guest of this host, which is not among its others yet."""
+        return Guest(
+            machine,
+            self._conductor,
+            self._ended,
+            rates,
+            log,
+            outbox,
+            self._networks.entrance,
+            max_instructions,
+            self._debugging(),
+            self._fork_guest,
+        )
 
     def _debugging(self) -> Debugging:
         return Debugging(self._backends.nursery, self._revive_past, self._put_back)
