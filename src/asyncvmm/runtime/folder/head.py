@@ -15,6 +15,7 @@ import attrs
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.runtime.folder.layout import NAME
+from asyncvmm.runtime.folder.small_json import read_json
 from asyncvmm.storage.packs import write_durably
 
 FORMAT: Final = 1
@@ -38,18 +39,9 @@ class Head:
 def read_head(path: Path) -> Head:
     """The head; a new one when there is no file. HeadError names what is wrong."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        values = read_json(path, MAX_BYTES, HeadError)
     except FileNotFoundError:
         return Head()
-    except OSError as error:
-        raise HeadError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise HeadError(f"{path}: is longer than {MAX_BYTES} bytes")
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise HeadError(f"{path}: is not JSON: {error}") from error
     return _checked(path, values)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import attrs
 
 from asyncvmm.base.errors import BackendError, ConfigError
+from asyncvmm.runtime.folder.small_json import read_json
 
 MAX_LOCK_BYTES: Final = 64 << 10
 TRIES: Final = 20  # somebody who only looks has it for microseconds
@@ -146,16 +147,9 @@ def holder_of(path: Path) -> Holder | None:
 def read_holder(path: Path) -> Holder:
     """What the lock file says, whether or not that is true still; LockFileError names the place."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_LOCK_BYTES + 1)
-    except OSError as error:
+        values = read_json(path, MAX_LOCK_BYTES, LockFileError)
+    except FileNotFoundError as error:
         raise LockFileError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_LOCK_BYTES:
-        raise LockFileError(f"{path}: is longer than {MAX_LOCK_BYTES} bytes")
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise LockFileError(f"{path}: is not JSON: {error}") from error
     return _checked(path, values)
 
 
