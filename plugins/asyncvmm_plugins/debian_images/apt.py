@@ -110,6 +110,17 @@ class AptDirectory:
         package = _from_pin(pin)
         return package if self._is_downloaded(package) else None
 
+    def find(self, name: str, lock: LockFile, progress: Progress) -> PackageFile:
+        """The file of package ``name``: the pinned one, or the newest where that has vanished.
+
+        The index is only asked for when the pinned file was not downloaded before.
+        """
+        package = self.pinned(name, lock)
+        if package is None:
+            self.update(progress)
+            package = self.resolve(name, lock, progress)
+        return package
+
     def fetch(self, package: PackageFile, progress: Progress) -> Path:
         """The path of the package's file, downloaded (resuming if it was cut off) and checked."""
         return self.fetch_all([package], progress)[0]

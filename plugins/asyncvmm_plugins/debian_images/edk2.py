@@ -43,10 +43,7 @@ class Edk2Image(ImageType):
             cache.require_space(80 * MIB, "the image edk2")
             lock = lockfile.load()
             apt = AptDirectory(cache, SUITE, ARCHITECTURE)
-            package = apt.pinned(PACKAGE, lock)
-            if package is None:
-                apt.update(progress)
-                package = apt.resolve(PACKAGE, lock, progress)
+            package = apt.find(PACKAGE, lock, progress)
             parts = read_parts(apt.fetch(package, progress))
             with cache.build(self.name, recipe=RECIPE, sources=[str(package)]) as directory:
                 for name, data in parts.items():

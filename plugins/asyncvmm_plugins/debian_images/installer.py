@@ -109,10 +109,7 @@ def read_installer(cache: ImageCache, progress: Progress) -> tuple[Installer, Pa
     """The installer's kernel and file system, fetched and verified if need be, and where from."""
     lock = lockfile.load()
     apt = AptDirectory(cache, SUITE, ARCHITECTURE)
-    package = apt.pinned(PACKAGE, lock)
-    if package is None:
-        apt.update(progress)
-        package = apt.resolve(PACKAGE, lock, progress)
+    package = apt.find(PACKAGE, lock, progress)
     path = apt.fetch(package, progress)
     with progress.task(f"unpacking {PACKAGE}", None):
         return _unpack(path), package

@@ -86,10 +86,7 @@ class SmallLinuxImage(ImageType):
             cache.require_space(2600 * MIB, "building the image linux")
             lock = lockfile.load()
             apt = AptDirectory(cache, SUITE, ARCHITECTURE)
-            source = apt.pinned(PACKAGE, lock)
-            if source is None:
-                apt.update(progress)
-                source = apt.resolve(PACKAGE, lock, progress)
+            source = apt.find(PACKAGE, lock, progress)
             kernel = kept_kernel(cache, str(source))
             if kernel is None:
                 require_tools()
