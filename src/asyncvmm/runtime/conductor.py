@@ -486,7 +486,7 @@ class Conductor:
             await self._live(until, early=early)
             answered = early and self.now_ns < until
             if answered or self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
-                await self._settle()
+                await (self._attend() if realtime else self._settle())
 
     async def _follow(self) -> None:
         """Something enters that the script has here."""
@@ -516,6 +516,15 @@ class Conductor:
         self._turn_ns = time.monotonic_ns()
         self._woken_then = self._woken.count
         self._breath_ns = self._wall.now_ns()
+
+    async def _attend(self) -> None:
+        """``_settle`` in real time: whoever a guest's output has woken has its turn, and everybody in
+        good time. What comes of it is in no order that would have to be repeated without a journal.
+        """
+        woken = self._woken.count
+        self._tell()
+        if self._woken.count > woken or time.monotonic_ns() - self._turn_ns >= TURN_NS:
+            await self._settle()
 
     def _tell(self) -> None:
         """Wake whoever waits for something that a guest did, or for a turn."""
@@ -586,6 +595,7 @@ class Conductor:
         if isinstance(self._wall, TrioWallClock):  # without a task for it: every input waits here
             with trio.move_on_after(ns / 1e9):
                 await self._kick.wait()
+            self._turn_ns = time.monotonic_ns()
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sleep_then_wake, ns, self._kick)

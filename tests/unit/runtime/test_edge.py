@@ -27,6 +27,8 @@ MSS = 1460
 class Clock:
     """Stands in for the conductor: time goes on by a millisecond at each kick."""
 
+    between = True
+
     def __init__(self) -> None:
         self.now_ns = 0
         self.inputs = Inputs()
