@@ -467,6 +467,8 @@ class Conductor:
                 await self._wait_kick()
                 continue
             realtime = self._realtime()
+            if realtime and self._due_while_idle():
+                self._pass_idle(self.now_ns)
             if realtime and await self._paced():
                 continue
             runnable = self._anyone_runnable()
@@ -581,6 +583,10 @@ class Conductor:
         await self._sleep(due)
         self._idled()
         return True
+
+    def _due_while_idle(self) -> bool:
+        """Whether something is due now, such as what has just entered, and no hart has a CPU."""
+        return not (self._busy or self._anyone_runnable()) and self._next_event_ns() <= self.now_ns
 
     def _idled(self) -> None:
         """While the host waited as nobody had anything to do, virtual time went on with the wall."""
