@@ -487,8 +487,11 @@ class Conductor:
             early = realtime and runnable and self._roomy and not self._isolates
             await self._live(until, early=early)
             answered = early and self.now_ns < until
+            if answered and not self._anyone_runnable():
+                self._idle_wait = True  # time goes on with the wall while tasks have their turn
             if answered or self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
                 await (self._attend() if realtime else self._settle())
+                self._idled()
 
     async def _follow(self) -> None:
         """Something enters that the script has here."""
@@ -599,7 +602,7 @@ class Conductor:
     async def _sleep(self, ns: int) -> None:
         """Wait for outside input, at most ``ns``."""
         if isinstance(self._wall, TrioWallClock):  # without a task for it: every input waits here
-            with trio.move_on_after(ns / 1e9):
+            with trio.CancelScope(deadline=trio.current_time() + ns / 1e9):
                 await self._kick.wait()
             self._turn_ns = time.monotonic_ns()
             return
@@ -768,7 +771,7 @@ class Conductor:
 
     def _pass_idle(self, until_ns: int) -> None:
         """Time passes in which no hart has anything to do."""
-        places = list(self._places.values())
+        places = [*self._busy.values(), *self._others(until_ns)]
         for place in places:
             self._run_guest(place, until_ns)
             place.guest.outbox.open()
