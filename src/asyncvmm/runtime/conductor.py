@@ -605,6 +605,7 @@ class Conductor:
             with trio.CancelScope(deadline=trio.current_time() + ns / 1e9):
                 await self._kick.wait()
             self._turn_ns = time.monotonic_ns()
+            self._breath_ns = self._wall.now_ns()
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sleep_then_wake, ns, self._kick)
