@@ -493,7 +493,6 @@ class Guest:
         finally:
             if self._exit is None:
                 self._conductor.kick()
-                self._note(CLOSE)
             self.finish(GuestExit("closed"))
 
     def _note(self, kind: int, data: bytes = b"", **names: Any) -> None:
@@ -546,6 +545,8 @@ class Guest:
         if self._exit is not None:
             return
         self._exit = ended
+        if ended.reason == "closed":
+            self._note(CLOSE)
         self.policy.freeze()
         if self._debugger is not None:
             self._debugger.guest_ended(ended.code if ended.reason == "poweroff" else None)
