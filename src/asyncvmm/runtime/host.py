@@ -604,7 +604,7 @@ class Host:
         return Debugging(self._backends.nursery, self._revive_past, self._put_back)
 
     def _put_back(self, name: str, snapshot: Snapshot) -> None:
-        """A guest without cards becomes what the snapshot says, and lives on from there.
+        """A guest becomes what the snapshot says, and lives on from there; its cables stay plugged in.
 
         It leaves the books and comes again. The host's clock goes on: the guest waits, for less than
         a quantum, until it has the place on the host's grid that it had, since harts that run side by
@@ -630,6 +630,7 @@ class Host:
         guest.become(machine, rates)
         guest.policy.remember(knobs)
         guest.go_on_from(snapshot.saved.host_side)
+        self._networks.replug(machine, since_ns)
         conductor.add(guest, vcpus, since_ns)
 
     def _revive_past(self, machine: Machine, snapshot: Snapshot) -> Machine:
