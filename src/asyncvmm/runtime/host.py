@@ -500,8 +500,8 @@ class Host:
 
     @property
     def live(self) -> bool:
-        """Whether anything came through real sockets, or a guest has a live device: the run cannot be
-        repeated from its seed.
+        """Whether anything came through real sockets, or a guest or a network has something live: the run
+        cannot be repeated from its seed.
         """
         return self._networks.entrance.live
 
@@ -517,6 +517,13 @@ class Host:
     def enter_gateway(self, gateway: Gateway, action: Callable[[int], None]) -> None:
         """Do to a gateway what came from outside when its run was recorded."""
         self._networks.entrance.enter_again(action)
+
+    def enter_outlet(self, place: str, name: str, data: bytes) -> None:
+        """Give to a network backend what came from outside when its run was recorded; KeyError when
+        there is none.
+        """
+        outlet = self._networks.by_name[place].outlets[name]
+        self._networks.entrance.enter_again(lambda now: outlet.enter(now, data))
 
     def follow(self, script: Script, requested: Requested) -> None:
         """Let ``script`` say what enters, and hear of what gateways ask for, instead of the world."""
@@ -775,7 +782,7 @@ async def open_host(
         wall if wall is not None else TrioWallClock(),
         realtime=lambda: bool(host.paced),
     )
-    between = Networks(networks or {}, seed, conductor)
+    between = Networks(networks or {}, seed, conductor, manager)
     conductor.exchange = between
     backends = Backends(conductor, between.entrance)
     host = Host(manager, conductor, seed, between, backends, policy)

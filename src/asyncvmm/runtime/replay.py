@@ -293,6 +293,8 @@ class Replay(Script):
             self.host.shape(names["network"], names["guest"], **_mapping(names, "changes"))
         elif kind in (kinds.CONNECT, kinds.OPENED, kinds.RESOLVED, kinds.DATAGRAM):
             self.host.enter_gateway(self._gateway(names), self._at_gateway(record))
+        elif kind == kinds.OUTLET:
+            self.host.enter_outlet(str(names["place"]), str(names["backend"]), data)
         elif kind in (kinds.SEND, kinds.RECEIVE, kinds.FINISH, kinds.HANG_UP, kinds.ABORT):
             self._at_connection(kind, names, data)
         else:
