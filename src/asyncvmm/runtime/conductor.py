@@ -50,7 +50,7 @@ from asyncvmm.machine import (
 )
 from asyncvmm.runtime.host_saved import ConductorState, PlaceState
 from asyncvmm.runtime.inputs import Inputs, Script
-from asyncvmm.runtime.journal_file import CUT
+from asyncvmm.runtime.journal_file import ANSWER, CUT
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
@@ -291,6 +291,10 @@ class Conductor:
         """The host's time at which that of a guest was 0."""
         return self._places[name].since_ns
 
+    def guest_ns(self, name: str) -> int:
+        """Where the host's clock is in a guest's time."""
+        return self.now_ns - self._places[name].since_ns
+
     def _seat(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> _Place:
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
@@ -484,10 +488,11 @@ class Conductor:
                 self._quiet.set()
                 await self._wait_kick()
                 continue
-            early = realtime and runnable and self._roomy and not self._isolates
+            early = runnable and self._roomy and not self._isolates
+            early = early and (realtime or self.script.answer_ns() < until)
             await self._live(until, early=early)
             answered = early and self.now_ns < until
-            if answered and not self._anyone_runnable():
+            if realtime and answered and not self._anyone_runnable():
                 self._idle_wait = True  # time goes on with the wall while tasks have their turn
             if answered or self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
                 await (self._attend() if realtime else self._settle())
@@ -751,8 +756,8 @@ class Conductor:
         for place in ran:
             self._lived(place)
         self._came_to(end_ns)
-        if until_ns < planned_ns:
-            self.inputs.note(CUT)
+        if until_ns < planned_ns:  # harts of one guest share a quantum, and see where it was to end
+            self.inputs.note(ANSWER, until_ns=planned_ns)
         for place in busy:
             if place.lived_ns > end_ns:
                 continue

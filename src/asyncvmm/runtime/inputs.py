@@ -36,8 +36,10 @@ class Inputs:
     def check(self, config: GuestConfig, live: list[str]) -> None:
         """ConfigError when a guest with these ``live`` devices could not be repeated."""
 
-    def fingerprint(self, machine: Machine) -> dict[str, Any]:
-        """What a new machine was made from, by contents. May be called in a thread."""
+    def fingerprint(self, machine: Machine, *, disks: bool = True) -> dict[str, Any]:
+        """What a new machine was made from, by contents; without ``disks`` for one that goes on from a
+        snapshot, which has them. What disks that keep writes hold is put aside. May be called in a thread.
+        """
         return {}
 
     def lost(self, why: str) -> None:
@@ -55,7 +57,13 @@ class Script:
         return False
 
     def next_ns(self) -> int:
-        """The instant of what enters next, or FOREVER."""
+        """How far the next stretch may go: to what enters next, or to where one was to go that ended
+        at ``answer_ns``; or FOREVER.
+        """
+        return FOREVER
+
+    def answer_ns(self) -> int:
+        """Where a stretch ended early when it was noted, if that is what comes next; or FOREVER."""
         return FOREVER
 
     async def enter(self) -> None:
