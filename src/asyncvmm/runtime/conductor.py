@@ -10,6 +10,9 @@ whoever waits for a guest's output has had its turn before the next quantum begi
 Where somebody waits for a CPU, a stretch is cut where a hart that has one falls asleep. Guests that
 ran beyond the cut already keep their CPUs until the others have caught up.
 
+In real time a stretch ends where all sleep who had something to do and one of them has said something:
+the answer leaves, and what comes back enters, without waiting for the wall (see ``_run_to_answer``).
+
 A stretch that takes long in wall time (a slow guest) lets trio go on in between, for cancellations
 and deadlines. What tasks do to guests, and what guests tell tasks, waits until the stretch is over.
 """
