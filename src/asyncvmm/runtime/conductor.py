@@ -278,6 +278,10 @@ class Conductor:
         """The host's time at which that of a guest was 0."""
         return self._places[name].since_ns
 
+    def guest_ns(self, name: str) -> int:
+        """Where the host's clock is in a guest's time."""
+        return self.now_ns - self._places[name].since_ns
+
     def _seat(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> _Place:
         scheduler = guest.machine.scheduler
         scheduler.hosted = True

@@ -197,7 +197,10 @@ class Debugger:
     def _attach(self) -> None:
         self.target.attach()
         try:
-            self._history = History(self.machine, self._take, self._revive)
+            conductor, name = self._conductor, self.machine.name
+            self._history = History(
+                self.machine, self._take, self._revive, lambda: conductor.guest_ns(name)
+            )
         except AsyncvmmError as error:
             self.why_no_past = str(error)
 

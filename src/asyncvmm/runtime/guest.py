@@ -325,8 +325,10 @@ class Guest:
         more than twice as many inputs the first half is forgotten. Pages that no instant shares with
         the guest cost memory. Call it between two quanta, such as right after ``Host.start``.
 
-        ConfigError for what does not repeat itself: network cards, live devices, ``io.max``; and
-        beside gdb, which keeps a history of its own.
+        Frames that come to its cards are remembered too, 64 MiB of them at most.
+
+        ConfigError for what does not repeat itself: live devices, ``io.max``, ``net.max``; and beside
+        gdb, which keeps a history of its own.
         """
         if spacing < 1 or snapshots < 2:
             raise ConfigError("a history has at least 2 snapshots, at least 1 step apart")
@@ -338,7 +340,8 @@ class Guest:
             raise ConfigError("a history begins between two quanta: call it when time stands still")
         check_repeatable(self.machine, self.policy.knobs)
         revive = functools.partial(self._debugging.revive, self.machine)
-        made = History(self.machine, self._take, revive, spacing, snapshots)
+        now_ns = functools.partial(self._conductor.guest_ns, self.name)
+        made = History(self.machine, self._take, revive, now_ns, spacing, snapshots)
         if self._history is not None:
             self._history.close()
         self._history = made
@@ -348,8 +351,8 @@ class Guest:
 
         The instant is the first at which all harts had come to ``time_ns`` of the guest's virtual time,
         or had done so many ``steps`` (instructions and traps) together; what entered at that very
-        instant is not in it. Time of the host stands still meanwhile. ConfigError says when there is
-        no such instant, or why it cannot be repeated.
+        instant is not in it, but for frames on their way to its cards. Time of the host stands still
+        meanwhile. ConfigError says when there is no such instant, or why it cannot be repeated.
         """
         history = self._kept()
         async with self._going_back:
@@ -368,7 +371,9 @@ class Guest:
         not go back: the guest is as if started there from a snapshot, on the same place of the host's
         grid, so that with the same inputs it comes to the same digests (see ``since_ns``). Its usage
         is counted anew. Commands that run, sockets and questions to the balloon end as if the guest
-        had; what the console says again, taps are told again.
+        had; what the console says again, taps are told again. Its network stays where it is: frames on
+        their way from and to it go on, the gateway's connections with it end, and what it believes to
+        be connected finds out as after a cable that was pulled.
 
         ConfigError leaves it as it is: see ``at``; also for a disk that is written in place, and on a
         host with a journal.
@@ -493,7 +498,6 @@ class Guest:
         finally:
             if self._exit is None:
                 self._conductor.kick()
-                self._note(CLOSE)
             self.finish(GuestExit("closed"))
 
     def _note(self, kind: int, data: bytes = b"", **names: Any) -> None:
@@ -546,6 +550,8 @@ class Guest:
         if self._exit is not None:
             return
         self._exit = ended
+        if ended.reason == "closed":
+            self._note(CLOSE)
         self.policy.freeze()
         if self._debugger is not None:
             self._debugger.guest_ended(ended.code if ended.reason == "poweroff" else None)

@@ -27,16 +27,17 @@ from asyncvmm.hypervisor import (
 from asyncvmm.hypervisor.ledger import GRAVE
 from asyncvmm.machine import (
     BootFileReader,
-    BootFiles,
     GuestConfig,
     Machine,
     parse_size,
     read_boot_files,
 )
+from asyncvmm.machine.devices import OpenBlob
 from asyncvmm.machine.engines import find_spin
 from asyncvmm.machine.renewal import (
     FREEZE,
     HOST,
+    IDENTITY,
     Date,
     Identity,
     Reseed,
@@ -133,7 +134,8 @@ class Host:
         name: str | None = None,
         max_instructions: int | None = None,
         apart: bool = False,
-        check: Callable[[BootFiles], None] | None = None,
+        check: Callable[[Machine], None] | None = None,
+        open_blob: OpenBlob = open_file_blob,
         reseed: Reseed | Identity = False,
         clock: Date = "freeze",
     ) -> Guest:
@@ -144,7 +146,8 @@ class Host:
         ``name`` is what the host calls it, instead of the name in the configuration.
         ``max_instructions`` ends it after that many steps (instructions and traps, all harts).
         ``apart`` connects its network cards to networks of its own, where nobody else is.
-        ``check`` is called in a thread with what it boots from, and may raise ConfigError.
+        ``check`` is called in a thread with the machine before it runs, and may raise ConfigError;
+        ``open_blob`` opens the disks and flash of a guest from a configuration.
 
         A guest from a snapshot is what that was to the bit, unless ``reseed`` renews its identity: its
         randomness and its kernel's (with a ``vmgenid`` device at once), its machine-id, and the addresses
@@ -164,11 +167,12 @@ class Host:
         self._check_name(name)
         knobs = split_knobs(dict(config.policy))
         if conductor.inputs.recording:
-            if reseed is not False or clock != FREEZE:
-                raise ConfigError("a host with a journal starts no guests with reseed or clock")
             kinds = [split_options(text)[0] for text in config.devices]
             live = [kind for kind in kinds if self.plugins.device_type(kind).live]
             conductor.inputs.check(config, live)
+        if clock == HOST:
+            self._networks.entrance.live = True
+            clock = time.time_ns()
         log = GuestLog()
         machine: Machine | None = None
         prints: dict[str, Any] = {}
@@ -176,29 +180,31 @@ class Host:
         merger = conductor.sharing.enter(config.trust_group)
         try:
             if snapshot is not None:
-                if check is not None:
-                    await trio.to_thread.run_sync(check, snapshot.saved.files)
                 machine = self._revive(snapshot, config, name, log, merger, clock)
+                if check is not None:
+                    await trio.to_thread.run_sync(check, machine)
                 if conductor.inputs.recording:
+                    look = functools.partial(conductor.inputs.fingerprint, machine, disks=False)
                     with conductor.held():
-                        prints = await trio.to_thread.run_sync(
-                            conductor.inputs.fingerprint, machine
-                        )
+                        prints = await trio.to_thread.run_sync(look)
                         prints["snapshot"] = await self._keep(snapshot)
+                    prints |= _renewed(config, reseed, clock)
                 await conductor.turn()
             else:
                 with conductor.held():
-                    build = functools.partial(self._build, config, name, log, merger)
+                    build = functools.partial(self._build, config, name, log, merger, open_blob)
                     machine = await trio.to_thread.run_sync(build)
                     machine.share_image()
                     if check is not None:
-                        await trio.to_thread.run_sync(check, machine.files)
+                        await trio.to_thread.run_sync(check, machine)
                     prints = await trio.to_thread.run_sync(conductor.inputs.fingerprint, machine)
                     await conductor.turn()
             conductor.kick()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)
+            for device in machine.devices if machine is not None else ():
+                device.close()
             raise
         conductor.sharing.join(machine)
         guest = self._guest(machine, rates, log, outbox, max_instructions)
@@ -605,7 +611,7 @@ class Host:
         return Debugging(self._backends.nursery, self._revive_past, self._put_back)
 
     def _put_back(self, name: str, snapshot: Snapshot) -> None:
-        """A guest without cards becomes what the snapshot says, and lives on from there.
+        """A guest becomes what the snapshot says, and lives on from there; its cables stay plugged in.
 
         It leaves the books and comes again. The host's clock goes on: the guest waits, for less than
         a quantum, until it has the place on the host's grid that it had, since harts that run side by
@@ -631,6 +637,7 @@ class Host:
         guest.become(machine, rates)
         guest.policy.remember(knobs)
         guest.go_on_from(snapshot.saved.host_side)
+        self._networks.replug(machine, since_ns)
         conductor.add(guest, vcpus, since_ns)
 
     def _revive_past(self, machine: Machine, snapshot: Snapshot) -> Machine:
@@ -640,13 +647,18 @@ class Host:
         )
 
     def _build(
-        self, config: GuestConfig, name: str, log: GuestLog, merger: Merger | None
+        self,
+        config: GuestConfig,
+        name: str,
+        log: GuestLog,
+        merger: Merger | None,
+        open_blob: OpenBlob,
     ) -> Machine:
         return Machine(
             config,
             read_boot_files(config, self._files),
             self.plugins.device_types,
-            open_blob=open_file_blob,
+            open_blob=open_blob,
             open_folder=open_host_folder,
             log_sink=log.add,
             merger=merger,
@@ -655,7 +667,8 @@ class Host:
 
     def journal_refers(self, snapshot: Snapshot, folder: Path) -> None:
         """``snapshot`` is on disk in ``folder`` for good: the journal names that instead of a copy."""
-        self._kept[snapshot.number] = str(folder)
+        assert self.journal is not None
+        self._kept[snapshot.number] = self.journal.file.name_of(folder)
 
     async def _keep(self, snapshot: Snapshot) -> str | int:
         """What the journal calls a snapshot: its number if it was taken here, or a folder."""
@@ -667,9 +680,9 @@ class Host:
             return str(folder.absolute())
         kept = self._kept.get(snapshot.number)
         if kept is None:
-            kept = str(self.journal.file.folder / str(len(self._kept) + 1))
-            await trio.to_thread.run_sync(snapshot.save, kept)
-            self._kept[snapshot.number] = kept
+            path = self.journal.file.folder / str(len(self._kept) + 1)
+            await trio.to_thread.run_sync(snapshot.save, path)
+            kept = self._kept[snapshot.number] = self.journal.file.name_of(path)
         return kept
 
     def note(self, event: LedgerEvent) -> None:
@@ -788,7 +801,7 @@ async def open_host(
         if snapshot is not None:
             folder = file.folder / "host"
             await trio.to_thread.run_sync(snapshot.save, folder)
-            settings["snapshot"] = str(folder)
+            settings["snapshot"] = file.name_of(folder)
         host.journal = Journal(
             file,
             lambda: (conductor.now_ns, conductor.turns),
@@ -827,6 +840,16 @@ async def open_host(
             nursery.cancel_scope.cancel()
     if wrong is not None:
         raise wrong
+
+
+def _renewed(config: GuestConfig, reseed: Reseed | Identity, clock: Date) -> dict[str, Any]:
+    """What the journal is told of a guest from a snapshot that is not what that was."""
+    found: dict[str, Any] = {}
+    if reseed is not False:
+        found["identity"] = {key: getattr(config, key) for key in IDENTITY}
+    if clock != FREEZE:
+        found["date"] = clock
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ import attrs
 from asyncvmm.base.errors import BackendError, ConfigError
 
 MAGIC: Final = b"asyncvmm-journal"
-FORMAT: Final = 1
+FORMAT: Final = 2
 DEFAULT_LIMIT_BYTES: Final = 256 << 20
 MAX_RECORD_BYTES: Final = 4 << 20
 MAX_NAMES_BYTES: Final = 0xFFFF
@@ -114,7 +114,19 @@ class JournalFile:
     @property
     def folder(self) -> Path:
         """Where the snapshots are that the run began from."""
-        return self.path.absolute().with_name(f"{self.path.name}.snapshots")
+        return beside(self.path, "snapshots")
+
+    @property
+    def disks(self) -> Path:
+        """Where it is kept what disks held when their guests were started."""
+        return beside(self.path, "disks")
+
+    def name_of(self, folder: Path) -> str:
+        """How the journal names a snapshot: one that is kept beside it moves with it."""
+        folder = folder.absolute()
+        if folder.is_relative_to(self.folder):
+            folder = folder.relative_to(self.folder.parent)
+        return str(folder)
 
     def append(self, record: Record, *, last: bool = False) -> bool:
         """Write one record; False, with nothing written, when it would pass the limit.
@@ -155,6 +167,11 @@ class JournalFile:
             self._file.write(data)
         except OSError as error:
             raise BackendError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+
+def beside(journal: Path, what: str) -> Path:
+    """The folder of a journal's snapshots or disks."""
+    return journal.absolute().with_name(f"{journal.name}.{what}")
 
 
 def encode(record: Record) -> bytes:

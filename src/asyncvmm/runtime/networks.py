@@ -218,6 +218,15 @@ class Networks:
             if plugged.gateway is not None and plugged.address is not None:
                 plugged.gateway.guest_left(plugged.address)
 
+    def replug(self, machine: Machine, since_ns: int) -> None:
+        """A guest went back, to be ``machine``: its cables are the same. The gateway forgets what it had
+        with it, which that guest knows nothing of.
+        """
+        for plugged, port in zip(self._cables[machine.name], _ports(machine), strict=True):
+            plugged.cable.port, plugged.cable.since_ns = port, since_ns
+            if plugged.gateway is not None and plugged.address is not None:
+                plugged.gateway.guest_left(plugged.address, "the guest went back in time")
+
     # -- what programs on the host do
 
     async def connect(self, guest: str, port: int, *, live: bool = False) -> GuestStream:

@@ -16,18 +16,20 @@ import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.base.units import MS
-from asyncvmm.machine import GuestConfig
+from asyncvmm.machine import GuestConfig, Machine
+from asyncvmm.machine.renewal import FREEZE, IDENTITY, Identity
 from asyncvmm.network.gateway import Gateway, OpenRequest, Request, ResolveRequest
 from asyncvmm.network.nat import DatagramFlow
 from asyncvmm.network.tcp import TcpConnection
 from asyncvmm.plugin import PluginManager
 from asyncvmm.runtime import journal_file as kinds
-from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes, folder_digests
+from asyncvmm.runtime.fingerprints import boot_hashes, folder_digests
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.host_snapshots import HostSnapshot
 from asyncvmm.runtime.inputs import Script
-from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, read_journal
+from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, beside, read_journal
+from asyncvmm.runtime.kept_disks import KeptDisks, check_disks
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.vsock import VSOCK_PLACE
 from asyncvmm.timeline.events import FOREVER
@@ -327,24 +329,35 @@ class Replay(Script):
         config = GuestConfig.from_mapping({**values, "clock": "virtual"})
         kept = names.get("snapshot")
         source: GuestConfig | Snapshot = config
+        renewed: dict[str, Any] = {}
         if kept is not None:
-            if kept not in self._snapshots:
-                loaded = await trio.to_thread.run_sync(Snapshot.load, Path(str(kept)))
-                self._snapshots[kept] = loaded
-            source = self._snapshots[kept].with_config(config)
+            source, renewed = await self._snapshot(kept, names, config)
+        disks = [] if kept is not None else list(names["disks"])
         guest = await self.host.start(
             source,
             name=str(names["guest"]),
             max_instructions=names["most"],
             apart=bool(names["apart"]),
-            check=lambda files: _check_files(names, config, boot_hashes(files)),
+            check=lambda machine: _check(names, config, machine),
+            open_blob=KeptDisks(beside(self.recorded.path, "disks"), disks),
+            **renewed,
         )
         self.guests[guest.name] = guest
-        if folder_digests(guest.machine) != names.get("folders", []):
-            raise ConfigError(
-                f"guest {guest.name}: a shared folder ({', '.join(config.shares)}) has changed since "
-                "the run was recorded"
-            )
+
+    async def _snapshot(
+        self, kept: int | str, names: Mapping[str, Any], config: GuestConfig
+    ) -> tuple[Snapshot, dict[str, Any]]:
+        """What a guest goes on from, and how it is another one than that was."""
+        if kept not in self._snapshots:
+            path = self.recorded.path.absolute().parent / str(kept)
+            self._snapshots[kept] = await trio.to_thread.run_sync(Snapshot.load, path)
+        snapshot = self._snapshots[kept]
+        renewed: dict[str, Any] = {"clock": names.get("date", FREEZE)}
+        if "identity" in names:
+            renewed["reseed"] = Identity(**_mapping(names, "identity"))
+            was = {key: getattr(snapshot.config, key) for key in IDENTITY}
+            config = attrs.evolve(config, **was)
+        return snapshot.with_config(config), renewed
 
     def _compare(self, time_ns: int, digests: Mapping[str, Any]) -> None:
         for name, recorded in digests.items():
@@ -420,16 +433,19 @@ def _mapping(names: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _check_files(names: Mapping[str, Any], config: GuestConfig, boot: dict[str, str]) -> None:
-    """ConfigError when the guest would be made from other files than it was."""
-    recorded = _mapping(names, "boot")
+def _check(names: Mapping[str, Any], config: GuestConfig, machine: Machine) -> None:
+    """ConfigError when the guest is made from other files than it was."""
+    recorded, boot = _mapping(names, "boot"), boot_hashes(machine.files)
     for name in sorted({*recorded, *boot}):
         if recorded.get(name) != boot.get(name):
             raise ConfigError(f"{getattr(config, name)}: has changed since the run was recorded")
-    disks = (*config.disks, *config.flash)
-    for disk, was, now in zip(disks, names["disks"], disk_hashes(config), strict=True):
-        if was != now:
-            raise ConfigError(f"disk {disk}: has changed since the run was recorded")
+    if names.get("snapshot") is None:  # which has its disks with it
+        check_disks(machine, names["disks"])
+    if folder_digests(machine) != names.get("folders", []):
+        raise ConfigError(
+            f"guest {machine.name}: a shared folder ({', '.join(config.shares)}) has changed since the "
+            "run was recorded"
+        )
 
 
 @asynccontextmanager
@@ -453,7 +469,8 @@ async def open_replay(
     settings = dict(settings)
     folder = settings.pop("snapshot", None)
     if folder is not None:
-        settings = {"snapshot": await trio.to_thread.run_sync(HostSnapshot.load, str(folder))}
+        place = recorded.path.absolute().parent / str(folder)
+        settings = {"snapshot": await trio.to_thread.run_sync(HostSnapshot.load, place)}
     wrong: Exception | None = None
     async with trio.open_nursery() as nursery:
         stage = Stage(nursery, {**settings, "workers": workers, "plugins": plugins})
