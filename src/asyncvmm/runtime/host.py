@@ -436,11 +436,13 @@ class Host:
             limit_cards(machine, knobs, record, since_ns),
         )
 
-    async def run_until(self, until: int | Callable[[], bool]) -> None:
+    async def run_until(self, until: int | Callable[[], bool], *, exact: bool = False) -> None:
         """Let a paused host run to a virtual time in ns, or until a condition holds, and pause again.
 
         A condition is looked at whenever a guest has said something and a task has had its turn, and
-        at least once every quantum of virtual time.
+        at least once every quantum of virtual time. With a guest of several harts time pauses on the
+        grid of ``quantum_ns`` only, at the first such instant from ``until`` on, unless it must be
+        ``exact``: then a quantum ends early, which such a guest can see.
         """
         conductor = self._conductor
         await conductor.turn()
@@ -449,7 +451,7 @@ class Host:
                 conductor.set_goal(conductor.now_ns + conductor.cpus.spec.quantum_ns)
                 await conductor.wait_goal()
             return
-        conductor.set_goal(max(until, conductor.now_ns))
+        conductor.set_goal(max(until, conductor.now_ns), exact)
         await conductor.wait_goal()
 
     async def wait_quiet(self) -> None:

@@ -55,9 +55,7 @@ CUT: Final = 18  # time stood still here, where it need not have
 VSOCK: Final = 19  # a program connects to a guest's vsock, listens there, accepts, or ends that
 BALLOON: Final = 20  # a guest is asked for memory, or for its statistics
 OUTLET: Final = 21  # the outside gave a network backend something
-ANSWER: Final = (
-    22  # a stretch ended where all slept and one had spoken; it was to go to ``until_ns``
-)
+ANSWER: Final = 22  # a stretch that was to go to ``until_ns`` ended where all slept
 # What is not an input: for whoever replays it, or reads it.
 DIGESTS: Final = 32  # what the guests were at this instant
 GONE: Final = 33  # a guest ended by itself

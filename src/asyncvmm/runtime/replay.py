@@ -189,7 +189,7 @@ class Replay(Script):
             await self._mark()
         await self.run(time_ns)
         # Where it stood still off the grid the run did not: from there it would be another one.
-        self._cut = time_ns % self.host.quantum_ns != 0
+        self._cut = self.host.now_ns % self.host.quantum_ns != 0
 
     def _next_mark_ns(self) -> int:
         grid_ns = self._spacing_ns - self._spacing_ns % self.host.quantum_ns
@@ -232,7 +232,7 @@ class Replay(Script):
         """
         host = self.host
         if until_ns is not None and until_ns < self.end_ns:
-            await host.run_until(until_ns)
+            await host.run_until(until_ns, exact=True)
         elif not self.ended.is_set():
             self._to_end = True
             host.resume()
