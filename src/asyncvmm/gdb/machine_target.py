@@ -11,7 +11,7 @@ from typing import Final
 from asyncvmm.arch import csr
 from asyncvmm.arch.guard import HIT_BREAK, NO_HIT, READS, WRITES, Guard
 from asyncvmm.arch.hart import MACHINE, STARTED, SUPERVISOR, USER
-from asyncvmm.arch.mmu import PTE_R, PTE_V, PTE_W, PTE_X, flush_all, update_context
+from asyncvmm.arch.mmu import PTE_R, PTE_V, PTE_W, PTE_X, update_context
 from asyncvmm.arch.status import SATP_BARE, SATP_SV39
 from asyncvmm.base.bits import to_signed, to_unsigned
 from asyncvmm.base.units import PAGE_SIZE
@@ -260,7 +260,7 @@ class MachineTarget:
             if not self._guard.add_watch(signed, length, _HOWS[point]):
                 return False
             for hart in self.machine.harts:
-                flush_all(hart)
+                hart.tlb.drop_all()
             return True
         if not self._guard.add_break(signed):
             return False

@@ -216,6 +216,13 @@ class Ram:
                 return index
         return -1
 
+    def physical_page(self, ppn: i64) -> i64:
+        """The physical page number of what code caches know as ``ppn``: another one for a view's."""
+        index = ppn - self.first_ppn
+        if index < self.page_count:
+            return ppn
+        return (self.view_base >> 12) + index - self.page_count
+
     def page_bits(self, index: i64, address: i64, size: i64) -> i64:
         """``size`` (1, 2, 4) bytes, or 8, at an aligned address in page ``index``, zero-extended."""
         word = self.pages[index][(address & 4095) >> 3]

@@ -436,11 +436,13 @@ class Host:
             limit_cards(machine, knobs, record, since_ns),
         )
 
-    async def run_until(self, until: int | Callable[[], bool]) -> None:
+    async def run_until(self, until: int | Callable[[], bool], *, exact: bool = False) -> None:
         """Let a paused host run to a virtual time in ns, or until a condition holds, and pause again.
 
         A condition is looked at whenever a guest has said something and a task has had its turn, and
-        at least once every quantum of virtual time.
+        at least once every quantum of virtual time. With a guest of several harts time pauses on the
+        grid of ``quantum_ns`` only, at the first such instant from ``until`` on, unless it must be
+        ``exact``: then a quantum ends early, which such a guest can see.
         """
         conductor = self._conductor
         await conductor.turn()
@@ -449,7 +451,7 @@ class Host:
                 conductor.set_goal(conductor.now_ns + conductor.cpus.spec.quantum_ns)
                 await conductor.wait_goal()
             return
-        conductor.set_goal(max(until, conductor.now_ns))
+        conductor.set_goal(max(until, conductor.now_ns), exact)
         await conductor.wait_goal()
 
     async def wait_quiet(self) -> None:
@@ -500,8 +502,8 @@ class Host:
 
     @property
     def live(self) -> bool:
-        """Whether anything came through real sockets, or a guest has a live device: the run cannot be
-        repeated from its seed.
+        """Whether anything came through real sockets, or a guest or a network has something live: the run
+        cannot be repeated from its seed.
         """
         return self._networks.entrance.live
 
@@ -517,6 +519,13 @@ class Host:
     def enter_gateway(self, gateway: Gateway, action: Callable[[int], None]) -> None:
         """Do to a gateway what came from outside when its run was recorded."""
         self._networks.entrance.enter_again(action)
+
+    def enter_outlet(self, place: str, name: str, data: bytes) -> None:
+        """Give to a network backend what came from outside when its run was recorded; KeyError when
+        there is none.
+        """
+        outlet = self._networks.by_name[place].outlets[name]
+        self._networks.entrance.enter_again(lambda now: outlet.enter(now, data))
 
     def follow(self, script: Script, requested: Requested) -> None:
         """Let ``script`` say what enters, and hear of what gateways ask for, instead of the world."""
@@ -775,7 +784,7 @@ async def open_host(
         wall if wall is not None else TrioWallClock(),
         realtime=lambda: bool(host.paced),
     )
-    between = Networks(networks or {}, seed, conductor)
+    between = Networks(networks or {}, seed, conductor, manager)
     conductor.exchange = between
     backends = Backends(conductor, between.entrance)
     host = Host(manager, conductor, seed, between, backends, policy)

@@ -189,7 +189,7 @@ class Replay(Script):
             await self._mark()
         await self.run(time_ns)
         # Where it stood still off the grid the run did not: from there it would be another one.
-        self._cut = time_ns % self.host.quantum_ns != 0
+        self._cut = self.host.now_ns % self.host.quantum_ns != 0
 
     def _next_mark_ns(self) -> int:
         grid_ns = self._spacing_ns - self._spacing_ns % self.host.quantum_ns
@@ -232,7 +232,7 @@ class Replay(Script):
         """
         host = self.host
         if until_ns is not None and until_ns < self.end_ns:
-            await host.run_until(until_ns)
+            await host.run_until(until_ns, exact=True)
         elif not self.ended.is_set():
             self._to_end = True
             host.resume()
@@ -293,6 +293,8 @@ class Replay(Script):
             self.host.shape(names["network"], names["guest"], **_mapping(names, "changes"))
         elif kind in (kinds.CONNECT, kinds.OPENED, kinds.RESOLVED, kinds.DATAGRAM):
             self.host.enter_gateway(self._gateway(names), self._at_gateway(record))
+        elif kind == kinds.OUTLET:
+            self.host.enter_outlet(str(names["place"]), str(names["backend"]), data)
         elif kind in (kinds.SEND, kinds.RECEIVE, kinds.FINISH, kinds.HANG_UP, kinds.ABORT):
             self._at_connection(kind, names, data)
         else:

@@ -209,6 +209,8 @@ class Native(Attacher):
         self.enter = ground.enter
         self.translators: list[Translator] = []
         self.watched = background().add(self) if hot is not None and watch else None
+        if hot is not None:
+            hot.waits = watch
 
     def statistics(self) -> dict[str, int]:
         """See Attacher."""

@@ -92,6 +92,8 @@ class HotPages:
         self.interval_s = interval_s
         self.samples = samples
         self.store = store if store is not None else RegionStore(None)
+        # Known regions wait until a hart is seen in their page: most pages run for a moment only.
+        self.waits = True
         # Between the threads; what goes through is not changed any more.
         self.watched: tuple[tuple[Any, Translator], ...] = ()
         self.wanted: deque[tuple[Translator, int, tuple[int, ...]]] = deque(maxlen=MAX_WANTED)
@@ -121,18 +123,24 @@ class HotPages:
             # All that is known did not fit: what comes back has only what it is run for, or it would
             # drive out the others, and they it, with hardly a step in between.
             newcomers = []
+        runs.catch_up()
         for page in newcomers:
-            key = self.look_up(runs, page, symbols)
-            if key:
-                page.learnt = self.store.entries.of(key)
-                runs.translate_ahead(runs.harts[0], page, page.learnt)
+            if page.looked != page.version:
+                continue  # it changed, or was evicted, before anybody came here
+            entries = self.store.entries.of(_key(runs, page))
+            page.learnt = entries.used
+            runs.expect(page, entries.known())
+            if not self.waits:
+                self.look_up(runs, page, symbols)
         while self.wanted:
             translator, table, roots = self.wanted.popleft()
             translator.catch_up()
             page_there = translator.page_at(table)
-            if page_there is None or len(self.requests) >= MAX_WAITING:
+            if page_there is None or page_there.looked != page_there.version:
                 continue
             self.look_up(translator, page_there, symbols)
+            if not roots or len(self.requests) >= MAX_WAITING:
+                continue
             request = self.request(translator, page_there, roots)
             if request is not None:
                 self.misses += 1
@@ -147,20 +155,15 @@ class HotPages:
             elif self.install(made.region, request.translator, request.page, symbols):
                 request.page.placed = len(self.store.find(request.key))
 
-    def look_up(self, translator: Translator, page: Page, symbols: Mapping[str, int]) -> str:
-        """Put into place what is known for a page's bytes and is not there yet; their name, or nothing."""
-        translator.catch_up()
-        if page.looked != page.version:
-            return ""  # it changed, or was evicted, before anybody came here
-        key = _key(translator, page)
-        found = self.store.find(key)
+    def look_up(self, translator: Translator, page: Page, symbols: Mapping[str, int]) -> None:
+        """Put into place what is known for a page's bytes and is not there yet."""
+        found = self.store.find(_key(translator, page))
         if len(found) > page.placed:
             memory = page.memory
             assert isinstance(memory, Arena)
             for region in worth_placing(found[int(page.placed) :], int(memory.size) // PAGE_SHARE):
                 self.hits += self.install(region, translator, page, symbols)
             page.placed = len(found)
-        return key
 
     def request(
         self, translator: Translator, page: Page, roots: Iterable[int] | None = None
@@ -284,5 +287,8 @@ def sample(session: Session, hot: HotPages, counts: dict[int, list[int]]) -> tup
         if len(seen) >= hot.samples:
             del counts[table]
             hot.wanted.append((translator, table, tuple(seen)))
+            session.pending = 1
+        elif len(seen) == 1:
+            hot.wanted.append((translator, table, ()))  # there may be regions for it
             session.pending = 1
     return running, news

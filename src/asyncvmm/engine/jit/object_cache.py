@@ -54,18 +54,8 @@ class ObjectCache:
         """Without a folder nothing is kept."""
         self.folder = folder
         self.max_bytes = max_bytes
-        self._lock = threading.Lock()  # of the two below
-        self._names: set[str] | None = None
-        self._bytes = 0
-
-    def names(self) -> set[str]:
-        """The names that were there when this was first asked, and those written since."""
-        with self._lock:
-            if self._names is None:
-                found = self._list()
-                self._names = {name for name, _, _ in found}
-                self._bytes = sum(size for _, size, _ in found)
-            return self._names
+        self._lock = threading.Lock()  # of _bytes
+        self._bytes: int | None = None  # of all files, as far as this process knows
 
     def read(self, name: str) -> bytes | None:
         """The contents, or None when there is no such file in good order."""
@@ -84,10 +74,10 @@ class ObjectCache:
         """Keep ``contents`` if that is possible, and the folder within its size."""
         if self.folder is None or len(contents) > self.max_bytes // 4:
             return
-        names = self.names()
         part = self.folder / f"{name}.{os.getpid()}.{threading.get_ident()}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            before = self._size(name)
             part.write_bytes(hashlib.sha256(contents).digest() + contents)
             part.replace(self.folder / name)
         except OSError:
@@ -95,11 +85,21 @@ class ObjectCache:
                 part.unlink()
             return
         with self._lock:
-            names.add(name)
-            self._bytes += len(contents) + _DIGEST_BYTES
+            if self._bytes is None:
+                if before:
+                    return  # to list a folder takes long, and a file has bounds of its own
+                self._bytes = sum(size for _, size, _ in self._list())
+            else:
+                self._bytes += len(contents) + _DIGEST_BYTES - before
             too_large = self._bytes > self.max_bytes
         if too_large:
             self._clear_up()
+
+    def _size(self, name: str) -> int:
+        assert self.folder is not None
+        with contextlib.suppress(OSError):
+            return (self.folder / name).stat().st_size
+        return 0
 
     def _list(self) -> list[tuple[str, int, float]]:
         """Name, bytes and time of every file."""
@@ -119,18 +119,14 @@ class ObjectCache:
         assert self.folder is not None
         files = sorted(self._list(), key=lambda file: file[2])
         total = sum(size for _, size, _ in files)
-        gone: set[str] = set()
         for name, size, _ in files:
             if total <= self.max_bytes * _KEEP:
                 break
             with contextlib.suppress(OSError):
                 (self.folder / name).unlink()
             total -= size
-            gone.add(name)
         with self._lock:
             self._bytes = total
-            if self._names is not None:
-                self._names -= gone
 
 
 def compile_cached(

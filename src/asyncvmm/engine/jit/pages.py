@@ -90,14 +90,14 @@ class Page:
         # Direct jumps to slots that have no code yet: where their 32-bit distance is.
         self.link_slots: vec[i64] = vec[i64]()
         self.link_places: vec[i64] = vec[i64]()
-        # How often a slot was wanted before it had code.
+        # How often a slot was wanted before it had code, by earlier runs too.
         self.seen: vec[u8] = vec[u8]([u8(0)] * SLOTS)
         self.version: i64 = 0  # how often its code was forgotten
         self.table_address: i64 = memory.table_address(self.entries)
         self.tried: set[int] = set()  # slots from which this version was optimised, or could not be
         self.placed: i64 = 0  # how many of the regions known for its bytes are in place
         self.looked: i64 = -1  # the version for whose bytes regions were looked up
-        self.learnt: list[int] = []  # slots where blocks begin, for the next run of the same bytes
+        self.learnt: list[int] = []  # slots of blocks, for the next run of the same bytes
 
     def enter_at(self, slot: i64, place: i64) -> None:
         """Let everybody find the code at ``place``, where it is already."""

@@ -74,10 +74,10 @@ class RegionStore:
             if found is not None:
                 self._pages.move_to_end(key)
                 return found
-        if key not in self.files.names():
-            return ()
         data = self.files.read(key)
-        read = () if data is None else _parse(data)
+        if data is None:
+            return ()
+        read = _parse(data)
         self._keep(key, read)
         return read
 

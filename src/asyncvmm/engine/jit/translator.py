@@ -57,6 +57,8 @@ MAX_BLOCK: Final = 64
 THRESHOLD: Final = 1  # how often code is interpreted (up to 255) before it is translated
 BLOCK_BYTES: Final = 65536  # more than any block takes
 BATCH_BYTES: Final = 16384  # of blocks translated ahead, before they are put into memory
+KNOWN: Final = 255  # how often a slot counts as wanted that earlier runs wanted
+NEWS: Final = SLOTS  # added to a slot that was not known: entry_store.NEWS
 PAGE_LIMIT: Final = 8192  # pages with an entry table (11 KiB each) before all are forgotten
 CHANGES: Final = 4  # how often a page leaves a shared one before it is its guest's own for good
 _PLACES: Final = 40  # links that one block may leave open
@@ -149,6 +151,9 @@ class Translator(CodeListener):
         # Blocks in the buffer, which nobody is told of yet.
         self.ready: i64 = 0
         self.ready_slots: vec[i64] = vec[i64]([0] * SLOTS)
+        # Known slots that the blocks in hand lead to.
+        self.following: i64 = 0
+        self.follow_slots: vec[i64] = vec[i64]([0] * SLOTS)
         self.threshold: i64 = THRESHOLD
         self.page_limit: i64 = PAGE_LIMIT
         self.harts: list[Hart] = []
@@ -202,6 +207,8 @@ class Translator(CodeListener):
         missing: i32 = i32(self.missing)
         while i < SLOTS:
             page.table[i] = missing
+            if page.seen[i] == KNOWN:
+                page.seen[i] = 0
             i += 1
         page.link_slots = vec[i64]()
         page.link_places = vec[i64]()
@@ -323,20 +330,10 @@ class Translator(CodeListener):
         key: int = code[PPN_SLOT]
         return key in self.pages and self.pages[key].table[(pc & 4095) >> 1] != self.missing
 
-    def translate_ahead(self, hart: Hart, page: Page, slots: list[int]) -> None:
-        """Translate the blocks at these slots of a page, which are likely to be wanted soon.
-
-        The guest sees nothing of it: unlike ``translate`` it looks at no other page.
-        """
-        version = page.version
+    def expect(self, page: Page, slots: list[int]) -> None:
+        """Translate code at these slots of a page as soon as anything leads there."""
         for slot in slots:
-            if self.begin == 0 and (not self.make_room() or page.version != version):
-                return  # there was none: the page is another one now, or none at all
-            if page.table[slot] == self.missing:
-                self._translate(hart, page, slot << 1, True)
-                if self.begin >= BATCH_BYTES:
-                    self._flush(page)
-        self._flush(page)
+            page.seen[slot] = KNOWN
 
     def is_cold(self, code: vec[i64], pc: i64) -> bool:
         """Whether code at ``pc`` of this page has not been wanted ``threshold`` times before."""
@@ -353,12 +350,26 @@ class Translator(CodeListener):
         return True
 
     def translate(self, hart: Hart, code: vec[i64], pc: i64) -> None:
-        """Translate the block at ``pc`` of a code page."""
+        """Translate the block at ``pc`` of a code page, and the known ones that it leads to.
+
+        The guest sees nothing of the latter: no other page is looked at for them.
+        """
         page = self.page_of(code)
         if page is None:
             return
-        page.learnt.append(int((pc & 4095) >> 1))
+        version = page.version
+        self.following = 0
         self._translate(hart, page, pc, False)
+        while self.following > 0:
+            self.following -= 1
+            slot = self.follow_slots[self.following]
+            if page.table[slot] != self.missing:
+                continue
+            if self.begin >= BATCH_BYTES:
+                self._flush(page)
+                if not self.make_room() or page.version != version:
+                    return  # there was none: the page is another one now, or none at all
+            self._translate(hart, page, slot << 1, True)
         self._flush(page)
 
     def _translate(self, hart: Hart, page: Page, pc: i64, ahead: bool) -> None:
@@ -381,8 +392,8 @@ class Translator(CodeListener):
                 offset = slot << 1
                 bits = ram_page[offset >> 3] >> ((offset & 7) << 3)
                 reaches = slot == SLOTS - 1 and (bits & 3) == 3
-                if ahead and reaches:
-                    break
+                if reaches and (ahead or count > 0):
+                    break  # the next page is not to be looked at before it is the next to be executed
                 found = decode_slot(hart, code, base + offset)
                 if (hart.event & EVENT_TRAP) != 0:
                     hart.event = 0
@@ -405,7 +416,14 @@ class Translator(CodeListener):
         if ahead and count == 0:
             return
         self._emit(page, count, slot, slow, ended, half)
+        if slow:
+            # The interpreter's instruction has two bytes or four.
+            self._follow(page, slot + 1)
+            self._follow(page, slot + 2)
+        elif ended == 1 and ((self.words[count - 1] >> 9) & 63) != 32:
+            self._follow(page, slot)  # a call comes back
         self._place(page, first)
+        page.learnt.append(int(first if page.seen[first] == KNOWN else first + NEWS))
         self.blocks += 1
         self.instructions += count
 
@@ -573,11 +591,18 @@ class Translator(CodeListener):
                     self._put(position, 4, self.length - position - 4)
                     page.link_slots = append(page.link_slots, slot)
                     page.link_places = append(page.link_places, used + position)
+                    self._follow(page, slot)
                     self.values[TARGET] = target
                     self._copy(LEAVE, 0)
             k += 1
         self.begin = (self.length + 15) & -16
         self._link(page, first, place)
+
+    def _follow(self, page: Page, slot: i64) -> None:
+        """Translate this slot's block too, if it is known that one begins there."""
+        if slot < SLOTS and page.seen[slot] == KNOWN and self.following < SLOTS:
+            self.follow_slots[self.following] = slot
+            self.following += 1
 
     def _flush(self, page: Page) -> None:
         """Put what the buffer holds into memory, then let it be found."""
