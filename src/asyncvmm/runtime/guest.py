@@ -439,14 +439,13 @@ class Guest:
         Port 0 takes a free one. While a gdb has stopped the guest, virtual time stands still for the
         whole host. With ``wait`` the guest stands still from now on, until a gdb lets it go on: called
         right after ``Host.start``, that is before its first instruction. A gdb that goes away leaves
-        the guest running. BackendError when the port cannot be had.
+        the guest running. On a host with a journal nothing can be written, since the replay would be
+        another run. BackendError when the port cannot be had.
         """
         if self._debugging is None or self._exit is not None:
             raise ConfigError(f"guest {self.name} does not run on a host")
         if self._debugger is not None:
             raise ConfigError(f"guest {self.name} has a port for gdb already")
-        if self._conductor.inputs.recording:
-            raise ConfigError("a journal cannot repeat what gdb changes: debug the replay instead")
         if self._history is not None:
             raise ConfigError(
                 "a guest with keep_history is not debugged: start one from guest.at()"
@@ -459,10 +458,22 @@ class Guest:
             self._debugger.hold()
         return await self._debugger.listen(port, self._debugging.nursery)
 
+    def leave_gdb(self) -> None:
+        """The host is about to end, where nobody stands in the middle of a stretch."""
+        if self._debugger is not None:
+            self._debugger.abandon()
+
     def _take(self, machine: Machine) -> Snapshot:
         return take(machine, self._host_side() if machine is self.machine else HostSide())
 
     def _killed(self) -> None:
+        if self._conductor.inputs.recording:  # at a place that a replay can come to
+            self._conductor.at_turn(self._killed_now)
+        else:
+            self._killed_now()
+
+    def _killed_now(self) -> None:
+        self._conductor.kick()
         self.finish(GuestExit("closed", detail="killed by gdb"))
 
     def _show_output(self) -> None:

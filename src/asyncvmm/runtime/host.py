@@ -830,6 +830,8 @@ async def open_host(
             wrong = error
         finally:
             if host.journal is not None:
+                for guest in host.guests.values():
+                    guest.leave_gdb()
                 with trio.CancelScope(shield=True):
                     await conductor.turn()
                 if conductor.in_stretch:
