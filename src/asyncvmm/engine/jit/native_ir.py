@@ -381,96 +381,97 @@ b57:
  %t73 = getelementptr i8, ptr %t72, i64 8
  %t74 = load ptr, ptr %t73
  %t75 = load i64, ptr %l.index
- %t76 = getelementptr i64, ptr %t74, i64 %t75
- %t77 = load i64, ptr %t76
- %t78 = icmp ne i64 %t77, 1
- br i1 %t78, label %b54, label %b55
+ %t76 = getelementptr i32, ptr %t74, i64 %t75
+ %t77 = load i32, ptr %t76
+ %t78 = sext i32 %t77 to i64
+ %t79 = icmp ne i64 %t78, 1
+ br i1 %t79, label %b54, label %b55
 b54:
  ret i64 0
 b55:
  br label %b56
 b56:
- %t79 = load ptr, ptr %l.hart
- %t80 = getelementptr i8, ptr %t79, i64 <Hart.x>
- %t81 = getelementptr i8, ptr %t80, i64 8
- %t82 = load ptr, ptr %t81
- store ptr %t82, ptr %l.x
- %t83 = load i64, ptr %l.address
- %t84 = ashr i64 %t83, 12
- %t85 = and i64 %t84, 1023
- %t86 = shl i64 %t85, 2
- %t87 = add i64 576, %t86
- store i64 %t87, ptr %l.e
- %t88 = load i64, ptr %l.address
- %t89 = and i64 %t88, -4096
- store i64 %t89, ptr %l.page
- %t90 = load ptr, ptr %l.ram
- %t91 = getelementptr i8, ptr %t90, i64 <Ram.pages>
- %t92 = getelementptr i8, ptr %t91, i64 8
- %t93 = load ptr, ptr %t92
- %t94 = load i64, ptr %l.index
- %t95 = shl i64 %t94, 4
- %t96 = getelementptr i8, ptr %t93, i64 %t95
- %t97 = getelementptr i8, ptr %t96, i64 8
- %t98 = load ptr, ptr %t97
- %t99 = ptrtoint ptr %t98 to i64
- %t100 = load i64, ptr %l.page
- %t101 = sub i64 %t99, %t100
- store i64 %t101, ptr %l.addend
- %t102 = load i64, ptr %l.page
- %t103 = load ptr, ptr %l.hart
- %t104 = getelementptr i8, ptr %t103, i64 <Hart.tlb>
- %t105 = load ptr, ptr %t104
- %t106 = getelementptr i8, ptr %t105, i64 <Tlb.context>
- %t107 = load i64, ptr %t106
- %t108 = or i64 %t102, %t107
- store i64 %t108, ptr %l.tag
- %t113 = load ptr, ptr %l.x
- %t114 = load i64, ptr %l.e
- %t115 = getelementptr i64, ptr %t113, i64 %t114
- %t116 = load i64, ptr %t115
- %t117 = load i64, ptr %l.tag
- %t118 = icmp ne i64 %t116, %t117
- br i1 %t118, label %b109, label %b112
-b112:
- %t119 = load ptr, ptr %l.x
- %t120 = load i64, ptr %l.e
- %t121 = add i64 %t120, 2
- %t122 = getelementptr i64, ptr %t119, i64 %t121
- %t123 = load i64, ptr %t122
- %t124 = load i64, ptr %l.addend
- %t125 = icmp ne i64 %t123, %t124
- br i1 %t125, label %b109, label %b110
-b109:
- %t126 = load ptr, ptr %l.x
- %t127 = load i64, ptr %l.e
- %t128 = getelementptr i64, ptr %t126, i64 %t127
- store i64 1, ptr %t128
- br label %b111
+ %t80 = load ptr, ptr %l.hart
+ %t81 = getelementptr i8, ptr %t80, i64 <Hart.x>
+ %t82 = getelementptr i8, ptr %t81, i64 8
+ %t83 = load ptr, ptr %t82
+ store ptr %t83, ptr %l.x
+ %t84 = load i64, ptr %l.address
+ %t85 = ashr i64 %t84, 12
+ %t86 = and i64 %t85, 1023
+ %t87 = shl i64 %t86, 2
+ %t88 = add i64 576, %t87
+ store i64 %t88, ptr %l.e
+ %t89 = load i64, ptr %l.address
+ %t90 = and i64 %t89, -4096
+ store i64 %t90, ptr %l.page
+ %t91 = load ptr, ptr %l.ram
+ %t92 = getelementptr i8, ptr %t91, i64 <Ram.pages>
+ %t93 = getelementptr i8, ptr %t92, i64 8
+ %t94 = load ptr, ptr %t93
+ %t95 = load i64, ptr %l.index
+ %t96 = shl i64 %t95, 4
+ %t97 = getelementptr i8, ptr %t94, i64 %t96
+ %t98 = getelementptr i8, ptr %t97, i64 8
+ %t99 = load ptr, ptr %t98
+ %t100 = ptrtoint ptr %t99 to i64
+ %t101 = load i64, ptr %l.page
+ %t102 = sub i64 %t100, %t101
+ store i64 %t102, ptr %l.addend
+ %t103 = load i64, ptr %l.page
+ %t104 = load ptr, ptr %l.hart
+ %t105 = getelementptr i8, ptr %t104, i64 <Hart.tlb>
+ %t106 = load ptr, ptr %t105
+ %t107 = getelementptr i8, ptr %t106, i64 <Tlb.context>
+ %t108 = load i64, ptr %t107
+ %t109 = or i64 %t103, %t108
+ store i64 %t109, ptr %l.tag
+ %t114 = load ptr, ptr %l.x
+ %t115 = load i64, ptr %l.e
+ %t116 = getelementptr i64, ptr %t114, i64 %t115
+ %t117 = load i64, ptr %t116
+ %t118 = load i64, ptr %l.tag
+ %t119 = icmp ne i64 %t117, %t118
+ br i1 %t119, label %b110, label %b113
+b113:
+ %t120 = load ptr, ptr %l.x
+ %t121 = load i64, ptr %l.e
+ %t122 = add i64 %t121, 2
+ %t123 = getelementptr i64, ptr %t120, i64 %t122
+ %t124 = load i64, ptr %t123
+ %t125 = load i64, ptr %l.addend
+ %t126 = icmp ne i64 %t124, %t125
+ br i1 %t126, label %b110, label %b111
 b110:
- br label %b111
+ %t127 = load ptr, ptr %l.x
+ %t128 = load i64, ptr %l.e
+ %t129 = getelementptr i64, ptr %t127, i64 %t128
+ store i64 1, ptr %t129
+ br label %b112
 b111:
- %t129 = load i64, ptr %l.tag
- %t130 = load ptr, ptr %l.x
- %t131 = load i64, ptr %l.e
- %t132 = add i64 %t131, 1
- %t133 = getelementptr i64, ptr %t130, i64 %t132
- store i64 %t129, ptr %t133
- %t134 = load i64, ptr %l.addend
- %t135 = load ptr, ptr %l.x
- %t136 = load i64, ptr %l.e
- %t137 = add i64 %t136, 2
- %t138 = getelementptr i64, ptr %t135, i64 %t137
- store i64 %t134, ptr %t138
- %t139 = load i64, ptr %l.physical
- %t140 = ashr i64 %t139, 12
- %t141 = load ptr, ptr %l.x
- %t142 = load i64, ptr %l.e
- %t143 = add i64 %t142, 3
- %t144 = getelementptr i64, ptr %t141, i64 %t143
- store i64 %t140, ptr %t144
- %t145 = load i64, ptr %l.result
- ret i64 %t145
+ br label %b112
+b112:
+ %t130 = load i64, ptr %l.tag
+ %t131 = load ptr, ptr %l.x
+ %t132 = load i64, ptr %l.e
+ %t133 = add i64 %t132, 1
+ %t134 = getelementptr i64, ptr %t131, i64 %t133
+ store i64 %t130, ptr %t134
+ %t135 = load i64, ptr %l.addend
+ %t136 = load ptr, ptr %l.x
+ %t137 = load i64, ptr %l.e
+ %t138 = add i64 %t137, 2
+ %t139 = getelementptr i64, ptr %t136, i64 %t138
+ store i64 %t135, ptr %t139
+ %t140 = load i64, ptr %l.physical
+ %t141 = ashr i64 %t140, 12
+ %t142 = load ptr, ptr %l.x
+ %t143 = load i64, ptr %l.e
+ %t144 = add i64 %t143, 3
+ %t145 = getelementptr i64, ptr %t142, i64 %t144
+ store i64 %t141, ptr %t145
+ %t146 = load i64, ptr %l.result
+ ret i64 %t146
 }
 define i1 @fill_fetch(ptr %a.hart, i64 %a.address) nounwind {
  %l.hart = alloca ptr
@@ -1030,13 +1031,14 @@ b19:
  %t41 = getelementptr i8, ptr %t40, i64 8
  %t42 = load ptr, ptr %t41
  %t43 = load i64, ptr %l.index
- %t44 = getelementptr i64, ptr %t42, i64 %t43
- %t45 = load i64, ptr %t44
- %t46 = icmp ne i64 %t45, 0
- br i1 %t46, label %b36, label %b37
+ %t44 = getelementptr i32, ptr %t42, i64 %t43
+ %t45 = load i32, ptr %t44
+ %t46 = sext i32 %t45 to i64
+ %t47 = icmp ne i64 %t46, 0
+ br i1 %t47, label %b36, label %b37
 b36:
- %t47 = load i64, ptr %l.index
- ret i64 %t47
+ %t48 = load i64, ptr %l.index
+ ret i64 %t48
 b37:
  br label %b38
 b38:
