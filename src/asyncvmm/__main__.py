@@ -1,8 +1,6 @@
 """``python -m asyncvmm``: the command line without its script."""
 
-import sys
-
-from asyncvmm.cli import main
+from asyncvmm.cli.script import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -30,7 +30,15 @@ class BackendIo(Protocol):
     async def enter(self, action: Callable[[], T]) -> T:
         """Do ``action()`` to the device, between two instructions of the guest, and return its result.
 
-        This is an input from outside: it has the instant at which it entered and is recorded as one.
+        This is an input from outside, which no journal can repeat: see ``give``.
+        """
+        ...
+
+    async def give(self, data: bytes) -> None:
+        """Let the device's ``entered(data)`` be called, between two instructions of the guest.
+
+        A device that has ``entered`` hears of the world outside by this alone: its input is in the
+        host's journal, and a replay has it again, without the task.
         """
         ...
 

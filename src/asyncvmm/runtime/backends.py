@@ -16,6 +16,7 @@ from asyncvmm.plugin import Backend, backend_of
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.entrance import Entrance
 from asyncvmm.runtime.guest import Guest
+from asyncvmm.runtime.journal_file import GIVEN, TAKEN
 from asyncvmm.runtime.outbox import Outbox
 
 FIRST_PAUSE_S: Final = 0.1
@@ -31,12 +32,45 @@ class DeviceBroken(Exception):
     """The device was given up while its task waited."""
 
 
+def _guarded(guard: DeviceGuard, action: Callable[[], object]) -> Exception | None:
+    """Do it to a device; what fails is the backend's and is raised there, not held against the device."""
+    errors: list[Exception] = []
+
+    def act() -> None:
+        try:
+            action()
+        except Exception as error:
+            errors.append(error)
+
+    guard.run(act)
+    return errors[0] if errors else None
+
+
+def give(device: Attached, data: bytes) -> Exception | None:
+    """Let a live device's ``entered(data)`` be called; what it raised, or that the device is broken."""
+    entered: list[bool] = []
+
+    def enter() -> None:
+        entered.append(True)
+        device.device.entered(data)
+
+    error = _guarded(device.io.guard, enter)
+    return error if error is not None or entered else DeviceBroken(device.io.path)
+
+
 class LiveIo:
     """See ``asyncvmm.plugin.BackendIo``. One for each task; a device has one task."""
 
     def __init__(
-        self, device: Attached, entrance: Entrance, outbox: Outbox, log: Callable[[str, str], None]
+        self,
+        guest: str,
+        device: Attached,
+        entrance: Entrance,
+        outbox: Outbox,
+        log: Callable[[str, str], None],
     ) -> None:
+        self._device = device
+        self._names = {"guest": guest, "device": device.io.path}
         self._path: str = device.io.path
         self._guard: DeviceGuard = device.io.guard
         self._entrance = entrance
@@ -57,7 +91,16 @@ class LiveIo:
         while not len(self._inbox):
             await self._news.park()
             await self._entrance.turn()
-        return self._inbox.take()
+        return self._entrance.take(self._inbox.take, note=(TAKEN, self._names, b""))
+
+    async def give(self, data: bytes) -> None:
+        """Let the device's ``entered(data)`` be called between two stretches of the guest's time."""
+        await self._entrance.turn()
+        error = self._entrance.enter(
+            lambda now: give(self._device, data), live=True, note=(GIVEN, self._names, data)
+        )
+        if error is not None:
+            raise error
 
     async def enter(self, action: Callable[[], T]) -> T:
         """Do ``action()`` to the device between two stretches of the guest's time."""
@@ -70,18 +113,9 @@ class LiveIo:
 
     def _act(self, action: Callable[[], T]) -> T:
         results: list[T] = []
-        errors: list[Exception] = []
-
-        def act() -> None:
-            # What fails is the backend's and is raised there, not held against the device.
-            try:
-                results.append(action())
-            except Exception as error:
-                errors.append(error)
-
-        self._guard.run(act)
-        if errors:
-            raise errors[0]
+        error = _guarded(self._guard, lambda: results.append(action()))
+        if error is not None:
+            raise error
         if not results:
             raise DeviceBroken(self.path)
         return results[0]
@@ -143,6 +177,7 @@ class Backends:
         self._entrance = entrance
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._closed = False
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -160,11 +195,17 @@ class Backends:
         if live:
             self._entrance.live = True
         tasks = [(device, run) for device in live if (run := backend_of(device.device))]
-        if not tasks:
+        if not tasks or self._closed:
             return
         assert self._nursery is not None
         scope = self._scopes[guest.name] = trio.CancelScope()
         self._nursery.start_soon(self._serve, guest, tasks, scope)
+
+    def close_door(self) -> None:
+        """From now on the world outside does not exist: what it did is in a journal."""
+        self._closed = True
+        for guest in list(self._scopes):
+            self.stop(guest)
 
     def stop(self, guest: str) -> None:
         """The guest has ended."""
@@ -181,7 +222,7 @@ class Backends:
                     nursery.start_soon(self._look_after, guest, device, run)
 
     async def _look_after(self, guest: Guest, device: Attached, run: Backend) -> None:
-        io = LiveIo(device, self._entrance, guest.outbox, guest.log.add)
+        io = LiveIo(guest.name, device, self._entrance, guest.outbox, guest.log.add)
 
         def report(text: str) -> None:
             now_ns = self._conductor.now_ns

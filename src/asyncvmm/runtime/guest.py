@@ -14,6 +14,7 @@ from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.device import CharPort
 from asyncvmm.hypervisor import MemoryLimitError
 from asyncvmm.machine import EngineStats, GuestConfig, Machine, Stats
+from asyncvmm.machine.devices import Attached
 from asyncvmm.machine.renewal import Date, Reseed, machine_id
 from asyncvmm.runtime.balloon import GuestBalloon
 from asyncvmm.runtime.commands import (
@@ -501,6 +502,11 @@ class Guest:
         self._input_comes()
         action(self.machine.ports[name] if name else self.machine.console)
         self._conductor.kick()
+
+    def at_device(self, path: str, action: Callable[[Attached], object]) -> None:
+        """Do to a live device what its task did when its run was recorded."""
+        device = next(each for each in self.machine.devices if each.io.path == path)
+        self._entrance.enter_again(lambda now: action(device))
 
     async def aclose(self) -> None:
         """Stop the guest where it is, at once: not in the middle of a quantum."""

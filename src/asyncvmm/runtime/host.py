@@ -51,7 +51,7 @@ from asyncvmm.machine.snapshot import restore
 from asyncvmm.memory.merge import Merger
 from asyncvmm.network import Network, NetworkConfig
 from asyncvmm.network.gateway import Gateway
-from asyncvmm.plugin import PluginManager, create_plugin_manager, split_options
+from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.backends import Backends
 from asyncvmm.runtime.blobs import open_file_blob, open_host_folder
@@ -166,10 +166,6 @@ class Host:
             raise ConfigError("reseed and clock are for guests from a snapshot")
         self._check_name(name)
         knobs = split_knobs(dict(config.policy))
-        if conductor.inputs.recording:
-            kinds = [split_options(text)[0] for text in config.devices]
-            live = [kind for kind in kinds if self.plugins.device_type(kind).live]
-            conductor.inputs.check(config, live)
         if clock == HOST:
             self._networks.entrance.live = True
             clock = time.time_ns()
@@ -531,6 +527,7 @@ class Host:
         """Let ``script`` say what enters, and hear of what gateways ask for, instead of the world."""
         self._conductor.script = script
         self._networks.close_door(requested)
+        self._backends.close_door()
 
     def pause(self) -> None:
         """Let time stand still from now on, once tasks have their turn."""

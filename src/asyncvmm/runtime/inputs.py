@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from asyncvmm.machine import GuestConfig, Machine
+from asyncvmm.machine import Machine
 from asyncvmm.timeline.events import FOREVER
 
 
@@ -33,12 +33,10 @@ class Inputs:
     def note(self, kind: int, data: bytes = b"", **names: Any) -> None:
         """Something of a kind of ``journal_file`` enters now."""
 
-    def check(self, config: GuestConfig, live: list[str]) -> None:
-        """ConfigError when a guest with these ``live`` devices could not be repeated."""
-
     def fingerprint(self, machine: Machine, *, disks: bool = True) -> dict[str, Any]:
         """What a new machine was made from, by contents; without ``disks`` for one that goes on from a
         snapshot, which has them. What disks that keep writes hold is put aside. May be called in a thread.
+        ConfigError when it has a device that could not be repeated.
         """
         return {}
 

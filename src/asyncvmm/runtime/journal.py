@@ -10,7 +10,7 @@ from typing import Any, Final
 import asyncvmm
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import MS
-from asyncvmm.machine import GuestConfig, Machine
+from asyncvmm.machine import Machine
 from asyncvmm.plugin.manager import GROUP
 from asyncvmm.runtime.fingerprints import boot_hashes, folder_digests
 from asyncvmm.runtime.guest import Guest
@@ -76,16 +76,14 @@ class Journal(Inputs):
             self.taken.add(names["snapshot"])
         self._append(Record(kind, *self._position(), names, data))
 
-    def check(self, config: GuestConfig, live: list[str]) -> None:
-        """See Inputs."""
-        if live:
-            raise ConfigError(
-                f"guest {config.name}: device {live[0]} lives with the world outside, which a "
-                "journal cannot repeat: run it without --record"
-            )
-
     def fingerprint(self, machine: Machine, *, disks: bool = True) -> dict[str, Any]:
         """See Inputs."""
+        for device in machine.devices:
+            if device.type.live and not hasattr(device.device, "entered"):
+                raise ConfigError(
+                    f"{device.io.path} lives with the world outside, and what enters there does not do so "
+                    "by io.give and entered(data): a journal cannot repeat it; run it without --record"
+                )
         found: dict[str, Any] = {
             "boot": boot_hashes(machine.files),
             "folders": folder_digests(machine),

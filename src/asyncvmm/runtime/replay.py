@@ -23,6 +23,7 @@ from asyncvmm.network.nat import DatagramFlow
 from asyncvmm.network.tcp import TcpConnection
 from asyncvmm.plugin import PluginManager
 from asyncvmm.runtime import journal_file as kinds
+from asyncvmm.runtime.backends import give
 from asyncvmm.runtime.fingerprints import boot_hashes, folder_digests
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
@@ -278,7 +279,7 @@ class Replay(Script):
         self._at += 1
         try:
             await self._enter(record)
-        except (AsyncvmmError, KeyError, TypeError, ValueError, IndexError) as error:
+        except (AsyncvmmError, LookupError, TypeError, ValueError, StopIteration) as error:
             place = f"{self.recorded.path}: record {self._at} at {record.time_ns} ns"
             self._error = JournalError(f"{place}: {type(error).__name__}: {error}")
             self._at = len(self.recorded.records)
@@ -325,6 +326,10 @@ class Replay(Script):
             guest.vsock.again(kind, names, data)
         elif kind == kinds.BALLOON:
             guest.balloon.again(names)
+        elif kind == kinds.GIVEN:
+            guest.at_device(str(names["device"]), lambda device: give(device, data))
+        elif kind == kinds.TAKEN:
+            guest.at_device(str(names["device"]), lambda device: device.io.inbox.take())
         elif kind == kinds.INPUT:
             guest.at_port(str(names["port"]), lambda port: port.push(data))
         elif kind == kinds.TAKE:

@@ -24,10 +24,11 @@ STEPS_BEFORE: Final = 60
 
 
 class BenchBackendIo:
-    """``asyncvmm.plugin.BackendIo`` for a device on a bench."""
+    """``asyncvmm.plugin.BackendIo`` for a device on a bench; ``device`` is who is given what comes in."""
 
-    def __init__(self, io: DeviceIo) -> None:
+    def __init__(self, io: DeviceIo, device: Any = None) -> None:
         self._io = io
+        self._device = device
         self._news = trio.lowlevel.ParkingLot()
         io.inbox.on_put = self._wake
         self.entered = 0
@@ -53,6 +54,12 @@ class BenchBackendIo:
         await trio.lowlevel.checkpoint()
         self.entered += 1
         return action()
+
+    async def give(self, data: bytes) -> None:
+        """See BackendIo."""
+        await trio.lowlevel.checkpoint()
+        self.entered += 1
+        self._device.entered(data)
 
     def log(self, message: str) -> None:
         """See BackendIo."""
@@ -130,7 +137,7 @@ def _run_once(specimen: Specimen, cancel_at: int) -> int:
 
 async def _watched(specimen: Specimen, cancel_at: int) -> int:
     run = cast(Backend, backend_of(specimen.device))
-    io = BenchBackendIo(specimen.io)
+    io = BenchBackendIo(specimen.io, specimen.device)
     scope = trio.CancelScope(deadline=trio.current_time() + LIFE_S)
     counted = _Counted(cast("Coroutine[Any, Any, None]", run(io)), cancel_at, scope)
     with (

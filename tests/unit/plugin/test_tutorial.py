@@ -94,7 +94,7 @@ async def test_the_live_thermometer_shows_what_the_file_says(
     bench = DeviceBench()
     device = module["Outdoors"](module["Config"](), bench.io)
     device.reset()
-    io = BenchBackendIo(bench.io)
+    io = BenchBackendIo(bench.io, device)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(device.run, io)
         while not io.entered:

@@ -12,12 +12,14 @@ import pytest
 import trio
 import trio.testing
 
-from asyncvmm.base.errors import BackendError, InternalError
+from asyncvmm.base.errors import BackendError, ConfigError, InternalError
 from asyncvmm.device import RO, DeviceIo, MmioDevice, Register
 from asyncvmm.machine import GuestConfig
 from asyncvmm.plugin import BackendIo, DeviceType, PluginManager, hookimpl
 from asyncvmm.runtime.backends import Restarts, supervise
 from asyncvmm.runtime.host import Host, open_host
+from asyncvmm.runtime.journal_file import GIVEN, LOST, TAKEN, read_journal
+from asyncvmm.runtime.replay import open_replay
 from asyncvmm.testing import assemble, to_elf
 from asyncvmm_plugins.test_finisher import hooks as test_finisher
 
@@ -82,8 +84,8 @@ async def doubles(device: Asks, io: BackendIo) -> None:
         await io.enter(functools.partial(device.answer, 2 * number))
 
 
-def plugins(run: Callable[[Asks, BackendIo], Any]) -> PluginManager:
-    device = type("AsksNow", (Asks,), {"run_it": staticmethod(run), "ended": []})
+def plugins(run: Callable[[Asks, BackendIo], Any], base: type[Asks] = Asks) -> PluginManager:
+    device = type("AsksNow", (base,), {"run_it": staticmethod(run), "ended": []})
 
     class Hooks:
         @hookimpl
@@ -105,6 +107,62 @@ def config(directory: Path, **options: Any) -> GuestConfig:
 
 def device_of(host: Host) -> Any:
     return next(d.device for d in host.guests["a"].machine.devices if d.type.name == "asks")
+
+
+class Given(Asks):
+    """Hears of the world by ``give`` alone."""
+
+    def entered(self, data: bytes) -> None:
+        if data == b"wrong":
+            raise ValueError("no answer")
+        self.answer(int(data))
+
+
+def given_plugins(run: Callable[[Asks, BackendIo], Any]) -> PluginManager:
+    return plugins(run, Given)
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "auto"])
+async def test_what_a_live_device_is_given_is_in_the_journal(tmp_path: Path, engine: str) -> None:
+    """The replay has it at the same instants, and no task; what ``entered`` raises is the task's."""
+    journal = tmp_path / "journal"
+    tried: list[str] = []
+
+    async def run(device: Asks, io: BackendIo) -> None:
+        number = await io.receive()
+        try:
+            await io.give(b"wrong")
+        except ValueError as error:
+            tried.append(str(error))
+        await trio.sleep(0.01)
+        await io.give(b"%d" % (3 * number))
+
+    manager = given_plugins(run)
+    async with open_host(plugins=manager, journal=journal) as host:
+        guest = await host.start(config(tmp_path, clock="realtime"))
+        ended = await guest.wait()
+        digest = guest.machine.digest()
+    assert ended.code == 21 and tried == ["no answer"]
+    recorded = [record.kind for record in read_journal(journal).records]
+    assert recorded.count(GIVEN) == 2 and recorded.count(TAKEN) == 1 and LOST not in recorded
+
+    async def never(device: Asks, io: BackendIo) -> None:
+        raise AssertionError("a replay starts no tasks")
+
+    async with open_replay(journal, plugins=given_plugins(never), engine=engine) as replay:
+        await replay.run()
+        assert replay.compared and not replay.differing
+        assert replay.guests["a"].machine.digest() == digest
+        assert replay.guests["a"].exit is not None and replay.guests["a"].exit.code == 21
+
+
+async def test_a_live_device_that_does_anything_is_not_recorded(tmp_path: Path) -> None:
+    async with open_host(plugins=plugins(doubles), journal=tmp_path / "journal") as host:
+        with pytest.raises(ConfigError, match=r"a/asks.*io\.give.*without --record"):
+            await host.start(config(tmp_path))
+    async with open_host(plugins=given_plugins(doubles), journal=tmp_path / "other") as host:
+        assert (await (await host.start(config(tmp_path))).wait()).code == 14
+    assert read_journal(tmp_path / "other").records[-1].kind == LOST
 
 
 async def test_a_request_goes_out_and_its_answer_interrupts(tmp_path: Path) -> None:
