@@ -38,6 +38,9 @@ def test_every_queue_and_every_protocol_is_a_target() -> None:
         *("virtio_net.receive", "virtio_net.transmit", "virtio_net.control", "virtio_blk"),
         *("virtio_console.receive", "virtio_console.transmit", "virtio_rng", "switch", "link"),
         *("gateway.dhcp", "gateway.dns", "gateway.nat", "tcp", "qcow2", "manifest"),
+        *("nvram.file", "nvram.sealed", "journal.file", "journal.records", "journal.header"),
+        *("pages.pack", "pages.sealed_pack", "pages.table", "pages.sealed_table"),
+        *("vm_toml.text", "vm_toml.keys", "vm_toml.large", "vm_toml.edit"),
     }
     assert {target.name for target in find_targets(["virtio_net"])} < names
     with pytest.raises(ConfigError, match="no target 'virtio_nets'"):

@@ -228,7 +228,7 @@ def read_journal(path: Path | str, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Re
         content = file.read_bytes()
     except OSError as error:
         raise JournalError(f"{file}: {error.strerror}") from error
-    if content[: len(MAGIC)] != MAGIC:
+    if content[: len(MAGIC)] != MAGIC[: len(content)]:
         raise JournalError(f"{file}: is no journal of asyncvmm")
     records: list[Record] = []
     end = len(MAGIC)
@@ -242,7 +242,8 @@ def read_journal(path: Path | str, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Re
         records.append(record)
         end = after
     if not records:
-        raise JournalError(f"{file}: has no header")
+        place = f"{file}: byte {min(end, len(content))}"
+        raise JournalError(f"{place}: has no header: the recording was cut off before it began")
     header = records[0].names
     if header.get("format") != FORMAT:
         raise JournalError(f"{file}: of format {header.get('format')!r}, this reads {FORMAT}")

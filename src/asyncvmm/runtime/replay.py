@@ -211,10 +211,13 @@ class Replay(Script):
             del self.marks[::2]
 
     def close(self) -> None:
-        """Give the marks back."""
+        """Give the marks back, and the states that guests went on from."""
         for mark in self.marks:
             mark.snapshot.close()
         self.marks.clear()
+        for snapshot in self._snapshots.values():
+            snapshot.close()
+        self._snapshots.clear()
 
     @property
     def differing(self) -> list[Compared]:
@@ -321,7 +324,10 @@ class Replay(Script):
         elif kind == kinds.POLICY:
             guest.policy.update(**_mapping(names, "knobs"))
         elif kind == kinds.SNAPSHOT:
-            self._snapshots[int(names["snapshot"])] = await guest.snapshot()
+            number = int(names["snapshot"])
+            if number in self._snapshots:  # passed again
+                self._snapshots.pop(number).close()
+            self._snapshots[number] = await guest.snapshot()
         elif kind == kinds.VSOCK:
             guest.vsock.again(kind, names, data)
         elif kind == kinds.BALLOON:

@@ -106,7 +106,7 @@ class PageStore:
 
     def _index(self, name: str, table: Path) -> PackIndex:
         if name not in self._indexes:
-            if Path(name).name != name or not name.endswith(".pack"):
+            if Path(name).name != name or "\0" in name or not name.endswith(".pack"):
                 raise PackError(f"{table}: {name!r} is not the name of a pack")
             self._indexes[name] = read_index(self.folder / name)
         return self._indexes[name]

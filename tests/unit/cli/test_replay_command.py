@@ -154,7 +154,8 @@ def test_a_cut_off_journal_says_so(
 @pytest.mark.parametrize(
     ("content", "words", "said"),
     [
-        (b"", (), b"is no journal of asyncvmm"),
+        (b"", (), b"has no header"),
+        (b"console log", (), b"is no journal of asyncvmm"),
         (b"asyncvmm-journal" + bytes(100), (), b"has no header"),
         (None, (), b"No such file"),
         (None, ("--until", "soon"), b"--until: 'soon' is not a time"),

@@ -29,6 +29,7 @@ from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.options import nearest, plain_type
 from asyncvmm.runtime.commands import RUN_PORT
 from asyncvmm.runtime.edge import Forward
+from asyncvmm.runtime.folder.toml_bounds import check_text, check_value, shortened, shown
 from asyncvmm.runtime.folder.toml_places import line_of
 from asyncvmm.runtime.shares import split_knobs
 
@@ -85,13 +86,18 @@ def read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise VmTomlError(f"{path}: is longer than {MAX_BYTES} bytes")
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise VmTomlError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise VmTomlError(f"{path}: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise VmTomlError(f"{path}: is longer than {MAX_BYTES} bytes")
+    try:
+        text = data.decode()
+        check_text(text)
+    except UnicodeDecodeError as error:
+        raise VmTomlError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except ConfigError as error:
+        raise VmTomlError(f"{path}, {error}") from error
+    return text
 
 
 def load_settings(
@@ -111,7 +117,7 @@ def parse_settings(
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise VmTomlError(f"{path}: {error or 'is nested too deeply'}") from error
+        raise VmTomlError(f"{path}: {shortened(str(error) or 'is nested too deeply')}") from error
     return _Checker(text, path, types).check(document, name)
 
 
@@ -125,7 +131,7 @@ class _Checker:
         line = line_of(self._text, where)
         place = f"{self._path}, line {line}" if line else str(self._path)
         key = ".".join(where)
-        return VmTomlError(f"{place}: {key}: {error}")
+        return VmTomlError(f"{place}: {shortened(key)}: {shortened(str(error))}")
 
     def check(self, document: dict[str, Any], name: str) -> VmSettings:
         """Key by key, then all of them together."""
@@ -142,13 +148,14 @@ class _Checker:
         try:
             guest = GuestConfig.from_mapping({"name": name, **settings})
         except ConfigError as error:
-            raise VmTomlError(f"{self._path}: {error}") from error
+            raise VmTomlError(f"{self._path}: {shortened(str(error))}") from error
         if not (guest.kernel or guest.firmware or guest.elf or guest.flash):
             raise VmTomlError(f"{self._path}: nothing to boot: give kernel, firmware, elf or flash")
         return VmSettings(document, guest, **own)
 
     def _take(self, key: str, value: Any) -> Any:
         try:
+            check_value(value)
             return KEYS[key](value)
         except _Inner as inner:
             raise self._wrong((key, inner.key), inner.text) from inner
@@ -200,37 +207,44 @@ class _Inner(ConfigError):
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"a string is expected, not {_shown(value)}")
-    return value
+        raise ConfigError(f"a string is expected, not {shown(value)}")
+    return _sound(value)
+
+
+def _sound(text: str) -> str:
+    """No name of a file can have a NUL, nor can a command line: the world would refuse it much later."""
+    if "\0" in text:
+        raise ConfigError(f"there is a NUL in {shown(text)}")
+    return text
 
 
 def _number(value: Any) -> int:
     if type(value) is not int:
-        raise ConfigError(f"a whole number is expected, not {_shown(value)}")
+        raise ConfigError(f"a whole number is expected, not {shown(value)}")
     return value
 
 
 def _flag(value: Any) -> bool:
     if type(value) is not bool:
-        raise ConfigError(f"true or false is expected, not {_shown(value)}")
+        raise ConfigError(f"true or false is expected, not {shown(value)}")
     return value
 
 
 def _size(value: Any) -> int:
     if type(value) is not int and not isinstance(value, str):
-        raise ConfigError(f'a size such as "64M" is expected, not {_shown(value)}')
+        raise ConfigError(f'a size such as "64M" is expected, not {shown(value)}')
     return parse_size(value)
 
 
 def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise ConfigError(f"a list of strings is expected, not {_shown(value)}")
-    return tuple(value)
+        raise ConfigError(f"a list of strings is expected, not {shown(value)}")
+    return tuple([_sound(word) for word in value])
 
 
 def _table(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"a table is expected, not {_shown(value)}")
+        raise ConfigError(f"a table is expected, not {shown(value)}")
     return value
 
 
@@ -238,7 +252,7 @@ def _policy(value: Any) -> dict[str, Any]:
     knobs = _table(value)
     for key, knob in knobs.items():
         if not isinstance(knob, (int, str)) or isinstance(knob, bool):
-            raise _Inner(key, f"a number or a string is expected, not {_shown(knob)}")
+            raise _Inner(key, f"a number or a string is expected, not {shown(knob)}")
         try:
             split_knobs({key: knob})
         except ConfigError as error:
@@ -275,11 +289,6 @@ def _logs(value: Any) -> LogLimits:
         if not low <= limits[key] <= high:
             raise _Inner(key, f"must be {low} to {high}, not {limits[key]}")
     return LogLimits(**limits)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _guest_keys() -> dict[str, Callable[[Any], Any]]:

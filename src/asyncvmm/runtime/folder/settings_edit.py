@@ -21,6 +21,7 @@ from asyncvmm.runtime.folder.settings import (
     parse_settings,
     read_text,
 )
+from asyncvmm.runtime.folder.toml_bounds import shortened
 from asyncvmm.storage.packs import write_durably
 
 LISTS = ("flash", "disks", "shares", "net", "devices", "publish", "allow")
@@ -110,7 +111,7 @@ def edit(
             change(document)
             edited = tomlkit.dumps(document)
         except (TOMLKitError, ValueError, RecursionError) as error:
-            raise VmTomlError(f"{path}: {error}") from error
+            raise VmTomlError(f"{path}: {shortened(str(error))}") from error
         settings = parse_settings(edited, path, types)
         write_durably(path, edited.encode())
     return settings
