@@ -55,8 +55,9 @@ CUT: Final = 18  # time stood still here, where it need not have
 VSOCK: Final = 19  # a program connects to a guest's vsock, listens there, accepts, or ends that
 BALLOON: Final = 20  # a guest is asked for memory, or for its statistics
 OUTLET: Final = 21  # the outside gave a network backend something
-GIVEN: Final = 22  # ... or a live device
-TAKEN: Final = 23  # the task of a live device took a request, which gives it room
+ANSWER: Final = 22  # a stretch that was to go to ``until_ns`` ended where all slept
+GIVEN: Final = 23  # the outside gave a live device something
+TAKEN: Final = 24  # the task of a live device took a request, which gives it room
 # What is not an input: for whoever replays it, or reads it.
 DIGESTS: Final = 32  # what the guests were at this instant
 GONE: Final = 33  # a guest ended by itself
