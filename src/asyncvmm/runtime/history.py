@@ -16,7 +16,7 @@ from typing import Final
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import Packet
-from asyncvmm.machine import Machine
+from asyncvmm.machine import RAN_ASLEEP, Machine
 from asyncvmm.runtime.arrivals import MAX_BYTES, Arrival, Arrivals, leave, listen
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.visits import Checkpoint, Revive, Run, Visit, steal_shown, total_steps
@@ -183,6 +183,7 @@ class History:
             steal_shown(self.machine),
         )
         again = bool(self._runs) and self._runs[-1] == run and self._had == self.arrivals.count
+        again = again and self.machine.came_back != RAN_ASLEEP  # a visit would sleep there once
         self._had = self.arrivals.count
         number = self._first + len(self._runs) - again
         if self._cut:
