@@ -33,7 +33,7 @@ async def test_its_boot_again(harts: int) -> None:
         guest.keep_history()
         for instant in (21_234_567, 40 * MS, 57_000_001, 75 * MS):
             await host.run_until(instant)
-            noted[instant] = guest.machine.digest()
+            noted[host.now_ns] = guest.machine.digest()
         for instant, digest in noted.items():
             with await guest.at(instant) as there:
                 copy = await host.start(there, name="copy")

@@ -43,7 +43,7 @@ from asyncvmm.machine.engines import choose_engine
 from asyncvmm.machine.files import BootFiles
 from asyncvmm.machine.power import Ending, PowerSwitch, ProgramExit, SbiReset
 from asyncvmm.machine.registers import hart_values, reset_hart
-from asyncvmm.machine.scheduler import UNLIMITED, Scheduler, WakeListener
+from asyncvmm.machine.scheduler import RAN_TIME, UNLIMITED, Scheduler, WakeListener
 from asyncvmm.memory.merge import Merger
 from asyncvmm.memory.pages import ABSENT, Ram
 from asyncvmm.memory.shared import SharedPages
@@ -132,6 +132,7 @@ class Machine:
         self.coherence = Coherence(self.ram, self.code)
         # Called before each run with ``until_ns``: the history of a debugger.
         self.before_run: Callable[[int], None] | None = None
+        self.came_back: int = RAN_TIME  # why ``run`` did, the last time
         self.harts = [Hart(i, self.ram, self.bus, self.code) for i in range(config.harts)]
         self.guard = Guard(config.harts)
         for hart in self.harts:
@@ -178,7 +179,7 @@ class Machine:
             self.before_run(until_ns)
         if self.htif is not None:
             self.htif.input_arrived()
-        reason = int(self.scheduler.run(until_ns, max_steps))
+        reason = self.came_back = int(self.scheduler.run(until_ns, max_steps))
         self.bus.raise_failure()
         return reason
 

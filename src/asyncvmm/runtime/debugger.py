@@ -24,10 +24,11 @@ from asyncvmm.gdb import (
 from asyncvmm.gdb.target import SIGINT
 from asyncvmm.machine import Machine
 from asyncvmm.runtime.conductor import Conductor
-from asyncvmm.runtime.history import History, Revive, Take
+from asyncvmm.runtime.history import History, Take
 from asyncvmm.runtime.monitor import run_monitor
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.travel import BEGIN, Past
+from asyncvmm.runtime.visits import Revive
 
 LOOPBACK: Final = "127.0.0.1"
 RECEIVE_BYTES: Final = 4096

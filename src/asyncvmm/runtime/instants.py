@@ -8,7 +8,8 @@ import trio
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import Machine
-from asyncvmm.runtime.history import Checkpoint, History, Visit
+from asyncvmm.runtime.history import History
+from asyncvmm.runtime.visits import Checkpoint, Visit
 
 HELD_UP: Final = ("io.", "net.")
 

@@ -7,9 +7,10 @@ from typing import Final, Protocol
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.gdb import MachineTarget
 from asyncvmm.machine import Machine
-from asyncvmm.runtime.history import History, total_steps
+from asyncvmm.runtime.history import History
 from asyncvmm.runtime.scenario import parse_time_ns
 from asyncvmm.runtime.travel import Past
+from asyncvmm.runtime.visits import total_steps
 
 HELP: Final = """\
 info                 the guest, its time, its harts, and how far back one can go

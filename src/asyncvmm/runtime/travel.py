@@ -8,13 +8,8 @@ import attrs
 import trio
 
 from asyncvmm.gdb import MachineTarget, Resume, Stop
-from asyncvmm.runtime.history import (
-    NEAR_STEPS,
-    Checkpoint,
-    History,
-    Visit,
-    total_steps,
-)
+from asyncvmm.runtime.history import NEAR_STEPS, History
+from asyncvmm.runtime.visits import Checkpoint, Visit, total_steps
 
 BEGIN: Final = "replaylog"
 WATCHES: Final = ("watch", "rwatch", "awatch")
