@@ -2,7 +2,12 @@
 
 Registers and what is left of the slice are locals: read when the function is entered, stored whenever
 it is left, by a few ways that all instructions share. LLVM is told that the guest's memory, the hart's
-words, the floating-point registers and the TLB do not overlap.
+words, the floating-point registers and the TLB do not overlap. Jumps to where a register says go through
+one switch, if they stay among the function's blocks.
+
+Where an access is likely to hit the page of an earlier one, that is tried before the TLB: after an access
+with the same base register, and in a block that jumps to itself, after the same access the last time.
+Nothing that a region does changes what an address means: whatever does leaves it.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import functools
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
@@ -18,11 +24,12 @@ from asyncvmm.engine.jit.lowerings import LOWERINGS
 from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
 from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
 from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
-from asyncvmm.isa.opcodes import NAMES
+from asyncvmm.isa.opcodes import NAMES, OP_AUIPC, OP_JALR
 
 SLOTS: Final = 2048
 MAX_INSTRUCTIONS: Final = 600
 MAX_BLOCK: Final = 64
+NO_REGISTER: Final = 32  # what an instruction that writes x0 has for a destination
 _OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
@@ -34,7 +41,7 @@ _WAYS: Final = {
     "slow": "@exit_slow",
     "trap": "@system_done",
     "budget": "@exit_budget",
-    "dispatch": "@dispatch",
+    "far": "@dispatch",
 }
 
 
@@ -51,7 +58,17 @@ def _text(lines: list[str]) -> str:
 
 
 class _Template(Expander):
-    """One operation's lines, with constants and labels still to be filled in."""
+    """One operation's lines, with constants and labels still to be filled in.
+
+    With ``near``, PAGE and ADDEND stand for those of an earlier access. ``page`` and ``addend`` name
+    this one's.
+    """
+
+    def __init__(self, lowering: str, near: bool) -> None:
+        self.near = near
+        self.page = ""
+        self.addend = ""
+        super().__init__(lowering)
 
     def leave(self, target: str, a: str = "poison") -> None:
         """Jumps: inside the function where that is possible."""
@@ -104,10 +121,22 @@ class _Template(Expander):
     def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
         """The host pointer; on a miss the entry is made here."""
         kind = "store" if tag_offset else "load"
+        aligned = -4096 | (bits // 8 - 1)
         t0, t1, e, tag, mask, pc, context, want, hit = (self.fresh() for _ in range(9))
         yes, no, pa, near, te, ph, hart, how = (self.fresh() for _ in range(8))
         filled, trapped, slow, far, join = (self.fresh() for _ in range(5))
-        addend, host, pointer = (self.fresh() for _ in range(3))
+        addend, page, host, pointer = (self.fresh() for _ in range(4))
+        same, whole, last, there = (self.fresh() for _ in range(4))
+        self.page, self.addend = page, addend
+        if self.near:
+            difference, outside, inside = (self.fresh() for _ in range(3))
+            self.emit(
+                f"{difference} = xor i64 {address}, PAGE",
+                f"{outside} = and i64 {difference}, {aligned}",
+                f"{inside} = icmp eq i64 {outside}, 0",
+                f"br i1 {inside}, label {same}, label {whole}, !prof !1",
+            )
+            self.lines.append(f"{whole[1:]}:")
         self.emit(
             f"{t0} = lshr i64 {address}, 7",
             f"{t1} = and i64 {t0}, {1023 << 5}",
@@ -115,7 +144,7 @@ class _Template(Expander):
             f"{te} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + tag_offset}",
             f"{pa} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + 16}",
             f"{tag} = load i64, ptr {te} ;T",
-            f"{mask} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
+            f"{mask} = and i64 {address}, {aligned}",
             f"{pc} = {word(at.CONTEXT)}",
             f"{context} = load i64, ptr {pc} ;S",
             f"{want} = or i64 {mask}, {context}",
@@ -141,29 +170,74 @@ class _Template(Expander):
         self.lines.append(f"{yes[1:]}:")
         self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
         self.lines.append(f"{join[1:]}:")
+        found = f"phi i64 [ {near}, {yes} ], [ {far}, {filled} ]"
+        if self.near:
+            self.emit(
+                f"{last} = {found}", f"{there} = and i64 {address}, -4096", f"br label {page}.in"
+            )
+            self.lines.append(f"{same[1:]}:")
+            self.emit(f"br label {page}.in")
+            self.lines.append(f"{page[1:]}.in:")
+            self.emit(
+                f"{addend} = phi i64 [ {last}, {join} ], [ ADDEND, {same} ]",
+                f"{page} = phi i64 [ {there}, {join} ], [ PAGE, {same} ]",
+            )
+        else:
+            self.emit(f"{addend} = {found}", f"{page} = and i64 {address}, -4096")
         self.emit(
-            f"{addend} = phi i64 [ {near}, {yes} ], [ {far}, {filled} ]",
             f"{host} = add i64 {addend}, {address}",
             f"{pointer} = inttoptr i64 {host} to ptr",
         )
         return pointer
 
 
+@dataclass(frozen=True)
+class _Operation:
+    """``ends`` says whether it ends a block: 1 always, 2 may."""
+
+    lines: tuple[str, ...]
+    declared: frozenset[str]
+    ends: int
+    page: str  # names of what an access found, "" where there is none
+    addend: str
+
+    @functools.cached_property
+    def jumps(self) -> bool:
+        """Whether it goes to a fixed distance."""
+        return any("TAKEN" in line for line in self.lines)
+
+    @functools.cached_property
+    def writes(self) -> bool:
+        """Whether it changes an integer register."""
+        return any(line.lstrip().startswith("WRITE") for line in self.lines)
+
+
 @functools.cache
-def _template(op: int) -> tuple[tuple[str, ...], frozenset[str], int] | None:
-    """Lines, declarations and whether it ends a block (1 always, 2 may); None when unsupported."""
+def _template(op: int, near: bool = False) -> _Operation | None:
+    """What is known of an operation; None when it is not supported."""
     name = NAMES[op] if op < len(NAMES) else ""
     lowering = LOWERINGS.get(name)
     if lowering is None or any(word in lowering for word in _OUTSIDE):
         return None
     try:
-        made = _Template(lowering)
+        made = _Template(lowering, near)
     except UnsupportedError:
         return None
     ends = 2 if "goto if" in lowering else int(made.ended)
     text = "\n".join(made.lines)
     lines = [line for line in text.split("\n") if line.strip()]
-    return tuple(lines), frozenset(made.declared), ends
+    return _Operation(tuple(lines), frozenset(made.declared), ends, made.page, made.addend)
+
+
+def _must(op: int, near: bool = False) -> _Operation:
+    """A supported operation."""
+    found = _template(op, near)
+    assert found is not None
+    return found
+
+
+def _is_store(op: int) -> bool:
+    return any("FILL_store" in line for line in _must(op).lines)
 
 
 class _Leaders:
@@ -180,9 +254,9 @@ class _Leaders:
             if w == 0:
                 continue
             found = _template(w & 511)
-            if found is not None and not found[2]:
+            if found is not None and not found.ends:
                 self.before[slot + ((w >> 26) & 3)] = slot
-            elif found is not None and any("TAKEN" in line for line in found[0]):
+            elif found is not None and found.jumps:
                 self.targets.add(((slot << 1) + ((w >> 25) & 7) + (w >> 32)) >> 1)
 
     def is_one(self, slot: int) -> bool:
@@ -194,6 +268,46 @@ class _Leaders:
         while not self.is_one(slot):
             slot = self.before[slot]
         return slot
+
+
+@dataclass(frozen=True)
+class _At:
+    """An instruction where it is emitted: the ``k``-th of ``block``, after which ``following`` comes."""
+
+    unique: str
+    block: list[int]
+    k: int
+    following: str
+    near: tuple[str, str] | None  # names of the page that is tried first and its addend
+    site: str  # where to keep the page that was found for the next turn, or ""
+
+
+class _Pages:
+    """Which pages accesses of a block have found, by base register, as names of values."""
+
+    def __init__(self) -> None:
+        self._loads: dict[int, tuple[str, str]] = {}
+        self._stores: dict[int, tuple[str, str]] = {}
+
+    def of(self, w: int) -> tuple[str, str] | None:
+        """The page and addend that are likely to be this access's; what is stored to can be loaded."""
+        base = (w >> 15) & 31
+        found = self._stores.get(base)
+        if found is None and not _is_store(w & 511):
+            found = self._loads.get(base)
+        return found
+
+    def note(self, w: int, unique: str, near: bool) -> None:
+        """An instruction comes."""
+        base = (w >> 15) & 31
+        made = _must(w & 511, near)
+        if made.page:
+            pages = self._stores if _is_store(w & 511) else self._loads
+            found = f"%{unique}.{made.page[1:]}", f"%{unique}.{made.addend[1:]}"
+            pages.setdefault(base, found)
+        if made.writes:
+            for pages in (self._loads, self._stores):
+                pages.pop((w >> 9) & 63, None)
 
 
 class Region:
@@ -220,6 +334,9 @@ class Region:
         self.written: set[int] = set()
         self.floats: set[int] = set()  # floating-point registers
         self.written_floats: set[int] = set()
+        self.pages: set[str] = (
+            set()
+        )  # places that accesses found, from one turn of a loop to the next
         budget = MAX_INSTRUCTIONS
         self.blocks: dict[int, list[int]] = {}
         leaders = _Leaders(words)
@@ -236,12 +353,14 @@ class Region:
                 if len(block) == MAX_BLOCK:
                     # Cut for its length: what follows was no leader, and is not far from a root.
                     starts.add(block[-1] + ((words[block[-1]] >> 26) & 3))
-                    first += self._after(block[-1]) if slot in first else []
-                found = [place for place in self._after(block[-1]) if place in starts - met]
+                    first += self._after(block) if slot in first else []
+                found = [place for place in self._after(block) if place in starts - met]
                 met.update(found)
                 near.extend(found)
         for slot, block in self.blocks.items():
             self._emit(slot, block)
+            if slot in self.loops:
+                self._emit(slot, block, again=True)
             self.instructions += len(block)
         self.entries = list(self.blocks)
 
@@ -260,52 +379,98 @@ class Region:
             block.append(slot)
             slot += (w >> 26) & 3
             found = _template(w & 511)
-            if found is not None and found[2]:
+            if found is not None and found.ends:
                 break
         return block
 
-    def _after(self, slot: int) -> list[int]:
-        """The slots of this page where a block may go on that ends with the instruction there."""
+    def _after(self, block: list[int]) -> list[int]:
+        """The slots of this page where a block may go on, and those where a call of it comes back."""
+        slot = block[-1]
         w = self.words[slot]
         found = _template(w & 511)
         assert found is not None
         npc = (slot << 1) + ((w >> 25) & 7)
         offsets = [npc]
-        if found[2] and any("TAKEN" in line for line in found[0]):
-            offsets = [npc, npc + (w >> 32)] if found[2] == 2 else [npc + (w >> 32)]
-        elif found[2]:
-            offsets = []
+        if found.ends:
+            fixed = self._fixed(block, len(block) - 1)
+            if found.jumps:
+                fixed = npc + (w >> 32)
+            offsets = [] if fixed is None else [fixed]
+            if found.ends == 2 or (w >> 9) & 63 != NO_REGISTER:
+                offsets.append(npc)
         return [offset >> 1 for offset in offsets if 0 <= offset < 4096 and offset % 2 == 0]
 
-    def _target(self, offset: int) -> str:
-        """The label of a block, or of a way out to that place (in bytes from the page's start)."""
+    def _fixed(self, block: list[int], k: int) -> int | None:
+        """Where a jump to a register goes that the instruction before it has made of the pc."""
+        w = self.words[block[k]]
+        if w & 511 != OP_JALR or k == 0:
+            return None
+        before = self.words[block[k - 1]]
+        if before & 511 != OP_AUIPC or (before >> 9) & 63 != (w >> 15) & 31:
+            return None
+        return (block[k - 1] << 1) + (before >> 32) + (w >> 32) & -2
+
+    @functools.cached_property
+    def loops(self) -> set[int]:
+        """Blocks that jump to themselves and access memory: they are there twice.
+
+        The second one is entered from both. It tries the pages of the turn before.
+        """
+        return {
+            slot
+            for slot, block in self.blocks.items()
+            if slot in self._after(block)
+            and any(_must(self.words[place] & 511).page for place in block)
+        }
+
+    def _target(self, offset: int, within: int = -1) -> str:
+        """The label of a block, or of a way out to that place (in bytes from the page's start).
+
+        ``within`` is the block from which it is reached.
+        """
         if offset % 2 == 0 and offset >> 1 in self.blocks:
-            return f"b{offset >> 1}"
+            again = offset >> 1 == within and within in self.loops
+            return f"{'c' if again else 'b'}{offset >> 1}"
         return f"out{offset}".replace("-", "m")
 
-    def _emit(self, slot: int, block: list[int]) -> None:
+    def _emit(self, slot: int, block: list[int], again: bool = False) -> None:
+        """A block; ``again`` makes the second one of a loop."""
         count = len(block)
-        label = f"b{slot}"
+        label = f"{'c' if again else 'b'}{slot}"
+        part = f"{'j' if again else 'i'}{slot}"
         self.parts.append(
             f"""{label}:
  %{label}.l = load i64, ptr %left
  %{label}.r = sub i64 %{label}.l, {count}
  %{label}.ok = icmp sge i64 %{label}.r, 0
- br i1 %{label}.ok, label %i{slot}.0, label %{label}.out, !prof !1
+ br i1 %{label}.ok, label %{part}.0, label %{label}.out, !prof !1
 {label}.out:
 {_text(leaving("budget", str(slot << 1)))}
 """
         )
-        first = f"i{slot}.0:\n store i64 %{label}.r, ptr %left\n"
+        first = f"{part}.0:\n store i64 %{label}.r, ptr %left\n"
+        known = _Pages()
         for k, place in enumerate(block):
             w = self.words[place]
-            following = f"i{slot}.{k + 1}"
+            following = f"{part}.{k + 1}"
             npc = (place << 1) + ((w >> 25) & 7)
             if k == count - 1:
-                following = self._target(npc)
+                following = self._target(npc, slot)
                 self._want(npc)
-            self.parts.append(first if k == 0 else f"i{slot}.{k}:\n")
-            self._instruction(f"i{slot}.{k}", w, place << 1, count - k, following)
+            self.parts.append(first if k == 0 else f"{part}.{k}:\n")
+            near = known.of(w)
+            site = ""
+            if _must(w & 511).page and slot in self.loops and not near:
+                site = f"{slot}.{k}"
+                self.pages.add(site)
+                if again:
+                    near = f"%{part}.{k}.page", f"%{part}.{k}.addend"
+                    self.parts.append(
+                        f" {near[0]} = load i64, ptr %page.{site}\n"
+                        f" {near[1]} = load i64, ptr %addend.{site}\n"
+                    )
+            known.note(w, f"{part}.{k}", bool(near))
+            self._instruction(_At(f"{part}.{k}", block, k, following, near, site))
 
     def _want(self, offset: int) -> None:
         """A way out is needed when the place is not in the function."""
@@ -318,29 +483,35 @@ class Region:
         """Ways out by label."""
         return {}
 
-    def _instruction(self, unique: str, w: int, offset: int, refund: int, following: str) -> None:
+    def _instruction(self, here: _At) -> None:
+        unique = here.unique
+        place = here.block[here.k]
+        w = self.words[place]
         op = w & 511
-        found = _template(op)
-        assert found is not None
-        lines, declared, ends = found
-        self.declared |= declared
+        offset = place << 1
+        refund = len(here.block) - here.k
+        found = _must(op, bool(here.near))
+        self.declared |= found.declared
         imm = w >> 32
         npc = offset + ((w >> 25) & 7)
-        target = (npc if ends else offset) + imm
+        target = (npc if found.ends else offset) + imm
         registers = {"rd": (w >> 9) & 63, "rs1": (w >> 15) & 31, "rs2": (w >> 20) & 31}
         values = {
             "rd": registers["rd"] * 8, "rs1": registers["rs1"] * 8, "rs2": registers["rs2"] * 8,
             "rs3": imm * 8, "imm": imm, "uimm": registers["rs1"], "npc": npc, "target": target,
             "fix": offset | (refund << 16), "done": npc | ((refund - 1) << 16),
         }  # fmt: skip
+        fixed = self._fixed(here.block, here.k)
+        if fixed is not None:
+            target = fixed
         taken = ""
-        if any("TAKEN" in line for line in lines):
-            taken = self._target(target)
+        if found.jumps or fixed is not None:
+            taken = self._target(target, here.block[0])
             self._want(target)
         if self.rounds.get(op, 0) == 1 and (w >> 28) & 7 != 7:
             self._mode(unique, (w >> 28) & 7, values["fix"])
         out: list[str] = []
-        for line in lines:
+        for line in found.lines:
             if "FREAD" in line or "FWRITE" in line:
                 line = self._float_register(line, registers, imm)
             elif "READ" in line or "WRITE" in line:
@@ -351,14 +522,21 @@ class Region:
                 line = re.sub(
                     r"ptrtoint \(ptr @h\.(\w+) to i64\)", lambda m: str(values[m[1]]), line
                 )
-            line = line.replace("%NEXT", f"%{following}").replace("%TAKEN", f"%{taken}")
+            if fixed is not None and line.endswith("%out.dispatch"):
+                line = " br label %TAKEN"
+            line = line.replace("%NEXT", f"%{here.following}").replace("%TAKEN", f"%{taken}")
             mark = line[-1] if line[-2:-1] == ";" else ""
             if mark:
                 line = f"{line[:-2].rstrip()}, !tbaa {_METADATA[mark]}"
             out.append(line)
+            if here.site and line.startswith(f" {found.page} = "):
+                out.append(f" store i64 {found.page}, ptr %page.{here.site}")
+                out.append(f" store i64 {found.addend}, ptr %addend.{here.site}")
         text = "\n".join(out)
         text = re.sub(r"%([vz]\d|float\.slow)", rf"%{unique}.\1", text)
         text = re.sub(r"(?m)^([vz]\d[\w.]*|float\.slow):", rf"{unique}.\1:", text)
+        if here.near:
+            text = text.replace("PAGE", here.near[0]).replace("ADDEND", here.near[1])
         self.parts.append(text + "\n")
 
     def _mode(self, unique: str, mode: int, fix: int) -> None:
@@ -441,7 +619,7 @@ class Region:
  %{label}.q = {word(at.BASE)}
  %{label}.b = load i64, ptr %{label}.q, !tbaa !10
  %{label}.t = add i64 %{label}.b, {offset}
-{_text(leaving("dispatch", f"%{label}.t"))}
+{_text(leaving("far", f"%{label}.t"))}
 """
             for label, offset in self.outs.items()
         )
@@ -473,6 +651,10 @@ class Region:
 """
             for number in sorted(self.floats)
         )
+        locals_ += "".join(
+            f" %page.{site} = alloca i64\n %addend.{site} = alloca i64\n"
+            for site in sorted(self.pages)
+        )
         fill = _FILL[bool(self.floats)]
         body = "".join(self.parts).replace("FILL_", fill)
         declared = "\n".join(sorted(self.declared))
@@ -488,6 +670,7 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
  %a.out = alloca i64
  %b.out = alloca i64
+ %slot = alloca i64
 {locals_} %fpu.p = {word(at.FLOAT_READY)}
  %fpu.v = load i64, ptr %fpu.p, !tbaa !10
  %fpu = icmp ne i64 %fpu.v, 0
@@ -498,11 +681,21 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  store i64 %l, ptr %left
  %where = {word(at.WHERE)}
  store i64 -1, ptr %where, !tbaa !10
- switch i64 %a, label %bad [
+ store i64 %a, ptr %slot
+ br label %within
+within:
+ %within.s = load i64, ptr %slot
+ switch i64 %within.s, label %out.far [
 {cases}
  ]
-bad:
- unreachable
+out.dispatch:
+ %out.a = load i64, ptr %a.out
+ %out.p = {word(at.BASE)}
+ %out.base = load i64, ptr %out.p, !tbaa !10
+ %out.o = sub i64 %out.a, %out.base
+ %out.s = lshr i64 %out.o, 1
+ store i64 %out.s, ptr %slot
+ br label %within
 {body}{outs}{ways}}}
 !1 = !{{!"branch_weights", i32 1000, i32 1}}
 !2 = !{{!"branch_weights", i32 1, i32 1000}}
