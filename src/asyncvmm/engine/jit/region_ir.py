@@ -24,11 +24,14 @@ from asyncvmm.engine.jit.lowerings import LOWERINGS
 from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
 from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
 from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
-from asyncvmm.isa.opcodes import NAMES, OP_AUIPC, OP_JALR
+from asyncvmm.isa.opcodes import NAMES, OP_ADDI, OP_AUIPC, OP_JALR
 
 SLOTS: Final = 2048
 MAX_INSTRUCTIONS: Final = 600
 MAX_BLOCK: Final = 64
+# How likely an access is to hit the page of an earlier one: a miss is a call, or looked up in place.
+LIKELY: Final = 1
+MAYBE: Final = 2
 NO_REGISTER: Final = 32  # what an instruction that writes x0 has for a destination
 _OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
@@ -60,11 +63,11 @@ def _text(lines: list[str]) -> str:
 class _Template(Expander):
     """One operation's lines, with constants and labels still to be filled in.
 
-    With ``near``, PAGE and ADDEND stand for those of an earlier access. ``page`` and ``addend`` name
-    this one's.
+    With ``near`` (LIKELY, MAYBE or 0), PAGE and ADDEND stand for those of an earlier access. ``page`` and
+    ``addend`` name this one's.
     """
 
-    def __init__(self, lowering: str, near: bool) -> None:
+    def __init__(self, lowering: str, near: int) -> None:
         self.near = near
         self.page = ""
         self.addend = ""
@@ -121,30 +124,27 @@ class _Template(Expander):
     def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
         """The host pointer; on a miss the entry is made here."""
         kind = "store" if tag_offset else "load"
-        aligned = -4096 | (bits // 8 - 1)
-        t0, t1, e, tag, mask, pc, context, want, hit = (self.fresh() for _ in range(9))
-        yes, no, pa, near, te, ph, hart, how = (self.fresh() for _ in range(8))
-        filled, trapped, slow, far, join = (self.fresh() for _ in range(5))
-        addend, page, host, pointer = (self.fresh() for _ in range(4))
-        same, whole, last, there = (self.fresh() for _ in range(4))
-        self.page, self.addend = page, addend
         if self.near:
-            difference, outside, inside = (self.fresh() for _ in range(3))
-            self.emit(
-                f"{difference} = xor i64 {address}, PAGE",
-                f"{outside} = and i64 {difference}, {aligned}",
-                f"{inside} = icmp eq i64 {outside}, 0",
-                f"br i1 {inside}, label {same}, label {whole}, !prof !1",
-            )
-            self.lines.append(f"{whole[1:]}:")
+            self._near(address, bits, kind, tag_offset)
+        else:
+            self._whole(address, bits, kind, tag_offset)
+        host, pointer = self.fresh(), self.fresh()
         self.emit(
-            f"{t0} = lshr i64 {address}, 7",
-            f"{t1} = and i64 {t0}, {1023 << 5}",
-            f"{e} = getelementptr i8, ptr %s, i64 {t1}",
+            f"{host} = add i64 {self.addend}, {address}",
+            f"{pointer} = inttoptr i64 {host} to ptr",
+        )
+        return pointer
+
+    def _whole(self, address: str, bits: int, kind: str, tag_offset: int) -> str:
+        """Look the address up in the TLB; the label where that ends."""
+        tag, mask, pc, context, want, hit, te = (self.fresh() for _ in range(7))
+        yes, no, near, ph, hart, how, filled, far, join = (self.fresh() for _ in range(9))
+        self.page, self.addend = self.fresh(), self.fresh()
+        e, pa = self._entry(address)
+        self.emit(
             f"{te} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + tag_offset}",
-            f"{pa} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + 16}",
             f"{tag} = load i64, ptr {te} ;T",
-            f"{mask} = and i64 {address}, {aligned}",
+            f"{mask} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
             f"{pc} = {word(at.CONTEXT)}",
             f"{context} = load i64, ptr {pc} ;S",
             f"{want} = or i64 {mask}, {context}",
@@ -158,6 +158,66 @@ class _Template(Expander):
             # It changes the TLB, and nothing else that this function reads: without the mark, code
             # after it could pair a tag read before it with an addend read after it.
             f"{how} = call FILL_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true) ;T",
+        )
+        self._unless_filled(how, filled)
+        self.emit(f"{far} = load i64, ptr {pa} ;T", f"br label {join}")
+        self.lines.append(f"{yes[1:]}:")
+        self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
+        self.lines.append(f"{join[1:]}:")
+        self.emit(
+            f"{self.addend} = phi i64 [ {near}, {yes} ], [ {far}, {filled} ]",
+            f"{self.page} = and i64 {address}, -4096",
+        )
+        return join
+
+    def _near(self, address: str, bits: int, kind: str, tag_offset: int) -> None:
+        """Try the page of an earlier access first."""
+        difference, outside, inside, same, whole = (self.fresh() for _ in range(5))
+        how, end, join, page, addend = (self.fresh() for _ in range(5))
+        self.emit(
+            f"{difference} = xor i64 {address}, PAGE",
+            f"{outside} = and i64 {difference}, {-4096 | (bits // 8 - 1)}",
+            f"{inside} = icmp eq i64 {outside}, 0",
+            f"br i1 {inside}, label {same}, label {whole}, !prof !1",
+        )
+        self.lines.append(f"{whole[1:]}:")
+        if self.near == MAYBE:
+            end = self._whole(address, bits, kind, tag_offset)
+        else:
+            self.emit(
+                f"{how} = call FILL_near_{kind}(ptr %s, i64 {address}, i64 {bits // 8}) ;T",
+            )
+            self._unless_filled(how, end)
+            self.page, self.addend = self.fresh(), self.fresh()
+            _, pa = self._entry(address)
+            self.emit(
+                f"{self.addend} = load i64, ptr {pa} ;T", f"{self.page} = and i64 {address}, -4096"
+            )
+        self.emit(f"br label {join}")
+        self.lines.append(f"{same[1:]}:")
+        self.emit(f"br label {join}")
+        self.lines.append(f"{join[1:]}:")
+        self.emit(
+            f"{addend} = phi i64 [ {self.addend}, {end} ], [ ADDEND, {same} ]",
+            f"{page} = phi i64 [ {self.page}, {end} ], [ PAGE, {same} ]",
+        )
+        self.page, self.addend = page, addend
+
+    def _entry(self, address: str) -> tuple[str, str]:
+        """Pointers: to an address's place in the TLB (less the TLB's own), and to its addend."""
+        t0, t1, e, pa = (self.fresh() for _ in range(4))
+        self.emit(
+            f"{t0} = lshr i64 {address}, 7",
+            f"{t1} = and i64 {t0}, {1023 << 5}",
+            f"{e} = getelementptr i8, ptr %s, i64 {t1}",
+            f"{pa} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + 16}",
+        )
+        return e, pa
+
+    def _unless_filled(self, how: str, filled: str) -> None:
+        """Leave by what became of a fill, or go on at a label that is placed here."""
+        slow, trapped = self.fresh(), self.fresh()
+        self.emit(
             f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
             f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
         )
@@ -166,29 +226,6 @@ class _Template(Expander):
         self.lines.append(f"{slow[1:]}:")
         self.go_out("slow", hole("fix"))
         self.lines.append(f"{filled[1:]}:")
-        self.emit(f"{far} = load i64, ptr {pa} ;T", f"br label {join}")
-        self.lines.append(f"{yes[1:]}:")
-        self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
-        self.lines.append(f"{join[1:]}:")
-        found = f"phi i64 [ {near}, {yes} ], [ {far}, {filled} ]"
-        if self.near:
-            self.emit(
-                f"{last} = {found}", f"{there} = and i64 {address}, -4096", f"br label {page}.in"
-            )
-            self.lines.append(f"{same[1:]}:")
-            self.emit(f"br label {page}.in")
-            self.lines.append(f"{page[1:]}.in:")
-            self.emit(
-                f"{addend} = phi i64 [ {last}, {join} ], [ ADDEND, {same} ]",
-                f"{page} = phi i64 [ {there}, {join} ], [ PAGE, {same} ]",
-            )
-        else:
-            self.emit(f"{addend} = {found}", f"{page} = and i64 {address}, -4096")
-        self.emit(
-            f"{host} = add i64 {addend}, {address}",
-            f"{pointer} = inttoptr i64 {host} to ptr",
-        )
-        return pointer
 
 
 @dataclass(frozen=True)
@@ -213,7 +250,7 @@ class _Operation:
 
 
 @functools.cache
-def _template(op: int, near: bool = False) -> _Operation | None:
+def _template(op: int, near: int = 0) -> _Operation | None:
     """What is known of an operation; None when it is not supported."""
     name = NAMES[op] if op < len(NAMES) else ""
     lowering = LOWERINGS.get(name)
@@ -229,7 +266,7 @@ def _template(op: int, near: bool = False) -> _Operation | None:
     return _Operation(tuple(lines), frozenset(made.declared), ends, made.page, made.addend)
 
 
-def _must(op: int, near: bool = False) -> _Operation:
+def _must(op: int, near: int = 0) -> _Operation:
     """A supported operation."""
     found = _template(op, near)
     assert found is not None
@@ -278,7 +315,8 @@ class _At:
     block: list[int]
     k: int
     following: str
-    near: tuple[str, str] | None  # names of the page that is tried first and its addend
+    near: int  # how likely a page is, of which ``first`` has the name and its addend's
+    first: tuple[str, str] | None
     site: str  # where to keep the page that was found for the next turn, or ""
 
 
@@ -297,7 +335,7 @@ class _Pages:
             found = self._loads.get(base)
         return found
 
-    def note(self, w: int, unique: str, near: bool) -> None:
+    def note(self, w: int, unique: str, near: int) -> None:
         """An instruction comes."""
         base = (w >> 15) & 31
         made = _must(w & 511, near)
@@ -423,6 +461,17 @@ class Region:
             and any(_must(self.words[place] & 511).page for place in block)
         }
 
+    def _walks(self, block: list[int]) -> set[int]:
+        """Base registers of a block's accesses that go on by a constant from turn to turn."""
+        words = [self.words[place] for place in block]
+        bases = {(w >> 15) & 31 for w in words if _must(w & 511).page}
+        for w in words:
+            target = (w >> 9) & 63
+            step = w & 511 == OP_ADDI and (w >> 15) & 31 == target
+            if _must(w & 511).writes and not step:
+                bases.discard(target)
+        return bases
+
     def _target(self, offset: int, within: int = -1) -> str:
         """The label of a block, or of a way out to that place (in bytes from the page's start).
 
@@ -448,8 +497,9 @@ class Region:
 {_text(leaving("budget", str(slot << 1)))}
 """
         )
-        first = f"{part}.0:\n store i64 %{label}.r, ptr %left\n"
+        start = f"{part}.0:\n store i64 %{label}.r, ptr %left\n"
         known = _Pages()
+        walks = self._walks(block)
         for k, place in enumerate(block):
             w = self.words[place]
             following = f"{part}.{k + 1}"
@@ -457,20 +507,22 @@ class Region:
             if k == count - 1:
                 following = self._target(npc, slot)
                 self._want(npc)
-            self.parts.append(first if k == 0 else f"{part}.{k}:\n")
-            near = known.of(w)
+            self.parts.append(start if k == 0 else f"{part}.{k}:\n")
+            first = known.of(w) if _must(w & 511).page else None
+            near = LIKELY if first else 0
             site = ""
             if _must(w & 511).page and slot in self.loops and not near:
                 site = f"{slot}.{k}"
                 self.pages.add(site)
                 if again:
-                    near = f"%{part}.{k}.page", f"%{part}.{k}.addend"
+                    near = LIKELY if (w >> 15) & 31 in walks else MAYBE
+                    first = f"%{part}.{k}.page", f"%{part}.{k}.addend"
                     self.parts.append(
-                        f" {near[0]} = load i64, ptr %page.{site}\n"
-                        f" {near[1]} = load i64, ptr %addend.{site}\n"
+                        f" {first[0]} = load i64, ptr %page.{site}\n"
+                        f" {first[1]} = load i64, ptr %addend.{site}\n"
                     )
-            known.note(w, f"{part}.{k}", bool(near))
-            self._instruction(_At(f"{part}.{k}", block, k, following, near, site))
+            known.note(w, f"{part}.{k}", near)
+            self._instruction(_At(f"{part}.{k}", block, k, following, near, first, site))
 
     def _want(self, offset: int) -> None:
         """A way out is needed when the place is not in the function."""
@@ -490,7 +542,7 @@ class Region:
         op = w & 511
         offset = place << 1
         refund = len(here.block) - here.k
-        found = _must(op, bool(here.near))
+        found = _must(op, here.near)
         self.declared |= found.declared
         imm = w >> 32
         npc = offset + ((w >> 25) & 7)
@@ -535,8 +587,8 @@ class Region:
         text = "\n".join(out)
         text = re.sub(r"%([vz]\d|float\.slow)", rf"%{unique}.\1", text)
         text = re.sub(r"(?m)^([vz]\d[\w.]*|float\.slow):", rf"{unique}.\1:", text)
-        if here.near:
-            text = text.replace("PAGE", here.near[0]).replace("ADDEND", here.near[1])
+        if here.first:
+            text = text.replace("PAGE", here.first[0]).replace("ADDEND", here.first[1])
         self.parts.append(text + "\n")
 
     def _mode(self, unique: str, mode: int, fix: int) -> None:
@@ -666,6 +718,8 @@ class Region:
         return f"""{exits}{declared}
 declare {fill}load(ptr, i64, i64, i1) nounwind
 declare {fill}store(ptr, i64, i64, i1) nounwind
+declare {fill}near_load(ptr, i64, i64) nounwind
+declare {fill}near_store(ptr, i64, i64) nounwind
 define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
  %a.out = alloca i64
