@@ -351,8 +351,8 @@ class _Pages:
 class Region:
     """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start.
 
-    Of these it takes the ones that ``roots`` lead to, the nearest first, up to MAX_INSTRUCTIONS; a root's
-    straight line is taken to its end, however long that is.
+    Of these it takes the ones that ``roots`` lead to, and then ``others``, the nearest first, up to
+    MAX_INSTRUCTIONS; a root's straight line is taken to its end, however long that is.
     """
 
     def __init__(
@@ -361,6 +361,7 @@ class Region:
         entries: Iterable[int],
         roots: Iterable[int],
         rounds: Mapping[int, int],
+        others: Iterable[int] = (),
     ) -> None:
         self.words = words
         self.rounds = rounds
@@ -379,8 +380,10 @@ class Region:
         self.blocks: dict[int, list[int]] = {}
         leaders = _Leaders(words)
         first = [leaders.of(slot) for slot in roots]
-        starts = {slot for slot in entries if leaders.is_one(slot)}.union(first)
-        near = deque(dict.fromkeys(first))
+        starts = {slot for slot in entries if leaders.is_one(slot)}.union(
+            first, map(leaders.of, others)
+        )
+        near = deque(dict.fromkeys((*first, *map(leaders.of, others))))
         met = set(near)
         while near:
             slot = near.popleft()
