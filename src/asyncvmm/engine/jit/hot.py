@@ -233,7 +233,7 @@ class HotPages:
                 memory.change(old, _jump(old, place))
             page.enter_at(slot, place)
             place += STUB_BYTES
-        page.tried |= set(region.entries)
+        page.tried |= set(region.slots)
         return True
 
 

@@ -398,12 +398,13 @@ class Region:
                 found = [place for place in self._after(block) if place in starts - met]
                 met.update(found)
                 near.extend(found)
+        entered = self._entered().union(first, map(leaders.of, others))
         for slot, block in self.blocks.items():
             self._emit(slot, block)
             if slot in self.loops:
                 self._emit(slot, block, again=True)
             self.instructions += len(block)
-        self.entries = list(self.blocks)
+        self.entries = [slot for slot in self.blocks if slot in entered]
 
     def _supported(self, w: int) -> bool:
         op = w & 511
@@ -440,6 +441,23 @@ class Region:
             if found.ends == 2 or (w >> 9) & 63 != NO_REGISTER:
                 offsets.append(npc)
         return [offset >> 1 for offset in offsets if 0 <= offset < 4096 and offset % 2 == 0]
+
+    def _entered(self) -> set[int]:
+        """Blocks where the function may have to be entered: every way round meets one of them.
+
+        The first tier has code for the others, too, and comes to one of these from there. Each entry
+        costs: where one is, nothing is known of what was before.
+        """
+        reached: set[int] = set()
+        entered: set[int] = set()
+        for slot, block in self.blocks.items():
+            after = self._after(block)
+            reached.update(place for place in after if place != slot)
+            entered.update(place for place in after if place <= block[-1])
+            w = self.words[block[-1]]
+            if _must(w & 511).ends == 1 and (w >> 9) & 63 != NO_REGISTER:
+                entered.update(after)  # a function, and where it comes back
+        return entered.union(self.blocks.keys() - reached)
 
     def _fixed(self, block: list[int], k: int) -> int | None:
         """Where a jump to a register goes that the instruction before it has made of the pc."""
