@@ -21,7 +21,7 @@ from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit.lowerings import LOWERINGS
-from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
+from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, NOT_HERE, TRAPPED
 from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
 from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
 from asyncvmm.isa.opcodes import NAMES, OP_ADDI, OP_AUIPC, OP_JALR
@@ -29,6 +29,10 @@ from asyncvmm.isa.opcodes import NAMES, OP_ADDI, OP_AUIPC, OP_JALR
 SLOTS: Final = 2048
 MAX_INSTRUCTIONS: Final = 600
 MAX_BLOCK: Final = 64
+SWITCH_SLOTS: Final = 256  # how far from a switch its cases are looked for, in either direction
+# Success is odd, see _unless_filled.
+assert (NOT_HERE | TRAPPED) & 1 == 0 and ENTERED & MISALIGNED & 1 == 1
+
 # How likely an access is to hit the page of an earlier one: a miss is a call, or looked up in place.
 LIKELY: Final = 1
 MAYBE: Final = 2
@@ -216,15 +220,14 @@ class _Template(Expander):
 
     def _unless_filled(self, how: str, filled: str) -> None:
         """Leave by what became of a fill, or go on at a label that is placed here."""
-        slow, trapped = self.fresh(), self.fresh()
+        failed, good = self.fresh(), self.fresh()
         self.emit(
-            f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
-            f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
+            f"{good} = trunc i64 {how} to i1",  # of what fills say, only success is odd
+            f"br i1 {good}, label {filled}, label {failed}, !prof !1",
         )
-        self.lines.append(f"{trapped[1:]}:")
-        self.go_out("trap", hole("fix"), hole("done"))
-        self.lines.append(f"{slow[1:]}:")
-        self.go_out("slow", hole("fix"))
+        self.lines.append(f"{failed[1:]}:")
+        self.emit(f"store i64 {how}, ptr %how.out")
+        self.go_out("fill", hole("fix"), hole("done"))
         self.lines.append(f"{filled[1:]}:")
 
 
@@ -287,18 +290,26 @@ class _Leaders:
     def __init__(self, words: Sequence[int]) -> None:
         self.before: dict[int, int] = {}  # the instruction that goes on at a slot
         self.targets: set[int] = set()
+        self.returns: set[int] = set()  # where a branch or a call goes on
         for slot, w in enumerate(words):
             if w == 0:
                 continue
             found = _template(w & 511)
             if found is not None and not found.ends:
                 self.before[slot + ((w >> 26) & 3)] = slot
-            elif found is not None and found.jumps:
-                self.targets.add(((slot << 1) + ((w >> 25) & 7) + (w >> 32)) >> 1)
+            elif found is not None:
+                if found.jumps:
+                    self.targets.add(((slot << 1) + ((w >> 25) & 7) + (w >> 32)) >> 1)
+                if found.ends == 2 or (w >> 9) & 63 != NO_REGISTER:
+                    self.returns.add(slot + ((w >> 26) & 3))
 
     def is_one(self, slot: int) -> bool:
         """Whether a block begins there."""
         return slot in self.targets or slot not in self.before
+
+    def is_lone(self, slot: int) -> bool:
+        """Whether only jumps to registers lead there."""
+        return not (slot in self.targets or slot in self.before or slot in self.returns)
 
     def of(self, slot: int) -> int:
         """Where the block begins that holds the instruction at ``slot``."""
@@ -396,6 +407,9 @@ class Region:
                     starts.add(block[-1] + ((words[block[-1]] >> 26) & 3))
                     first += self._after(block) if slot in first else []
                 found = [place for place in self._after(block) if place in starts - met]
+                if self._is_switch(block):
+                    lone = (place for place in starts - met if leaders.is_lone(place))
+                    found += sorted(place for place in lone if abs(place - slot) < SWITCH_SLOTS)
                 met.update(found)
                 near.extend(found)
         entered = self._entered().union(first, map(leaders.of, others))
@@ -441,6 +455,11 @@ class Region:
             if found.ends == 2 or (w >> 9) & 63 != NO_REGISTER:
                 offsets.append(npc)
         return [offset >> 1 for offset in offsets if 0 <= offset < 4096 and offset % 2 == 0]
+
+    def _is_switch(self, block: list[int]) -> bool:
+        """Whether a block ends with a jump to a register that is no return."""
+        w = self.words[block[-1]]
+        return w & 511 == OP_JALR and (w >> 9) & 63 == NO_REGISTER and (w >> 15) & 31 not in (1, 5)
 
     def _entered(self) -> set[int]:
         """Blocks where the function may have to be entered: every way round meets one of them.
@@ -745,6 +764,7 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
  %a.out = alloca i64
  %b.out = alloca i64
+ %how.out = alloca i64
  %slot = alloca i64
 {locals_} %fpu.p = {word(at.FLOAT_READY)}
  %fpu.v = load i64, ptr %fpu.p, !tbaa !10
@@ -763,6 +783,10 @@ within:
  switch i64 %within.s, label %out.far [
 {cases}
  ]
+out.fill:
+ %out.how = load i64, ptr %how.out
+ %out.trapped = icmp eq i64 %out.how, {TRAPPED}
+ br i1 %out.trapped, label %out.trap, label %out.slow
 out.dispatch:
  %out.a = load i64, ptr %a.out
  %out.p = {word(at.BASE)}
