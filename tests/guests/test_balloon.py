@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncvmm.api import ConfigError, Guest, find_image, image_config, open_host
+from asyncvmm.api import BalloonShortError, ConfigError, Guest, find_image, image_config, open_host
 from tests.guests.conftest import require
 
 pytestmark = pytest.mark.guest
@@ -91,6 +91,32 @@ async def test_two_runs_are_equal() -> None:
             await host.run_until(2 * 10**10)
             digests.append(guest.machine.digest())
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("image", ["linux", "debian-full"])
+async def test_a_guest_gives_what_it_has_available_and_no_more(image: str) -> None:
+    require(image)
+    config = image_config(
+        find_image(image), commands=True, memory=256 * MIB, devices=("virtio-balloon",)
+    )
+    async with open_host() as host:
+        guest = await host.start(config)
+        await guest.run(["true"])  # its driver is there
+        available = (await guest.balloon.statistics())["available_memory"]
+        await guest.balloon.set(available)
+        await guest.balloon.wait()
+        left = (await guest.balloon.statistics())["available_memory"]
+        most = guest.balloon.actual_bytes + left
+        assert 0 < left < 24 * MIB
+        began_ns = guest.now_ns
+        await guest.balloon.set(256 * MIB)
+        with pytest.raises(BalloonShortError, match=r"of 256\.0 MiB and has had no more") as short:
+            await guest.balloon.wait()
+        assert available < short.value.actual_bytes < most + 8 * MIB
+        assert guest.now_ns - began_ns < 20 * 10**9
+        assert (await guest.run(["echo", "well"])).stdout == b"well\n"
+        await guest.balloon.set("16M")
+        await guest.balloon.wait()
 
 
 async def test_what_cannot_be_asked() -> None:

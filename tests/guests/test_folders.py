@@ -60,3 +60,40 @@ def test_a_debian_machine_keeps_what_it_writes(tmp_path: Path) -> None:
         )
     assert check_image(tmp_path / "web.vm/disks/root.qcow2").clean
     assert b"reason=poweroff" in folder(tmp_path, "logs", "web.vm")
+
+
+def replayed(path: Path, journal: str, *words: str) -> bytes:
+    said = folder(path, "replay", journal, *words)
+    assert said.startswith(b"equal    web  ")
+    return said
+
+
+def test_a_debian_machine_is_recorded_and_goes_on(tmp_path: Path) -> None:
+    """Its disk is written in the run and after it, and it is kept and gone on from; the journals hold."""
+    require("debian-root")
+    folder(tmp_path, "create", "web.vm", "--image", "debian-root", "--set", "seed=5")
+    write = "cat /root/a; echo {0} >> /root/a; sync; cat /root/a"
+
+    def command(word: str) -> tuple[str, ...]:
+        return ("--", "sh", "-c", write.format(word))
+
+    said = folder(tmp_path, "run", "web.vm", "--record", "one", *command("first"))
+    assert said == b"first\n"
+    folder(tmp_path, "start", "web.vm")
+    try:
+        assert folder(tmp_path, "run", "web.vm", *command("second")) == b"first\nfirst\nsecond\n"
+        folder(tmp_path, "stop", "--save", "web.vm")
+        folder(tmp_path, "start", "web.vm", "--record", "two")
+        folder(tmp_path, "run", "web.vm", *command("third"))
+        folder(tmp_path, "snapshot", "save", "web.vm", "middle")
+        folder(tmp_path, "run", "web.vm", *command("fourth"))
+        folder(tmp_path, "stop", "--save", "web.vm")
+        folder(tmp_path, "run", "web.vm", "--", "rm", "/root/a")
+        before = (tmp_path / "web.vm/disks/root.qcow2").read_bytes()
+        replayed(tmp_path, "one", "--engine", "interpreter")
+        replayed(tmp_path, "two")
+        assert (tmp_path / "web.vm/disks/root.qcow2").read_bytes() == before
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "asyncvmm", "stop", "--force", "web.vm"], cwd=tmp_path
+        )

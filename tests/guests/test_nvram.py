@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncvmm.api import VmFolder, create_vm
+from asyncvmm.api import VmFolder, create_vm, open_replay
 from asyncvmm.machine.config import GuestConfig
 from asyncvmm.runtime.folder.running import RunningMachine
+from asyncvmm.storage.nvram import Nvram
 from tests.guests.conftest import require
 from tests.guests.test_edk2 import Shell
 
@@ -101,3 +102,19 @@ async def test_linux_is_told_who_it_is(tmp_path: Path) -> None:
     async with folder.run(commands=True) as machine:
         other = await sh(machine, look)
     assert other.splitlines()[0] != said.splitlines()[0] and machine_id not in other
+
+
+async def test_uefi_variables_are_those_of_the_recorded_run(tmp_path: Path) -> None:
+    require("edk2")
+    folder = create_vm(tmp_path / "uefi.vm", image="edk2", keys={"mips": "100"})
+    for number in range(2):
+        async with folder.run(journal=tmp_path / f"journal{number}") as machine:
+            shell = Shell(machine.guest)
+            await shell.prompt()
+            assert ("lasting = yes" in await shell.type("set")) == bool(number)
+            await shell.type("set lasting yes")
+    Nvram.fresh().save(folder.paths.nvram)
+    for number in range(2):
+        async with open_replay(tmp_path / f"journal{number}") as replay:
+            await replay.run()
+            assert replay.compared and not replay.differing

@@ -114,6 +114,10 @@ def test_wrong_input_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for text, says in (
         ('[guests.a]\nimage = "dem"\n', "s.toml: guests.a: no image 'dem'"),
         ('[guests.a]\nimage = "demo"\nharts = 99\n', "s.toml: guests.a: harts must be"),
+        (
+            '[networks.lan]\nbackends.x = "nope"\n[guests.a]\nimage = "demo"\n',
+            "network lan: backend x: no network backend 'nope'",
+        ),
         ('[host]\ncpus = 0\n[guests.a]\nimage = "demo"\n', "s.toml: host: cpus must be"),
         ('[host]\nmemory = "4M"\n[guests.a]\nimage = "demo"\n', "s.toml: guests.a: guest 'a'"),
     ):

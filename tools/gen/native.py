@@ -340,6 +340,10 @@ class Function:
                     place = self.temporary(f"getelementptr i8, ptr {base}, i64 {scaled}")
                     place = self.temporary(f"getelementptr i8, ptr {place}, i64 8")
                     return self.temporary(f"load ptr, ptr {place}"), "vec[i64]"
+                if kind == "vec[i32]":
+                    place = self.temporary(f"getelementptr i32, ptr {base}, i64 {at}")
+                    half = self.temporary(f"load i32, ptr {place}")
+                    return self.temporary(f"sext i32 {half} to i64"), "i64"
                 assert kind == "vec[i64]", ast.unparse(node)
                 place = self.temporary(f"getelementptr i64, ptr {base}, i64 {at}")
                 return self.temporary(f"load i64, ptr {place}"), "i64"

@@ -1,7 +1,7 @@
 """``python -m asyncvmm_plugins.debian_images.relock``: pins what the archive has today.
 
-Run by a maintainer, who then builds and tests the images and commits the lock file. Of debian-root all
-packages of the closure are pinned, in the suite that it is made from today.
+Run by a maintainer, who then builds and tests the images and commits the lock file. Of the root
+disks all packages of their closures are pinned, in the suite that they are made from today.
 """
 
 from __future__ import annotations
@@ -47,10 +47,16 @@ def pin(package: PackageFile) -> lockfile.Pin:
 
 
 def closure_pins(apt: AptDirectory) -> list[lockfile.Pin]:
-    """The pins of debian-root, as the index of ``apt`` is now."""
-    nothing = lockfile.LockFile([])
-    packages = root_disk.choose_closure(apt.index(), apt.suite, nothing, SilentProgress())
-    return [pin(package) for package in packages]
+    """The pins of debian-root and debian-postgresql, as the index of ``apt`` is now."""
+    nothing, index = lockfile.LockFile([]), list(apt.index())
+    packages = [
+        package
+        for image in (root_disk.DebianRootImage, root_disk.DebianPostgresqlImage)
+        for package in root_disk.choose_closure(
+            index, apt.suite, nothing, SilentProgress(), image.name, image.software
+        )
+    ]
+    return list({package.package: pin(package) for package in packages}.values())
 
 
 def main() -> None:

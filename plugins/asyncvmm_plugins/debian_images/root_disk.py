@@ -1,4 +1,4 @@
-"""The image ``debian-root``: a disk with a Debian 13 root file system, made without root.
+"""The images ``debian-root`` and ``debian-postgresql``: disks with a Debian 13 root, made without root.
 
 The packages are unpacked, not installed: no maintainer script runs, because none could on this machine.
 What their scripts would have done and the image needs is done in `finish_root`. The disk is filled by
@@ -40,20 +40,19 @@ SUITES_STABLE_FIRST: Final = ("trixie", "forky", "sid")
 RECIPE: Final = "debian-root 3"
 DISK: Final = "root.ext4"
 FIRST: Final = ("base-files", "base-passwd", "libc6", "libc-bin")
-PACKAGES: Final = (
+SYSTEM: Final = (
     *FIRST,
-    # A system to work in.
     *("bash", "dash", "coreutils", "util-linux", "mount", "grep", "sed", "mawk", "findutils"),
     *("tar", "gzip", "hostname", "procps", "ncurses-base", "ncurses-bin", "busybox-static"),
     *("e2fsprogs", "kmod", "iproute2", "iputils-ping", "netbase", "python3", "curl"),
-    # What it is for.
-    *servers.PACKAGES,
 )
+"""What every root disk is asked for."""
 ROOT_APPEND: Final = "root=/dev/vda ro asyncvmm.overlay=1"
 """The cached disk is never written: init.sh puts an overlay in the guest's memory over it."""
 KEPT_APPEND: Final = "root=/dev/vda rw"
 """For a machine with an overlay of its own on the disk: what it writes is kept."""
 
+WORK_BYTES: Final = 1200 * MIB
 SHOWN_PACKAGES: Final = 5  # of those that a note is about
 FREE_BYTES: Final = 256 * MIB
 UUID: Final = "6b1f9c52-8d5b-4c2b-9f3e-1f7d9a60c113"
@@ -66,9 +65,11 @@ FSTAB: Final = (
 
 
 class DebianRootImage(ImageType):
-    """``debian-root``."""
+    """``debian-root``; a subclass is another disk, with ``software`` of its own."""
 
     name = "debian-root"
+    recipe = RECIPE
+    software = servers.SERVERS
     summary = (
         "a Debian 13 root disk: bash, python3, curl; web, database, mail, print, file, game servers "
         "(~60 MB)"
@@ -79,18 +80,18 @@ class DebianRootImage(ImageType):
         """Fetches the packages, fills the disk, and gets a kernel if there is none yet."""
         tools = {tool: find_tool(tool) for tool in TOOLS}
         with cache.lock(self.name):
-            cache.require_space(1200 * MIB, "the image debian-root")
+            cache.require_space(WORK_BYTES, f"the image {self.name}")
             apt = verified_suite(cache, SUITES_STABLE_FIRST, progress)
             if apt.suite != SUITES_STABLE_FIRST[0]:
                 progress.note(
-                    f"debian-root is made from Debian's suite {apt.suite}, not from Debian 13"
+                    f"{self.name} is made from Debian's suite {apt.suite}, not from Debian 13"
                 )
-            packages, debs = fetch_closure(apt, progress)
+            packages, debs = fetch_closure(apt, progress, self.name, self.software)
             sources = [f"Debian suite {apt.suite}", *packages]
             work = cache.work_directory()
             with (
-                cache.build(self.name, recipe=RECIPE, sources=sources) as directory,
-                tempfile.TemporaryDirectory(prefix="debian-root.tree-", dir=work) as scratch,
+                cache.build(self.name, recipe=self.recipe, sources=sources) as directory,
+                tempfile.TemporaryDirectory(prefix=f"{self.name}.tree-", dir=work) as scratch,
             ):
                 root = Path(scratch) / "root"
                 root.mkdir(mode=0o755)
@@ -98,7 +99,7 @@ class DebianRootImage(ImageType):
                     for deb in debs:
                         unpack(deb, root)
                         task.advance(1)
-                finish_root(root)
+                finish_root(root, self.software)
                 with progress.task("writing the disk", None):
                     make_disk(root, directory / DISK, tools)
         if not any(kernel.is_present(cache) for kernel in (SmallLinuxImage(), DebianFullImage())):
@@ -133,17 +134,35 @@ class DebianRootImage(ImageType):
         return super().is_present(cache) and any(kernel.is_present(cache) for kernel in kernels)
 
 
-def fetch_closure(apt: AptDirectory, progress: Progress) -> tuple[list[str], list[Path]]:
-    """Names with versions, and the fetched files, of `PACKAGES` and all that they need, `FIRST` first."""
+class DebianPostgresqlImage(DebianRootImage):
+    """``debian-postgresql``: a disk of its own, since PostgreSQL brings ICU and Perl, 160 MB."""
+
+    name = "debian-postgresql"
+    recipe = "debian-postgresql 1"
+    software = servers.POSTGRESQL
+    summary = "a Debian 13 root disk: bash, python3, curl; PostgreSQL, server and client (~90 MB)"
+
+
+def fetch_closure(
+    apt: AptDirectory, progress: Progress, image: str, software: servers.Software
+) -> tuple[list[str], list[Path]]:
+    """Names with versions, and the fetched files, of what `choose_closure` chooses."""
     with progress.task("choosing packages", None):
-        packages = choose_closure(apt.index(), apt.suite, lockfile.load(), progress)
+        packages = choose_closure(
+            apt.index(), apt.suite, lockfile.load(), progress, image, software
+        )
     return [f"{p.package} {p.version}" for p in packages], apt.fetch_all(packages, progress)
 
 
 def choose_closure(
-    index: Iterable[Mapping[str, str]], suite: str, lock: LockFile, progress: Progress
+    index: Iterable[Mapping[str, str]],
+    suite: str,
+    lock: LockFile,
+    progress: Progress,
+    image: str = "debian-root",
+    software: servers.Software = servers.SERVERS,
 ) -> list[PackageFile]:
-    """`PACKAGES` and all that they need, `FIRST` first: the pinned files, where the index still has them.
+    """`SYSTEM`, the software and all that they need, `FIRST` first: pinned files, where there are such.
 
     What is newer than its pin, or has none, is taken as the index has it, with a note. Raises
     `ChecksumError` for a file that is not the one which was pinned under its name and version.
@@ -155,7 +174,7 @@ def choose_closure(
 
     # The pinned version of a package comes first: of several, an index takes the first.
     known = PackageIndex(sorted(index, key=lambda stanza: not is_pinned(stanza)))
-    names = known.closure(PACKAGES)
+    names = known.closure((*SYSTEM, *software.packages))
     ordered = [*FIRST, *(name for name in names if name not in FIRST)]
     packages = [package_file(known.packages[name], suite) for name in ordered]
     others: list[str] = []
@@ -174,27 +193,27 @@ def choose_closure(
         shown = ", ".join(others[:SHOWN_PACKAGES])
         more = ", ..." if len(others) > SHOWN_PACKAGES else ""
         progress.note(
-            f"{len(others)} of {len(packages)} packages of debian-root are not those that it was "
+            f"{len(others)} of {len(packages)} packages of {image} are not those that it was "
             f"tested with: {shown}{more}"
         )
     return packages
 
 
-def finish_root(root: Path) -> None:
+def finish_root(root: Path, software: servers.Software = servers.SERVERS) -> None:
     """What the packages' scripts would have done, our init and agent. Raises `BuildError`."""
     for name in ("bin", "sbin", "lib"):
         if not (root / name).is_symlink():
             raise BuildError(f"the root's /{name} is not the link that Debian 13 has")
     mount_points = ("proc", "sys", "dev", "run", "tmp", "mnt", "root")
-    for name in (*mount_points, *servers.DIRECTORIES):
+    for name in (*mount_points, *software.directories):
         (root / name).mkdir(parents=True, exist_ok=True)
     accounts = root / "usr/share/base-passwd"
     passwd = (accounts / "passwd.master").read_text("utf-8").replace("root:*:", "root::")
     group = (accounts / "group.master").read_text("utf-8")
-    for name, (number, home) in servers.ACCOUNTS.items():
+    for name, (number, home) in software.accounts.items():
         passwd += f"{name}:*:{number}:{number}::{home}:/usr/sbin/nologin\n"
         group += f"{name}:*:{number}:\n"
-    for name, number in servers.GROUPS.items():
+    for name, number in software.groups.items():
         group += f"{name}:*:{number}:\n"
     texts = {
         "etc/passwd": passwd,
@@ -204,7 +223,7 @@ def finish_root(root: Path) -> None:
         "etc/fstab": FSTAB,
         "etc/asyncvmm-root": "This root was made by asyncvmm from unpacked Debian packages.\n",
         "etc/profile.d/asyncvmm.sh": "export HOME=/root\n",
-        **servers.FILES,
+        **software.files,
     }
     for name, text in texts.items():
         _write(root / name, text.encode(), 0o644)
@@ -214,7 +233,7 @@ def finish_root(root: Path) -> None:
         "usr/bin/awk": "mawk",
         "etc/inittab": "/run/inittab",
         "etc/mtab": "/proc/mounts",
-        **servers.LINKS,
+        **software.links,
         **{f"usr/sbin/{name}": "../bin/busybox" for name in ("poweroff", "reboot", "halt")},
     }
     for name, target in links.items():

@@ -17,6 +17,7 @@ from asyncvmm.base.errors import (
 from asyncvmm.firmware.symbols import SymbolTable, read_symbols
 from asyncvmm.machine import EngineStats, GuestConfig, SnapshotError
 from asyncvmm.network import LinkShape, Network, NetworkConfig
+from asyncvmm.runtime.balloon import BalloonShortError
 from asyncvmm.runtime.commands import CommandFailedError, CompletedCommand
 from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
 from asyncvmm.runtime.console import Console
@@ -34,6 +35,7 @@ from asyncvmm.runtime.vsock import GuestListener
 __all__ = [
     "AsyncvmmError",
     "BackendError",
+    "BalloonShortError",
     "CommandFailedError",
     "Compared",
     "CompletedCommand",

@@ -106,14 +106,18 @@ class VmFolder:
         cold: bool = False,
         commands: bool = False,
         date: Literal["freeze", "host"] = "freeze",
+        journal: Path | None = None,
         **changes: Any,
     ) -> AbstractAsyncContextManager[RunningMachine]:
         """Run the machine in this process for a block; ``changes`` are GuestConfig's fields, this once.
 
         It goes on from the state that was kept last, unless ``cold``. With ``commands`` it boots to
-        nothing but its agent. ``date="host"`` sets its clock by this machine's.
+        nothing but its agent. ``date="host"`` sets its clock by this machine's. ``journal`` is a new file
+        for ``open_replay``; what changes of the folder later is kept beside it.
         """
-        options = StartOptions(cold=cold, commands=commands, changes=changes, date=date)
+        options = StartOptions(
+            cold=cold, commands=commands, changes=changes, journal=journal, date=date
+        )
         return open_machine(self.paths, options, plugins=self.plugins)
 
     @property

@@ -127,6 +127,13 @@ def _refuse_writable(scenario: Scenario, configs: dict[str, Any]) -> None:
 
 
 def _refuse_live(scenario: Scenario, configs: dict[str, Any], manager: PluginManager) -> None:
+    for name, network in scenario.networks.items():
+        for backend, text in network.backends.items():
+            if manager.network_backend(split_options(text)[0]).live:
+                raise ConfigError(
+                    f"{scenario.path}: networks.{name}: backend {backend!r} lives with the world "
+                    "outside: its runs cannot be repeated"
+                )
     for name, config in configs.items():
         for text in config.devices:
             kind = manager.device_type(split_options(text)[0])

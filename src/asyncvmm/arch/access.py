@@ -10,7 +10,7 @@ from mypy_extensions import i64
 
 from asyncvmm.arch.guard import READS, WRITES
 from asyncvmm.arch.hart import EVENT_CHECK, EVENT_TRAP, Hart
-from asyncvmm.arch.mmu import LOAD, STORE, access_fault, fault, translate
+from asyncvmm.arch.mmu import LOAD, STORE, access_fault, fault, load_address, store_address
 from asyncvmm.arch.status import LOAD_MISALIGNED, STORE_MISALIGNED
 from asyncvmm.arch.tlb import INDEX_MASK
 from asyncvmm.base.bits import shr
@@ -22,7 +22,7 @@ def load(hart: Hart, address: i64, size: i64) -> i64:
     if (address & (size - 1)) != 0:
         return _load_misaligned(hart, address, size)
     hart.tlb_misses += 1
-    physical = translate(hart, address, LOAD, size)
+    physical = load_address(hart, address, size)
     if physical == -1:
         return 0
     ram = hart.ram
@@ -54,7 +54,6 @@ def _enter_load(hart: Hart, address: i64, index: i64) -> None:
         i = (address >> 12) & INDEX_MASK
         tlb.load_tags[i] = (address & -4096) | tlb.context
         tlb.load_pages[i] = ram.pages[index]
-        tlb.load_ppns[i] = ram.first_ppn + index
 
 
 def _load_misaligned(hart: Hart, address: i64, size: i64) -> i64:
@@ -82,7 +81,7 @@ def _load_bytes(hart: Hart, address: i64, size: i64) -> i64:
     value: i64 = 0
     i: i64 = 0
     while i < size:
-        physical = translate(hart, address + i, LOAD, 1)
+        physical = load_address(hart, address + i, 1)
         if physical == -1:
             return 0
         index = hart.ram.readable(physical, 1)
@@ -113,7 +112,7 @@ def store(hart: Hart, address: i64, size: i64, value: i64) -> None:
         _store_misaligned(hart, address, size, value)
         return
     hart.tlb_misses += 1
-    physical = translate(hart, address, STORE, size)
+    physical = store_address(hart, address, size)
     if physical == -1:
         return
     ram = hart.ram
@@ -151,7 +150,6 @@ def _enter_store(hart: Hart, address: i64, physical: i64) -> None:
     i = (address >> 12) & INDEX_MASK
     tlb.store_tags[i] = (address & -4096) | tlb.context
     tlb.store_pages[i] = page
-    tlb.store_ppns[i] = physical >> 12
 
 
 def _store_misaligned(hart: Hart, address: i64, size: i64, value: i64) -> None:
@@ -181,7 +179,7 @@ def _store_bytes(hart: Hart, address: i64, size: i64, value: i64) -> None:
     hart.tlb_misses += 1
     i: i64 = 0
     while i < size:
-        physical = translate(hart, address + i, STORE, 1)
+        physical = store_address(hart, address + i, 1)
         if physical == -1:
             return
         if not hart.ram.contains(physical, 1):
@@ -193,7 +191,7 @@ def _store_bytes(hart: Hart, address: i64, size: i64, value: i64) -> None:
         i += 1
     i = 0
     while i < size:
-        physical = translate(hart, address + i, STORE, 1)
+        physical = store_address(hart, address + i, 1)
         _enter_store(hart, address + i, physical)
         hart.ram.store(physical, 1, value >> (i << 3))
         i += 1
@@ -221,7 +219,7 @@ def amo_load(hart: Hart, address: i64, size: i64) -> i64:
     if (address & (size - 1)) != 0:
         fault(hart, STORE_MISALIGNED, address)
         return 0
-    physical = translate(hart, address, STORE, size)
+    physical = store_address(hart, address, size)
     if physical == -1:
         return 0
     if not hart.ram.contains(physical, size):
@@ -255,7 +253,7 @@ def load_reserved(hart: Hart, address: i64, size: i64) -> i64:
     if (address & (size - 1)) != 0:
         fault(hart, LOAD_MISALIGNED, address)
         return 0
-    physical = translate(hart, address, LOAD, size)
+    physical = load_address(hart, address, size)
     if physical == -1:
         return 0
     if not hart.ram.contains(physical, size):

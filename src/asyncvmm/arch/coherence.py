@@ -25,12 +25,12 @@ class Coherence(PageWatcher):
     def page_replaced(self, ppn: i64) -> None:
         """Another page object, the same bytes: loads and stores must find the new one."""
         for hart in self.harts:
-            hart.tlb.drop_physical(ppn, True, True, False)
+            hart.tlb.drop_physical(self.ram.physical_page(ppn), True, True, False)
 
     def view_closed(self, ppn: i64, count: i64) -> None:
         """Loads and fetches of these pages must come and ask: they go to a device, or fault."""
         for hart in self.harts:
-            hart.tlb.drop_pages(ppn, count)
+            hart.tlb.drop_pages(self.ram.physical_page(ppn), count)
             hart.event |= EVENT_CHECK
 
     def pages_frozen(self) -> None:
@@ -47,7 +47,7 @@ class Coherence(PageWatcher):
             self._drop_all_but(ppn)
         self.ram.set_code(ppn - self.ram.first_ppn, True)
         for hart in self.harts:
-            hart.tlb.drop_physical(ppn, False, True, False)
+            hart.tlb.drop_physical(self.ram.physical_page(ppn), False, True, False)
 
     def _drop_all_but(self, kept: i64) -> None:
         keep: int = kept
@@ -83,5 +83,5 @@ class Coherence(PageWatcher):
             self.code.drop(ppn)
             self.code_gone(ppn)
             for hart in self.harts:
-                hart.tlb.drop_physical(ppn, False, False, True)
+                hart.tlb.drop_physical(self.ram.physical_page(ppn), False, False, True)
                 hart.event |= EVENT_CHECK

@@ -28,7 +28,7 @@ MACHINE: Final = 3
 EVENT_NONE: Final = 0
 EVENT_TRAP: Final = 1  # the instruction did not complete: trap_cause and trap_value say why
 EVENT_CHECK: Final = 2  # it completed; interrupts, limit, mode or translation may have changed
-EVENT_HALT: Final = 4  # it has not begun: a debugger wants the hart to stop here
+EVENT_HALT: Final = 4  # it has not begun: a debugger wants the hart to stop here, or see EVENT_BAIL
 
 # Hart states of SBI HSM (chapter 9), as far as a hart itself can be in them.
 STOPPED: Final = 0

@@ -8,6 +8,7 @@ from mypy_extensions import i64
 
 from asyncvmm.arch.hart import (
     EVENT_CHECK,
+    EVENT_HALT,
     EVENT_TRAP,
     MACHINE,
     SUPERVISOR,
@@ -34,6 +35,7 @@ from asyncvmm.arch.status import (
     STORE_PAGE,
     SUM,
 )
+from asyncvmm.arch.tlb import FETCH_MASK, INDEX_MASK
 
 LOAD: Final = 0
 STORE: Final = 1  # AMOs too
@@ -118,6 +120,45 @@ def translate(hart: Hart, virtual: i64, access: i64, length: i64) -> i64:
     if physical == -1:
         return -1
     return _protect(hart, physical, virtual, access, length, priv)
+
+
+def load_address(hart: Hart, virtual: i64, length: i64) -> i64:
+    """``translate`` for a load, from the TLB when it is there, else into it."""
+    tlb = hart.tlb
+    i = (virtual >> 12) & INDEX_MASK
+    if tlb.load_walked[i] == ((virtual & -4096) | tlb.context):
+        hart.walk_whole_page = True
+        return (tlb.load_ppns[i] << 12) | (virtual & 4095)
+    physical = translate(hart, virtual, LOAD, length)
+    if physical != -1 and hart.walk_whole_page and (hart.event & EVENT_HALT) == 0:
+        tlb.enter_load(virtual, physical >> 12)
+    return physical
+
+
+def store_address(hart: Hart, virtual: i64, length: i64) -> i64:
+    """``translate`` for a store or AMO, from the TLB when it is there, else into it."""
+    tlb = hart.tlb
+    i = (virtual >> 12) & INDEX_MASK
+    if tlb.store_walked[i] == ((virtual & -4096) | tlb.context):
+        hart.walk_whole_page = True
+        return (tlb.store_ppns[i] << 12) | (virtual & 4095)
+    physical = translate(hart, virtual, STORE, length)
+    if physical != -1 and hart.walk_whole_page and (hart.event & EVENT_HALT) == 0:
+        tlb.enter_store(virtual, physical >> 12)
+    return physical
+
+
+def fetch_address(hart: Hart, pc: i64) -> i64:
+    """``translate`` for what is executed at ``pc``, from the TLB when it is there, else into it."""
+    tlb = hart.tlb
+    i = (pc >> 12) & FETCH_MASK
+    if tlb.fetch_walked[i] == ((pc & -4096) | tlb.fetch_context):
+        hart.walk_whole_page = True
+        return (tlb.fetch_ppns[i] << 12) | (pc & 4095)
+    physical = translate(hart, pc, FETCH, 2)
+    if physical != -1 and hart.walk_whole_page and (hart.event & EVENT_HALT) == 0:
+        tlb.enter_fetch(pc, physical >> 12)
+    return physical
 
 
 def _protect(hart: Hart, physical: i64, virtual: i64, access: i64, length: i64, priv: i64) -> i64:

@@ -1,4 +1,12 @@
-"""The TLB: three direct-mapped tables (load, store, fetch) that hold the page beside the tag.
+"""The TLB: three direct-mapped tables (load, store, fetch), and the pages that their entries stand for.
+
+A guest can tell a TLB's hits from its misses: a miss walks the page tables and sets A and D bits, which
+software may clear without a fence (privileged architecture, 4.3.1). So what is in the TLB is decided by
+what the guest executes and by nothing else, is the same under every engine, and is part of snapshots:
+these are the ``*_walked`` tags with their ``*_ppns``. ``load_tags`` and ``load_pages`` and so on are the
+part of it that an engine can use at once. The host may forget any of those at any time, at the cost
+of a slow path which finds the entry still walked; ``native`` likewise. A walked entry that goes takes
+them with it.
 
 A tag is the virtual page address with a context number in bits 3..11. A context stands for everything
 else that a translation depends on: ASID, privilege, SUM, MXR. Flushing takes a new context number, so it
@@ -40,7 +48,10 @@ class Tlb:
         self.store_pages: vec[vec[i64]] = vec[vec[i64]]([nothing] * ENTRIES)
         self.fetch_tags: vec[i64] = vec[i64]([1] * FETCH_ENTRIES)
         self.fetch_pages: vec[vec[i64]] = vec[vec[i64]]([nothing] * FETCH_ENTRIES)
-        # Which physical page (number) an entry stands for.
+        # The entries themselves: tags, and which physical page (number) each stands for.
+        self.load_walked: vec[i64] = vec[i64]([1] * ENTRIES)
+        self.store_walked: vec[i64] = vec[i64]([1] * ENTRIES)
+        self.fetch_walked: vec[i64] = vec[i64]([1] * FETCH_ENTRIES)
         self.load_ppns: vec[i64] = vec[i64]([0] * ENTRIES)
         self.store_ppns: vec[i64] = vec[i64]([0] * ENTRIES)
         self.fetch_ppns: vec[i64] = vec[i64]([0] * FETCH_ENTRIES)
@@ -79,6 +90,36 @@ class Tlb:
             self._contexts[slot * 8 + mode] = context
         return context
 
+    def enter_load(self, virtual: i64, ppn: i64) -> None:
+        """Loads from the page at ``virtual`` have been found to go to physical page ``ppn``."""
+        i = (virtual >> 12) & INDEX_MASK
+        self.load_walked[i] = (virtual & -4096) | self.context
+        self.load_ppns[i] = ppn
+        self.load_tags[i] = NO_TAG
+        if self.has_native:
+            native = self.native
+            native[NATIVE_DATA + 4 * i] = NO_TAG
+
+    def enter_store(self, virtual: i64, ppn: i64) -> None:
+        """Stores to the page at ``virtual`` have been found to go to physical page ``ppn``."""
+        i = (virtual >> 12) & INDEX_MASK
+        self.store_walked[i] = (virtual & -4096) | self.context
+        self.store_ppns[i] = ppn
+        self.store_tags[i] = NO_TAG
+        if self.has_native:
+            native = self.native
+            native[NATIVE_DATA + 4 * i + 1] = NO_TAG
+
+    def enter_fetch(self, virtual: i64, ppn: i64) -> None:
+        """Instructions of the page at ``virtual`` have been found to be in physical page ``ppn``."""
+        i = (virtual >> 12) & FETCH_MASK
+        self.fetch_walked[i] = (virtual & -4096) | self.fetch_context
+        self.fetch_ppns[i] = ppn
+        self.fetch_tags[i] = NO_TAG
+        if self.has_native:
+            native = self.native
+            native[NATIVE_FETCH + 2 * i] = NO_TAG
+
     def note_superpage(self, virtual: i64, level: i64) -> None:
         """A slice of a superpage is about to be entered: level 1 is 2 MiB, 2 is 1 GiB, 3 512 GiB."""
         if level == 1:
@@ -107,6 +148,23 @@ class Tlb:
         """All context numbers are used: clear the tables and begin again."""
         i: i64 = 0
         while i < ENTRIES:
+            self.load_walked[i] = NO_TAG
+            self.store_walked[i] = NO_TAG
+            i += 1
+        i = 0
+        while i < FETCH_ENTRIES:
+            self.fetch_walked[i] = NO_TAG
+            i += 1
+        self._clear_tags()
+        i = 0
+        while i < ASID_SLOTS * 8:
+            self._contexts[i] = 0
+            i += 1
+        self._next = 1
+
+    def _clear_tags(self) -> None:
+        i: i64 = 0
+        while i < ENTRIES:
             self.load_tags[i] = NO_TAG
             self.store_tags[i] = NO_TAG
             i += 1
@@ -114,12 +172,17 @@ class Tlb:
         while i < FETCH_ENTRIES:
             self.fetch_tags[i] = NO_TAG
             i += 1
-        i = 0
-        while i < ASID_SLOTS * 8:
-            self._contexts[i] = 0
-            i += 1
-        self._next = 1
         self.clear_native()
+
+    def drop_all(self) -> None:
+        """Let every access come by the slow path once, which no guest can tell."""
+        self._clear_tags()
+        i: i64 = 0
+        while i < ENTRIES:
+            self.load_pages[i] = self._nothing
+            self.store_pages[i] = self._nothing
+            i += 1
+        self.drop_fetches()
 
     def clear_native(self) -> None:
         """Forget what the translating engine has entered."""
@@ -191,12 +254,15 @@ class Tlb:
         self.flushes += 1
         i = (virtual >> 12) & INDEX_MASK
         page = virtual & -4096
-        if (self.load_tags[i] & -4096) == page:
+        if (self.load_walked[i] & -4096) == page:
+            self.load_walked[i] = NO_TAG
             self.load_tags[i] = NO_TAG
-        if (self.store_tags[i] & -4096) == page:
+        if (self.store_walked[i] & -4096) == page:
+            self.store_walked[i] = NO_TAG
             self.store_tags[i] = NO_TAG
         j = (virtual >> 12) & FETCH_MASK
-        if (self.fetch_tags[j] & -4096) == page:
+        if (self.fetch_walked[j] & -4096) == page:
+            self.fetch_walked[j] = NO_TAG
             self.fetch_tags[j] = NO_TAG
         native = self.native
         if self.has_native:
@@ -271,3 +337,142 @@ class Tlb:
             while i < NATIVE_END:
                 native[i + 1] = NO_TAG
                 i += 4
+
+    def state(self) -> list[int]:
+        """What ``restore`` takes: everything by which a guest could tell this TLB from another."""
+        found: list[int] = [int(self._next), 1 if self._overflow else 0]
+        found.append(int(self.context))
+        found.append(int(self.fetch_context))
+        slot: i64 = 0
+        part: list[int] = []
+        while slot < ASID_SLOTS:
+            if self._spaces[slot] != -1:
+                part.append(int(slot))
+                part.append(int(self._spaces[slot]))
+                mode: i64 = 0
+                while mode < 8:
+                    part.append(int(self._contexts[slot * 8 + mode]))
+                    mode += 1
+            slot += 1
+        found.append(len(part) // 10)
+        found += part
+        for regions in (self._mega, self._giga):
+            part = []
+            i: i64 = 0
+            while i < len(regions):
+                if regions[i] != -1:
+                    part.append(int(regions[i]))
+                i += 1
+            found.append(len(part))
+            found += part
+        alive: vec[i64] = vec[i64]([0] * (CONTEXTS + 1))
+        slot = 0
+        while slot < ASID_SLOTS * 8:
+            alive[self._contexts[slot]] = 1
+            slot += 1
+        alive[0] = 0
+        found += _entries(self.load_walked, self.load_ppns, alive)
+        found += _entries(self.store_walked, self.store_ppns, alive)
+        found += _entries(self.fetch_walked, self.fetch_ppns, alive)
+        return found
+
+    def restore(self, words: list[int]) -> bool:
+        """Be the TLB that ``state`` told of; False, and empty, when there can be no such one.
+
+        Any 64-bit words will do as ``words``. The contexts that were current are so again.
+        """
+        self._empty()
+        if self._read(words):
+            return True
+        self._empty()
+        return False
+
+    def _empty(self) -> None:
+        self._start_over()
+        self.flush_all()
+        self.context = 0
+        self.fetch_context = 0
+
+    def _read(self, words: list[int]) -> bool:
+        end: i64 = len(words)
+        if end < 5:
+            return False
+        self._next = words[0]
+        self._overflow = words[1] != 0
+        self.context = words[2]
+        self.fetch_context = words[3]
+        count: i64 = words[4]
+        at: i64 = 5
+        if self._next < 1 or self._next > CONTEXTS or count < 0 or count > ASID_SLOTS:
+            return False
+        for current in (self.context, self.fetch_context):
+            if (current & 7) != 0 or current < 0 or current >> 3 >= self._next:
+                return False
+        if at + 10 * count > end:
+            return False
+        while count > 0:
+            slot: i64 = words[at]
+            space: i64 = words[at + 1]
+            if slot < 0 or slot >= ASID_SLOTS or space < 0 or space & (ASID_SLOTS - 1) != slot:
+                return False
+            self._spaces[slot] = space
+            mode: i64 = 0
+            while mode < 8:
+                context: i64 = words[at + 2 + mode]
+                if context < 0 or context >= self._next:
+                    return False
+                self._contexts[slot * 8 + mode] = context
+                mode += 1
+            at += 10
+            count -= 1
+        for regions in (self._mega, self._giga):
+            if at >= end:
+                return False
+            count = words[at]
+            at += 1
+            if count < 0 or count > len(regions) or at + count > end:
+                return False
+            while count > 0:
+                region: i64 = words[at]
+                regions[region & (len(regions) - 1)] = region
+                at += 1
+                count -= 1
+        at = _read_entries(words, at, self.load_walked, self.load_ppns)
+        at = _read_entries(words, at, self.store_walked, self.store_ppns)
+        at = _read_entries(words, at, self.fetch_walked, self.fetch_ppns)
+        return at == end
+
+
+def _entries(tags: vec[i64], ppns: vec[i64], alive: vec[i64]) -> list[int]:
+    """How many entries are of contexts in use, and each one's tag and page."""
+    found: list[int] = [0]
+    i: i64 = 0
+    while i < len(tags):
+        if tags[i] != NO_TAG and alive[(tags[i] & 4095) >> 3] != 0:
+            found.append(int(tags[i]))
+            found.append(int(ppns[i]))
+        i += 1
+    found[0] = len(found) // 2
+    return found
+
+
+def _read_entries(words: list[int], at: i64, tags: vec[i64], ppns: vec[i64]) -> i64:
+    """Where in ``words`` the entries end that begin at ``at``, or -1."""
+    end: i64 = len(words)
+    if at < 0 or at >= end:
+        return -1
+    count: i64 = words[at]
+    at += 1
+    if count < 0 or count > len(tags) or at + 2 * count > end:
+        return -1
+    while count > 0:
+        tag: i64 = words[at]
+        ppn: i64 = words[at + 1]
+        if (tag & 7) != 0 or (tag & 4095) >> 3 == 0 or ppn < 0 or ppn >> 44 != 0:
+            return -1
+        i = (tag >> 12) & (len(tags) - 1)
+        tags[i] = tag
+        ppns[i] = ppn
+        at += 2
+        count -= 1
+    return at

@@ -398,6 +398,8 @@ class Session:
             return
         wanted = GDB_PORT if options.gdb is None else options.gdb
         port = await guest.gdb(wanted, wait=options.gdb_wait)
+        if options.record is not None:
+            say("a journal is kept: gdb can look and stop, but write nothing")
         say(f"gdb-multiarch: target remote :{port}")
 
     async def _end_on_signal(

@@ -31,11 +31,6 @@ def run_folder(options: argparse.Namespace) -> int:
                 f"--{name} does not go with a folder: `asyncvmm config set {options.target}` changes what "
                 "it boots and may reach"
             )
-    if options.record is not None:
-        raise ConfigError(
-            "--record does not go with a folder: a machine that keeps what it writes is not the same "
-            "one again when the run is repeated"
-        )
     folder = open_folder(options.target)
     holder = folder.holder
     if holder is not None and holder.serves and options.guest_command is not None:

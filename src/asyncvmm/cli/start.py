@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -53,6 +54,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--engine", choices=["auto", "interpreter", "jit"], help="this once")
     parser.add_argument("--clock", choices=["virtual", "realtime"], help="default: realtime")
     add_date(parser)
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="a journal of all that enters the guest: `asyncvmm replay FILE` repeats the run",
+    )
     parser.add_argument("--foreground", action="store_true", help="stay, until the machine ends")
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(function=start)
@@ -69,6 +76,8 @@ def start(options: argparse.Namespace) -> int:
               if getattr(options, name)]  # fmt: skip
     if options.cold:
         words.append("--cold")
+    if options.record is not None:
+        words.append(f"--record={options.record}")
     answer = _spawn(folder, words)
     raise_error(answer)
     resumed = answer.get("resumed")
@@ -146,7 +155,11 @@ async def _serve(folder: VmFolder, options: argparse.Namespace, tell: Any) -> in
     defaults = {"clock": "realtime", "epoch_ns": time.time_ns()}
     changes = {"engine": options.engine, "clock": options.clock}
     wanted = StartOptions(
-        cold=options.cold, changes=changes, defaults=defaults, date=options.date or FREEZE
+        cold=options.cold,
+        changes=changes,
+        defaults=defaults,
+        date=options.date or FREEZE,
+        journal=options.record,
     )
     command = shlex.split(f"asyncvmm start {shlex.quote(str(folder.path))}")
     opened = open_machine(

@@ -109,6 +109,7 @@ class NetPort:
         self.dropped_sending: int = 0
         self.dropped_arriving: int = 0
         self.schedule: Callable[[int, Callable[[], None]], Event] | None = None
+        self.on_arrive: Callable[[int, Packet], None] | None = None  # hears what ``arrive`` is told
         self._now: Callable[[], int] = now
         self._outbox: list[Sent] = []
         self._inbox: list[Packet] = []
@@ -183,6 +184,9 @@ class NetPort:
 
     def arrive(self, time_ns: int, packet: Packet) -> bool:
         """Let ``packet`` arrive at ``time_ns`` of the guest's time (now at the earliest)."""
+        heard = self.on_arrive
+        if heard is not None:
+            heard(time_ns, packet)
         size = len(packet.data)
         count = len(self._arriving) + len(self._inbox) - self._next
         if count >= INBOX_PACKETS or self._inbox_bytes + size > INBOX_BYTES:

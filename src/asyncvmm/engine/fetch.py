@@ -9,7 +9,7 @@ from mypy_extensions import i64
 
 from asyncvmm.arch.code import PPN_SLOT, SLOTS, STORES_SLOT
 from asyncvmm.arch.hart import EVENT_CHECK, EVENT_HALT, EVENT_TRAP, Hart
-from asyncvmm.arch.mmu import FETCH, access_fault, translate
+from asyncvmm.arch.mmu import FETCH, access_fault, fetch_address, translate
 from asyncvmm.arch.tlb import FETCH_MASK
 from asyncvmm.isa.decode import decode
 from asyncvmm.isa.opcodes import (
@@ -32,7 +32,7 @@ def fetch_page(hart: Hart, pc: i64) -> vec[i64]:
 
     Where PMP rights differ inside the page the loop is told to come back after one instruction.
     """
-    physical = translate(hart, pc, FETCH, 2)
+    physical = fetch_address(hart, pc)
     if physical == -1:
         return hart.cross_page
     ram = hart.ram
@@ -52,7 +52,6 @@ def fetch_page(hart: Hart, pc: i64) -> vec[i64]:
         i = (pc >> 12) & FETCH_MASK
         tlb.fetch_tags[i] = (pc & -4096) | tlb.fetch_context
         tlb.fetch_pages[i] = code
-        tlb.fetch_ppns[i] = ppn
     else:
         hart.event |= EVENT_CHECK
         if (pc & 4095) < 4094 and (ram.page_bits(index, physical, 2) & 3) == 3:

@@ -11,7 +11,7 @@ from typing import Final
 from asyncvmm.arch import csr
 from asyncvmm.arch.guard import HIT_BREAK, NO_HIT, READS, WRITES, Guard
 from asyncvmm.arch.hart import MACHINE, STARTED, SUPERVISOR, USER
-from asyncvmm.arch.mmu import PTE_R, PTE_V, PTE_W, PTE_X, flush_all, update_context
+from asyncvmm.arch.mmu import PTE_R, PTE_V, PTE_W, PTE_X, update_context
 from asyncvmm.arch.status import SATP_BARE, SATP_SV39
 from asyncvmm.base.bits import to_signed, to_unsigned
 from asyncvmm.base.units import PAGE_SIZE
@@ -40,7 +40,8 @@ class MachineTarget:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.frozen = False  # nothing can be written
+        self.frozen = False  # the past: nothing can be written
+        self.locked = False  # neither in the present
         self.physical = False  # whether addresses of memory packets are physical
         self._points: set[tuple[Point, int, int]] = set()
 
@@ -152,7 +153,7 @@ class MachineTarget:
 
     def write_register(self, hart: int, number: int, value: int) -> bool:
         """See Target; CSRs take what their WARL rules leave of it."""
-        if self.frozen:
+        if self.frozen or self.locked:
             return False
         it = self.machine.harts[hart]
         signed = to_signed(value & ((1 << 64) - 1))
@@ -197,7 +198,7 @@ class MachineTarget:
 
     def write_memory(self, hart: int, address: int, data: bytes) -> bool:
         """See Target."""
-        if self.frozen:
+        if self.frozen or self.locked:
             return False
         ram = self.machine.ram
         chunks: list[tuple[int, bytes]] = []
@@ -259,7 +260,7 @@ class MachineTarget:
             if not self._guard.add_watch(signed, length, _HOWS[point]):
                 return False
             for hart in self.machine.harts:
-                flush_all(hart)
+                hart.tlb.drop_all()
             return True
         if not self._guard.add_break(signed):
             return False

@@ -270,7 +270,8 @@ class Stub:
             address = parse_number(rest)
             if address is None:
                 return MALFORMED
-            self.target.write_register(hart, PC, address)
+            if not self.target.write_register(hart, PC, address):
+                return REFUSED
         self._request(Resume(step=hart) if payload[:1] in (b"s", b"S") else Resume())
         return None
 

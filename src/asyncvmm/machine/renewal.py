@@ -35,6 +35,7 @@ class Identity:
     uuid: str | None = None
 
 
+IDENTITY: Final = tuple(field.name for field in attrs.fields(Identity))
 Reseed = bool | int
 Date = Literal["freeze", "host"] | int
 

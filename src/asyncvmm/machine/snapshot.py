@@ -18,10 +18,10 @@ from asyncvmm.machine.machine import Machine
 from asyncvmm.machine.registers import hart_values, restore_hart
 from asyncvmm.memory.pages import PageTable
 
-VERSION: Final = 1
+VERSION: Final = 2
 PARTS: Final = frozenset(
-    ("version", "now_ns", "highest_ns", "harts", "scheduler", "aclint", "plic", "sbi", "htif",
-     "devices")
+    ("version", "now_ns", "highest_ns", "harts", "tlbs", "scheduler", "aclint", "plic", "sbi",
+     "htif", "devices")
 )  # fmt: skip
 MAX_TIME_NS: Final = 1 << 62
 WORD_BITS: Final = 64
@@ -56,6 +56,7 @@ def save_values(machine: Machine) -> dict[str, Any]:
         "now_ns": int(machine.timeline.now_ns),
         "highest_ns": int(machine.clock.highest_ns),
         "harts": [hart_values(hart) for hart in machine.harts],
+        "tlbs": [hart.tlb.state() for hart in machine.harts],
         "scheduler": machine.scheduler.state(),
         "aclint": machine.aclint.state(),
         "plic": machine.plic.state(),
@@ -103,6 +104,9 @@ def restore(machine: Machine, state: MachineState) -> None:
             machine.htif.restore(values["htif"])
         for hart, saved in zip(machine.harts, values["harts"], strict=True):
             restore_hart(hart, saved)
+        for hart, saved in zip(machine.harts, values["tlbs"], strict=False):
+            if not hart.tlb.restore(saved):
+                raise SnapshotError(f"guest {machine.config.name}: no TLB is like a saved one")
         machine.scheduler.restore(values["scheduler"])
     except SnapshotError:
         raise
@@ -116,8 +120,10 @@ def restore(machine: Machine, state: MachineState) -> None:
 def _checked(machine: Machine, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values, when their shape fits the machine."""
     name = machine.config.name
-    if not isinstance(values, Mapping) or values.get("version") != VERSION:
+    if not isinstance(values, Mapping) or values.get("version") not in (1, VERSION):
         raise SnapshotError(f"guest {name}: saved by an unknown version (this is {VERSION})")
+    if values["version"] == 1:  # it left out the TLBs, so that its guests go on with empty ones
+        values = {"tlbs": [], **values}
     if set(values) != PARTS:
         wrong = ", ".join(sorted(str(key) for key in set(values) ^ PARTS))
         raise SnapshotError(f"guest {name}: saved parts differ: {wrong}")
@@ -133,6 +139,10 @@ def _checked(machine: Machine, values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(harts, list) or len(harts) != len(machine.harts):
         raise SnapshotError(f"guest {name}: {len(machine.harts)} harts were expected")
     checked["harts"] = [words(saved, f"guest {name}: hart {n}") for n, saved in enumerate(harts)]
+    tlbs = values["tlbs"]
+    if not isinstance(tlbs, list) or len(tlbs) not in (0, len(harts)):
+        raise SnapshotError(f"guest {name}: {len(machine.harts)} TLBs were expected")
+    checked["tlbs"] = [words(saved, f"guest {name}: TLB {n}") for n, saved in enumerate(tlbs)]
     devices = values["devices"]
     paths = [device.io.path for device in machine.devices]
     if not isinstance(devices, dict) or sorted(devices) != sorted(paths):
@@ -189,6 +199,6 @@ def same_values(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[st
         if key == "devices":
             paths = sorted({*one[key], *other[key]})
             found += [f"{key}: {p}" for p in paths if one[key].get(p) != other[key].get(p)]
-        elif one[key] != other[key]:
+        elif one.get(key) != other.get(key):  # version 1 had fewer
             found.append(key)
     return found

@@ -17,7 +17,7 @@ from typing import Final
 
 from librt.strings import read_i64_le
 from librt.vecs import append, vec
-from mypy_extensions import i64, mypyc_attr
+from mypy_extensions import i32, i64, mypyc_attr
 
 from asyncvmm.base.errors import DmaError
 from asyncvmm.base.units import PAGE_SIZE, PAGE_WORDS
@@ -66,7 +66,7 @@ def new_table(page_count: i64) -> PageTable:
     """A table of absent pages in a store of its own: see ``PageTable.put``."""
     zero: vec[i64] = vec[i64]([0] * PAGE_WORDS)
     pages: vec[vec[i64]] = vec[vec[i64]]([zero] * int(page_count))
-    return PageTable(SharedPages(), pages, vec[i64]([0] * int(page_count)))
+    return PageTable(SharedPages(), pages, vec[i32]([0] * int(page_count)))
 
 
 class PageTable:
@@ -75,10 +75,10 @@ class PageTable:
     It costs a table; the pages are the store's. ``release`` it when it is not wanted any more.
     """
 
-    def __init__(self, store: SharedPages, pages: vec[vec[i64]], kind: vec[i64]) -> None:
+    def __init__(self, store: SharedPages, pages: vec[vec[i64]], kind: vec[i32]) -> None:
         self.shared_pages: SharedPages = store
         self.pages: vec[vec[i64]] = pages
-        self.kind: vec[i64] = kind
+        self.kind: vec[i32] = kind
         self.page_count: i64 = len(kind)
         self.released: bool = False
 
@@ -90,7 +90,7 @@ class PageTable:
         number = self.shared_pages.adopt(page)
         self.shared_pages.use(number)
         self.pages[index] = page
-        self.kind[index] = SHARED + number
+        self.kind[index] = i32(SHARED + number)
 
     @property
     def resident(self) -> int:
@@ -113,7 +113,7 @@ class PageTable:
 
     def moved(self, store: SharedPages) -> PageTable:
         """The same pages as a table of another store."""
-        kinds: vec[i64] = vec[i64]([0] * int(self.page_count))
+        kinds: vec[i32] = vec[i32]([0] * int(self.page_count))
         pages: vec[vec[i64]] = vec[vec[i64]]([self.pages[0]] * int(self.page_count))
         i: i64 = 0
         while i < self.page_count:
@@ -121,7 +121,7 @@ class PageTable:
             if self.kind[i] != ABSENT:
                 number = store.adopt(self.pages[i])
                 store.use(number)
-                kinds[i] = SHARED + number
+                kinds[i] = i32(SHARED + number)
             i += 1
         return PageTable(store, pages, kinds)
 
@@ -133,7 +133,7 @@ class PageTable:
         i: i64 = 0
         while i < self.page_count:
             if self.kind[i] > SHARED:
-                self.shared_pages.release(self.kind[i] - SHARED)
+                self.shared_pages.release(i64(self.kind[i]) - SHARED)
             i += 1
 
 
@@ -155,7 +155,7 @@ class Ram:
         self.view_size: i64 = 0
         self.zero: vec[i64] = vec[i64]([0] * PAGE_WORDS)
         self.pages: vec[vec[i64]] = vec[vec[i64]]([self.zero] * int(self.page_count))
-        self.kind: vec[i64] = vec[i64]([0] * int(self.page_count))
+        self.kind: vec[i32] = vec[i32]([0] * int(self.page_count))
         # A bit for each page, 64 a word: it has decoded code, so the watcher must hear of stores to it.
         self.code_bits: vec[i64] = vec[i64]([0] * int((self.page_count + 63) >> 6))
         self.resident: i64 = 0
@@ -216,6 +216,13 @@ class Ram:
                 return index
         return -1
 
+    def physical_page(self, ppn: i64) -> i64:
+        """The physical page number of what code caches know as ``ppn``: another one for a view's."""
+        index = ppn - self.first_ppn
+        if index < self.page_count:
+            return ppn
+        return (self.view_base >> 12) + index - self.page_count
+
     def page_bits(self, index: i64, address: i64, size: i64) -> i64:
         """``size`` (1, 2, 4) bytes, or 8, at an aligned address in page ``index``, zero-extended."""
         word = self.pages[index][(address & 4095) >> 3]
@@ -265,7 +272,7 @@ class Ram:
 
         What it holds stays: zeros where it was absent, a copy where it was shared.
         """
-        kind = self.kind[index]
+        kind = i64(self.kind[index])
         if kind == PRESENT:
             return self.pages[index]
         page: vec[i64] = vec[i64]([0] * PAGE_WORDS)
@@ -288,7 +295,7 @@ class Ram:
 
         The caller has compared them.
         """
-        kind = self.kind[index]
+        kind = i64(self.kind[index])
         self.shared_pages.use(number)
         if kind > SHARED:
             self.shared_pages.release(kind - SHARED)
@@ -300,7 +307,7 @@ class Ram:
 
     def drop_page(self, index: i64) -> None:
         """Make page ``index``, which the caller found to hold zeros only, absent."""
-        kind = self.kind[index]
+        kind = i64(self.kind[index])
         if kind == ABSENT:
             return
         if kind != PRESENT:
@@ -331,14 +338,14 @@ class Ram:
 
     def _replace(self, index: i64, page: vec[i64], kind: i64) -> None:
         self.pages[index] = page
-        self.kind[index] = kind
+        self.kind[index] = i32(kind)
         self.watcher.page_replaced(self.first_ppn + index)
 
     def clear(self) -> None:
         """Every page absent. The caller forgets decoded code and translations: nobody is told."""
         i: i64 = 0
         while i < self.page_count:
-            kind = self.kind[i]
+            kind = i64(self.kind[i])
             if kind != ABSENT:
                 if kind > SHARED:
                     self.shared_pages.release(kind - SHARED)
@@ -356,7 +363,7 @@ class Ram:
         i: i64 = 0
         while i < self.page_count:
             if self.kind[i] > SHARED:
-                self.shared_pages.release(self.kind[i] - SHARED)
+                self.shared_pages.release(i64(self.kind[i]) - SHARED)
                 self.kind[i] = SHARED
             i += 1
         self.shared_pages = SharedPages()
@@ -366,9 +373,9 @@ class Ram:
         i: i64 = 0
         store = self.shared_pages
         pages: vec[vec[i64]] = vec[vec[i64]]([self.zero] * int(self.page_count))
-        kinds: vec[i64] = vec[i64]([0] * int(self.page_count))
+        kinds: vec[i32] = vec[i32]([0] * int(self.page_count))
         while i < self.page_count:
-            kind = self.kind[i]
+            kind = i64(self.kind[i])
             if kind != ABSENT:
                 page = self.pages[i]
                 if kind <= SHARED:
@@ -377,10 +384,10 @@ class Ram:
                     if kind == PRESENT:
                         self.shared += 1
                     kind = SHARED + number
-                    self.kind[i] = kind
+                    self.kind[i] = i32(kind)
                 store.use(kind - SHARED)
                 pages[i] = page
-                kinds[i] = kind
+                kinds[i] = i32(kind)
             i += 1
         self.watcher.pages_frozen()
         return PageTable(store, pages, kinds)
@@ -399,16 +406,16 @@ class Ram:
         i: i64 = 0
         while i < self.page_count:
             if table.kind[i] > SHARED:
-                self.shared_pages.use(table.kind[i] - SHARED)
+                self.shared_pages.use(i64(table.kind[i]) - SHARED)
             i += 1
         self.clear()
         i = 0
         resident: i64 = 0
         while i < self.page_count:
-            kind = table.kind[i]
+            kind = i64(table.kind[i])
             if kind != ABSENT:
                 self.pages[i] = table.pages[i]
-                self.kind[i] = kind
+                self.kind[i] = i32(kind)
                 resident += 1
             i += 1
         self.resident = resident

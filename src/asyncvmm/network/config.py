@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from asyncvmm.network.outside import Outside
 from asyncvmm.network.switch import NATIVE
 
 DEFAULT_NETWORK: Final = "lan"
+GATEWAY: Final = "gateway"  # at the switch
 DEFAULT_SUBNET: Final = "10.0.2.0/24"
 
 
@@ -59,12 +61,27 @@ def _subnet(value: Any) -> ipaddress.IPv4Network:
     return network
 
 
+def _backends(values: Mapping[str, str]) -> Mapping[str, str]:
+    for name, options in values.items():
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name)) is None or name == GATEWAY:
+            raise ConfigError(
+                f"backends: a name is 1 to 64 letters, digits, '.', '-' or '_', not {name!r}"
+            )
+        if not isinstance(options, str):
+            raise ConfigError(
+                f"backends: {name}: options such as 'udp-tunnel,port=5000' are expected"
+            )
+    return dict(values)
+
+
 @attrs.frozen
 class NetworkConfig:
     """One network. ``shape`` is every cable's, unless ``cables`` has another for a guest.
 
     With ``gateway`` the first address of ``subnet`` answers DHCP, DNS and ICMP echo, and lets guests
-    reach what ``outside`` allows, which is nothing unless said.
+    reach what ``outside`` allows, which is nothing unless said. ``backends`` are the ends of cables that
+    are no guests, by their names at the switch: options such as ``"udp-tunnel,port=5000"`` of a network
+    backend of a plugin.
     """
 
     shape: LinkShape = attrs.field(factory=LinkShape)
@@ -74,14 +91,16 @@ class NetworkConfig:
     )
     gateway: bool = True
     outside: Outside = attrs.field(factory=Outside)
+    backends: Mapping[str, str] = attrs.field(factory=dict, converter=_backends, hash=False)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """From keywords: those of LinkShape, ``subnet``, ``gateway``, ``allow`` (a list) and ``links``
-        (guest to a mapping). ConfigError names what is wrong.
+        """From keywords: those of LinkShape, ``subnet``, ``gateway``, ``allow`` (a list), ``links``
+        (guest or backend to a mapping) and ``backends`` (name to options). ConfigError names what is wrong.
         """
         rest = dict(values)
-        given: dict[str, Any] = {key: rest.pop(key) for key in ("subnet", "gateway") if key in rest}
+        keys = ("subnet", "gateway", "backends")
+        given: dict[str, Any] = {key: rest.pop(key) for key in keys if key in rest}
         outside = Outside.parse(rest.pop("allow", ()))
         links = rest.pop("links", {})
         shape = LinkShape().change(**rest)
@@ -105,6 +124,7 @@ class NetworkConfig:
             "gateway": self.gateway,
             "allow": [rule.text for rule in self.outside.rules],
             "links": links,
+            "backends": dict(self.backends),
         }
 
     def cable(self, guest: str) -> CableConfig:

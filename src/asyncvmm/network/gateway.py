@@ -434,7 +434,7 @@ class Gateway:
         self._flush(request.key, time_ns)
         return connection
 
-    def guest_left(self, address: bytes) -> None:
+    def guest_left(self, address: bytes, why: str = "the guest has ended") -> None:
         """A guest has ended: so have its connections, at once."""
         self._neighbours.pop(address, None)
         self._armed.pop(address, None)
@@ -442,7 +442,7 @@ class Gateway:
             del self._opening[key]
         for key in [key for key in self.connections if key[2] == address]:
             self._armed.pop(key, None)
-            self.connections.pop(key).abort("the guest has ended")
+            self.connections.pop(key).abort(why)
 
     def _tcp(self, time_ns: int, ip: Ipv4Packet, segment: TcpSegment) -> None:
         key = (ip.target, segment.target_port, ip.source, segment.source_port)

@@ -19,15 +19,17 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import NetPort, Packet
 from asyncvmm.network.acl import AccessList
 from asyncvmm.network.capture import INBOUND, OUTBOUND, Capture
-from asyncvmm.network.config import NetworkConfig
+from asyncvmm.network.config import GATEWAY, NetworkConfig
 from asyncvmm.network.link import LinkCounters, LinkDirection, LinkShape
 from asyncvmm.network.offload import wire_frames, wire_packets
+from asyncvmm.network.outlet import Outlet
 from asyncvmm.network.saved import MAX_NUMBER, Saved, packed
 from asyncvmm.network.switch import Switch, SwitchPort
 from asyncvmm.timeline.events import FOREVER
 
-GATEWAY: Final = "gateway"
 MAX_CARDS: Final = 1024
+
+OUTLET_CARD: Final = "@"  # before a backend's name: what its card is called in snapshots
 
 # What happens at one instant to one card's frames, in this order.
 _SENDS: Final = 0
@@ -96,6 +98,7 @@ class Network:
         self._events: list[tuple[int, int, str, int, Packet]] = []
         self._sequence = 0
         self._station: Station | None = None
+        self.outlets: Final[dict[str, Outlet]] = {}
         self._check(config.shape)
         for cable in config.cables.values():
             self._check(cable.shape)
@@ -144,6 +147,11 @@ class Network:
         self._station = station
         self.switch.add(SwitchPort(GATEWAY))
 
+    def add_outlet(self, outlet: Outlet) -> None:
+        """Put a backend at the end of a cable of its own, before there are any guests."""
+        self.outlets[outlet.name] = outlet
+        self._plug(outlet.name, outlet.name, outlet.io.net, 0)
+
     def shape(self, name: str, **changes: Any) -> LinkShape:
         """Change a cable from now on (see LinkShape); ConfigError leaves it as it was."""
         shape = self.check_shape(name, **changes)
@@ -181,19 +189,18 @@ class Network:
     def next_ns(self) -> int:
         """The earliest time at which there is something to move: guests should stop there."""
         first = self._events[0][0] if self._events else FOREVER
-        if self._station is not None:
-            first = min(first, self._station.next_ns())
+        first = min(first, self._first_station()[0])
         return first if first == FOREVER else first + 1
 
     def advance(self, now_ns: int) -> None:
         """All guests have lived to ``now_ns``: move what was sent before."""
         self._collect()
-        station = self._station
         while True:
             first = self._events[0][0] if self._events else FOREVER
-            if station is not None and station.next_ns() < min(first, now_ns):
-                station.run(station.next_ns())
-                self._collect_station()
+            due_ns, station = self._first_station()
+            if station is not None and due_ns < min(first, now_ns):
+                station.run(due_ns)
+                self._collect_stations()
                 continue
             if first >= now_ns:
                 break
@@ -213,6 +220,7 @@ class Network:
         All guests are at ``now_ns`` exactly, so these frames need not take a quantum to arrive in
         somebody's future: they take one less than others, but overtake none.
         """
+        self._collect_outlets()
         if self._station is None:
             return
         for time_ns, packet in self._station.take_frames():
@@ -229,6 +237,31 @@ class Network:
             for sent in cable.port.take_sent():
                 self._at(sent.time_ns + cable.since_ns, _SENDS, cable.name, sent.packet)
         self._collect_station()
+
+    def _first_station(self) -> tuple[int, Station | Outlet | None]:
+        """Which of the gateway and the backends wants to run first, and when; in their order."""
+        first_ns, first = FOREVER, None
+        if self._station is not None:
+            first_ns, first = self._station.next_ns(), self._station
+        return self._first_outlet(first_ns, first) if self.outlets else (first_ns, first)
+
+    def _first_outlet(
+        self, first_ns: int, first: Station | None
+    ) -> tuple[int, Station | Outlet | None]:
+        found: Station | Outlet | None = first
+        for outlet in self.outlets.values():
+            if outlet.next_ns() < first_ns:
+                first_ns, found = outlet.next_ns(), outlet
+        return first_ns, found
+
+    def _collect_stations(self) -> None:
+        self._collect_outlets()
+        self._collect_station()
+
+    def _collect_outlets(self) -> None:
+        for name, outlet in self.outlets.items():
+            for sent in outlet.io.net.take_sent():
+                self._at(sent.time_ns, _SENDS, name, sent.packet)
 
     def _collect_station(self) -> None:
         if self._station is not None:
@@ -268,6 +301,11 @@ class Network:
         cable.last_ns = max(cable.last_ns, time_ns)
         for capture in self.captures:
             capture.note(time_ns, cable.name, packet, INBOUND)
+        outlet = self.outlets.get(cable.name)
+        if outlet is not None:  # which knows nothing of what guests leave undone
+            for frame in wire_packets(packet):
+                outlet.arrive(time_ns, frame)
+            return
         cable.port.arrive(time_ns - cable.since_ns, packet)
 
     # -- snapshots, between two stretches
@@ -278,7 +316,11 @@ class Network:
         ``cards`` says what the card on each cable is called.
         """
         self._collect()
+        own = {name: f"{OUTLET_CARD}{name}" for name in self.outlets}
+        cards = {**cards, **own}
+        outlets = {name: outlet.save() for name, outlet in self.outlets.items()}
         return {
+            **({"outlets": outlets} if outlets else {}),
             "now_ns": self.now_ns,
             "cables": [
                 {
@@ -305,12 +347,17 @@ class Network:
         """Make a new network what ``save`` told of, with the cards ``ports``; the cables by their
         cards.
         """
+        own = {f"{OUTLET_CARD}{name}": outlet for name, outlet in self.outlets.items()}
+        ports = {**ports, **{card: outlet.io.net for card, outlet in own.items()}}
+        for name in self.outlets:
+            self.unplug(self.cables[name])
         plugged: dict[str, Cable] = {}
         self.now_ns = saved.number("now_ns")
         for item in saved.items("cables", MAX_CARDS):
             one = Saved(item, f"{saved.where}: cable")
             name, card = one.text("name"), one.text("card")
-            if card not in ports or card in plugged or name in self.switch.ports:
+            mine = card not in own or own[card].name == name
+            if card not in ports or card in plugged or name in self.switch.ports or not mine:
                 raise one.wrong("name", f"is {name!r}, at the card {card!r}, which cannot be")
             since_ns = one.number("since_ns", -MAX_NUMBER)
             cable = self._plug(name, one.text("guest"), ports[card], since_ns)
@@ -333,8 +380,15 @@ class Network:
             raise saved.wrong("station", "is of a network with another kind of gateway")
         if self._station is not None:
             self._station.load(Saved(station, f"{saved.where}: gateway"))
+        if own:
+            if not own.keys() <= plugged.keys():
+                raise saved.wrong("cables", "lacks that of a backend")
+            states = saved.part("outlets")
+            for name, outlet in self.outlets.items():
+                outlet.load(states.part(name))
+            states.done()
         saved.done()
-        return plugged
+        return {card: cable for card, cable in plugged.items() if card not in own}
 
     def _upwards(self, shape: LinkShape) -> LinkShape:
         """From the card: half of the latency, or what is left of it."""

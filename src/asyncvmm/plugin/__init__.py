@@ -3,11 +3,12 @@
 A plugin is a module with functions marked ``@hookimpl``, named by an entry point of the group
 ``asyncvmm``. Hooks are few and cold: they are called while a machine is put together, never on an
 access. Reading order: ``hookspecs.py`` (what can be extended), ``devices.py`` (what a device type
-is), ``backend.py`` (the task of a live device), ``options.py`` (``virtio-blk,path=disk.img,readonly``
-to a config), ``state.py`` (what a snapshot keeps), ``manager.py`` (how plugins are found and what
-happens when one is broken).
+is), ``backend.py`` (the task of a live device), ``network_backends.py`` (what is at the end of a cable),
+``options.py`` (``virtio-blk,path=disk.img,readonly`` to a config), ``state.py`` (what a snapshot
+keeps), ``manager.py`` (how plugins are found and what happens when one is broken).
 """
 
+from asyncvmm.network.outlet import NetworkIo
 from asyncvmm.plugin.backend import Backend, BackendIo, backend_of
 from asyncvmm.plugin.devices import (
     DEVICE_API,
@@ -20,6 +21,7 @@ from asyncvmm.plugin.devices import (
 )
 from asyncvmm.plugin.hookspecs import hookimpl, hookspec
 from asyncvmm.plugin.manager import PluginManager, PluginProblem, create_plugin_manager
+from asyncvmm.plugin.network_backends import NetworkBackend, NetworkBackendType, NetworkTaskIo
 from asyncvmm.plugin.options import parse_options, split_options
 from asyncvmm.plugin.state import DeviceState, VersionedState
 
@@ -35,6 +37,10 @@ __all__ = [
     "FdtValue",
     "FolderSpec",
     "NetSpec",
+    "NetworkBackend",
+    "NetworkBackendType",
+    "NetworkIo",
+    "NetworkTaskIo",
     "PluginManager",
     "PluginProblem",
     "backend_of",

@@ -76,6 +76,17 @@ def _no_ports(config: Any) -> tuple[str, ...]:
     return ()
 
 
+def check_api_version(kind: str, name: str, version: object) -> None:
+    """ConfigError unless a plugin was written for the version of the API that there is."""
+    if version != DEVICE_API:
+        newer = type(version) is int and version > DEVICE_API
+        raise ConfigError(
+            f"{kind} {name!r} is written for version {version!r} of the device "
+            f"API, and this asyncvmm has version {DEVICE_API}: it needs "
+            f"{'a newer asyncvmm' if newer else 'a newer release of its plugin'}"
+        )
+
+
 @attrs.frozen
 class DeviceType:
     """One kind of device.
@@ -114,13 +125,7 @@ class DeviceType:
     api_version: int = 1
 
     def __attrs_post_init__(self) -> None:
-        if self.api_version != DEVICE_API:
-            newer = type(self.api_version) is int and self.api_version > DEVICE_API
-            raise ConfigError(
-                f"device type {self.name!r} is written for version {self.api_version!r} of the device "
-                f"API, and this asyncvmm has version {DEVICE_API}: it needs "
-                f"{'a newer asyncvmm' if newer else 'a newer release of its plugin'}"
-            )
+        check_api_version("device type", self.name, self.api_version)
         check_config_class(self.name, self.config)
 
     def parse(self, options: Mapping[str, str | None]) -> Any:

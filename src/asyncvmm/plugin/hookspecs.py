@@ -8,6 +8,7 @@ from typing import Any
 import pluggy
 
 from asyncvmm.plugin.devices import DeviceType
+from asyncvmm.plugin.network_backends import NetworkBackendType
 
 PROJECT = "asyncvmm"
 
@@ -18,6 +19,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def asyncvmm_device_types() -> Sequence[DeviceType]:  # type: ignore[empty-body]
     """The kinds of device that this plugin adds. Called once, when the plugins are loaded."""
+
+
+@hookspec
+def asyncvmm_network_backends() -> Sequence[NetworkBackendType]:  # type: ignore[empty-body]
+    """What this plugin can put at the end of a network's cable. Called once, when first asked for."""
 
 
 @hookspec

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import pluggy
@@ -15,9 +15,12 @@ import pluggy
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.plugin import hookspecs
 from asyncvmm.plugin.devices import DeviceType
+from asyncvmm.plugin.network_backends import NetworkBackendType
 from asyncvmm.plugin.options import nearest
 
 GROUP = "asyncvmm"
+
+Named = TypeVar("Named", DeviceType, NetworkBackendType)
 
 
 @attrs.frozen
@@ -48,7 +51,9 @@ class PluginManager:
         self._manager.add_hookspecs(hookspecs)
         self._distributions: dict[str, str] = {}
         self._device_types: dict[str, DeviceType] | None = None
+        self._network_backends: dict[str, NetworkBackendType] | None = None
         self._owners: dict[str, str] = {}
+        self._backend_owners: dict[str, str] = {}
         self.problems: list[PluginProblem] = []
 
     @property
@@ -69,6 +74,7 @@ class PluginManager:
                 self._manager.unregister(name=name)
             self._record(name, "to register", error)
         self._device_types = None
+        self._network_backends = None
 
     def load(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         """Import and register what the entry points name, in the order of their names."""
@@ -105,29 +111,32 @@ class PluginManager:
         it.
         """
         if self._device_types is None:
-            self._device_types = {}
-            owners = self._owners = {}
-            for name, offered in self._each("asyncvmm_device_types"):
-                if not isinstance(offered, DeviceType):
-                    error: Exception = TypeError(f"{offered!r} is not a DeviceType")
-                elif offered.name in owners:
-                    error = ConfigError(
-                        f"{offered.name!r} is a device of {owners[offered.name]!r} too"
-                    )
-                else:
-                    owners[offered.name] = name
-                    self._device_types[offered.name] = offered
-                    continue
-                self._record(name, "in asyncvmm_device_types", error)
+            self._device_types, self._owners = self._named(
+                "asyncvmm_device_types", DeviceType, "device"
+            )
         return self._device_types
+
+    @property
+    def network_backends(self) -> dict[str, NetworkBackendType]:
+        """Every kind of network backend by name. A name taken twice stays with the first plugin."""
+        if self._network_backends is None:
+            self._network_backends, self._backend_owners = self._named(
+                "asyncvmm_network_backends", NetworkBackendType, "network backend"
+            )
+        return self._network_backends
+
+    def network_backend(self, name: str) -> NetworkBackendType:
+        """The network backend of that name; ConfigError with the nearest right spelling otherwise."""
+        return self._find("network backend", name, self.network_backends)
+
+    def backend_origin(self, name: str) -> tuple[str, str]:
+        """(plugin, its distribution or "") that a known network backend is from."""
+        plugin = self._backend_owners[name]
+        return plugin, self._distributions.get(plugin, "")
 
     def device_type(self, name: str) -> DeviceType:
         """The device type of that name; ConfigError with the nearest right spelling otherwise."""
-        found = self.device_types.get(name)
-        if found is None:
-            broken = "".join(f"\n{problem}" for problem in self.problems)
-            raise ConfigError(f"no device {name!r}: {nearest(name, self.device_types)}{broken}")
-        return found
+        return self._find("device", name, self.device_types)
 
     def origin(self, device_type: str) -> tuple[str, str]:
         """(plugin, its distribution or "") that a known device type is from."""
@@ -155,6 +164,31 @@ class PluginManager:
             for command, function in offered.items():
                 commands.setdefault(command, function)
         return commands
+
+    def _named(
+        self, hook: str, kind: type[Named], what: str
+    ) -> tuple[dict[str, Named], dict[str, str]]:
+        """All of one kind by name, and whose they are; what cannot be is recorded against its plugin."""
+        types: dict[str, Named] = {}
+        owners: dict[str, str] = {}
+        for name, offered in self._each(hook):
+            if not isinstance(offered, kind):
+                error: Exception = TypeError(f"{offered!r} is not a {kind.__name__}")
+            elif offered.name in owners:
+                error = ConfigError(f"{offered.name!r} is a {what} of {owners[offered.name]!r} too")
+            else:
+                owners[offered.name] = name
+                types[offered.name] = offered
+                continue
+            self._record(name, f"in {hook}", error)
+        return types, owners
+
+    def _find(self, what: str, name: str, known: dict[str, Named]) -> Named:
+        found = known.get(name)
+        if found is None:
+            broken = "".join(f"\n{problem}" for problem in self.problems)
+            raise ConfigError(f"no {what} {name!r}: {nearest(name, known)}{broken}")
+        return found
 
     def _each(self, hook: str) -> Iterator[tuple[str, Any]]:
         for name, offered in self.call(hook):

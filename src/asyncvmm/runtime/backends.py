@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -24,6 +24,7 @@ GOOD_RUN_S: Final = 60.0  # after that long without a failure it counts as new
 MAX_BUGS: Final = 5  # failures in a row that are not the world's, after which it is given up
 
 T = TypeVar("T")
+Io = TypeVar("Io")
 
 
 class DeviceBroken(Exception):
@@ -101,9 +102,12 @@ class Restarts:
 
 
 async def supervise(
-    run: Backend, io: LiveIo, report: Callable[[str], None], restarts: Restarts
+    run: Callable[[Io], Awaitable[None]],
+    io: Io,
+    report: Callable[[str], None],
+    restarts: Restarts,
 ) -> None:
-    """Run a device's backend until it returns or is cancelled, through its failures.
+    """Run a device's or network's backend until it returns or is cancelled, through its failures.
 
     ``report`` hears of each. What the world outside did (BackendError, OSError) is tried again for
     ever; a backend's own bug a few times, then InternalError.

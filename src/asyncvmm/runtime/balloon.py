@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import trio
 
-from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.errors import ConfigError, GuestError
+from asyncvmm.base.units import MIB, SECOND
 from asyncvmm.device.balloon import Balloon
 from asyncvmm.machine import Machine, parse_size
 from asyncvmm.runtime.entrance import Entrance
@@ -16,6 +17,21 @@ from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import trim
 
 TRIM_BYTES: Final = 16 << 20  # so much must have come back before the C library is asked to let go
+# Linux tries again every 0.2 s, and says what it has each time.
+PATIENCE_NS: Final = 2 * SECOND
+
+
+class BalloonShortError(GuestError):
+    """A guest has no more memory to give than ``actual_bytes``, less than it was asked for."""
+
+    def __init__(self, guest: str, actual_bytes: int, target_bytes: int) -> None:
+        super().__init__(
+            f"guest {guest} has given {actual_bytes / MIB:.1f} of {target_bytes / MIB:.1f} MiB and has had "
+            f"no more for {PATIENCE_NS // SECOND} s: a guest can give what its statistics call "
+            "available_memory"
+        )
+        self.actual_bytes: Final = actual_bytes
+        self.target_bytes: Final = target_bytes
 
 
 class GuestBalloon:
@@ -29,6 +45,7 @@ class GuestBalloon:
         self._balloon: Balloon | None = next((one for one in balloons if one is not None), None)
         self._name = machine.name
         self._memory_bytes = machine.config.memory
+        self._timeline = machine.timeline
         self._entrance = entrance
         self._outbox = outbox
         self._changed = trio.lowlevel.ParkingLot()
@@ -70,11 +87,21 @@ class GuestBalloon:
         await self._enter(size_bytes)
 
     async def wait(self) -> None:
-        """Return when the balloon is as large as was asked for; it may never be."""
+        """Return when the balloon is as large as was asked for.
+
+        BalloonShortError when the guest has come no nearer for two seconds of its own time although it
+        tried: all that it has left is what it needs itself. A guest without a driver never answers.
+        """
         balloon = self._device()
         await self._entrance.turn()
-        while balloon.actual_bytes // 4096 != balloon.target_bytes // 4096:
+        nearest: int | None = None
+        while missing := abs(balloon.target_bytes // 4096 - balloon.actual_bytes // 4096):
             self._check()
+            now_ns = int(self._timeline.now_ns)
+            if nearest is None or missing < nearest:
+                nearest, since_ns = missing, now_ns
+            elif now_ns - since_ns >= PATIENCE_NS:
+                raise BalloonShortError(self._name, balloon.actual_bytes, balloon.target_bytes)
             await self._changed.park()
 
     async def statistics(self) -> Mapping[str, int]:

@@ -45,17 +45,22 @@ def thaw_blob(frozen: Blob, spec: BlobSpec) -> Blob:
     if isinstance(frozen, OverlayBlob):
         return frozen.fork()
     if isinstance(frozen, ViewBlob):
-        return OverlayBlob(Borrowed(frozen))
+        return OverlayBlob(Entered(frozen))
     return open_file_blob(spec)
 
 
-class Borrowed(Blob):
-    """Somebody else's blob, which stays open when this one is closed. Read-only."""
+class Entered(Blob):
+    """A view that others read too: each may close it, and the last one to do so lets it go."""
 
-    def __init__(self, blob: Blob) -> None:
-        super().__init__(blob.size_bytes, True)
-        self._blob = blob
+    def __init__(self, view: ViewBlob) -> None:
+        super().__init__(view.size_bytes, True)
+        self._view = view
+        view.enter()
 
     def pread(self, offset: int, length: int) -> bytes:
         """See Blob."""
-        return self._blob.pread(offset, length)
+        return self._view.pread(offset, length)
+
+    def close(self) -> None:
+        """See Blob."""
+        self._view.leave()

@@ -248,6 +248,7 @@ class Conductor:
         self._offset_ns: int | None = None  # wall time of virtual time 0, for a realtime host
         self._idle_wait = False
         self._goal_ns: int = FOREVER
+        self._exact = False
         self._reached = trio.Event()
         self._held = 0
         self._patience_s = SETTLE_S
@@ -278,6 +279,10 @@ class Conductor:
         """The host's time at which that of a guest was 0."""
         return self._places[name].since_ns
 
+    def guest_ns(self, name: str) -> int:
+        """Where the host's clock is in a guest's time."""
+        return self.now_ns - self._places[name].since_ns
+
     def _seat(self, guest: Resident, vcpus: list[Vcpu], since_ns: int) -> _Place:
         scheduler = guest.machine.scheduler
         scheduler.hosted = True
@@ -285,6 +290,8 @@ class Conductor:
         seat = self._roster.join(scheduler, since_ns)
         place = _Place(guest, vcpus, since_ns, self.now_ns, seat)
         self._places[guest.name] = self._seated[seat.number] = place
+        if not self._exact:
+            self._goal_ns = self._common(self._goal_ns)
         self.watchdog.enter(guest.name, guest.machine.bus)
         if self._offset_ns is None:
             self._offset_ns = self._wall.now_ns() - self.now_ns
@@ -410,11 +417,27 @@ class Conductor:
         """Whether time moves to a goal only."""
         return self._goal_ns != FOREVER
 
-    def set_goal(self, time_ns: int) -> None:
-        """Run to ``time_ns`` and stand still there (FOREVER: never)."""
-        self._goal_ns = time_ns
+    def set_goal(self, time_ns: int, exact: bool = False) -> None:
+        """Run to ``time_ns`` and stand still there (FOREVER: never), or as soon after it as that
+        changes nothing: see ``_common``.
+        """
+        self._exact = exact
+        self._goal_ns = time_ns if exact else self._common(time_ns)
         self._reached = trio.Event()
         self.kick()
+
+    def _common(self, time_ns: int) -> int:
+        """The first instant from ``time_ns`` on at which a stop changes nothing.
+
+        Harts that run side by side share quanta, of which each runs all before the next one does: a
+        quantum that ends early is another order of what they do. So with such a guest time stands
+        still on the grid only.
+        """
+        if self.now_ns < time_ns < FOREVER and any(
+            len(place.vcpus) > 1 for place in self._places.values()
+        ):
+            return -(-time_ns // self._grid_ns) * self._grid_ns
+        return time_ns
 
     async def wait_goal(self) -> None:
         """Return when the goal is reached."""

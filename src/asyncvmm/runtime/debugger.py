@@ -50,7 +50,8 @@ class Debugger:
 
     A stopped guest is stopped with its host: no virtual time passes for anybody. It stops in the
     middle of a stretch at a break- or watchpoint (``halted``, which the conductor awaits), and between
-    two stretches otherwise.
+    two stretches otherwise. With a journal it looks and stops only, of which no guest can tell: what it
+    would write is refused.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Debugger:
     ) -> None:
         self.machine = machine
         self.target = MachineTarget(machine)
+        self.target.locked = conductor.inputs.recording
         self._conductor = conductor
         self._take = take
         self._revive = revive
@@ -80,7 +82,7 @@ class Debugger:
         self._holding = False  # stopped between two
         self._interrupting: trio.CancelScope | None = None
         self._travelling: trio.CancelScope | None = None
-        self._ended = False
+        self._ended = self._abandoned = False
 
     # -- what the guest and the conductor tell
 
@@ -93,7 +95,7 @@ class Debugger:
     async def halted(self) -> None:
         """See conductor.Resident."""
         stop = self.target.take_stop()
-        if self._stub is None:
+        if self._stub is None or self._abandoned:
             return
         if self._interrupting is not None:
             self._interrupting.cancel()
@@ -113,6 +115,13 @@ class Debugger:
         if self._stub is not None:
             self._stub.ended(code)
             self._changed.set()
+        self._go()
+
+    def abandon(self) -> None:
+        """The host ends: whatever gdb has stopped goes on, to where the stretch is over."""
+        self._abandoned = True
+        self._leave_past()
+        self.target.detach()
         self._go()
 
     # -- the connection
@@ -197,7 +206,10 @@ class Debugger:
     def _attach(self) -> None:
         self.target.attach()
         try:
-            self._history = History(self.machine, self._take, self._revive)
+            conductor, name = self._conductor, self.machine.name
+            self._history = History(
+                self.machine, self._take, self._revive, lambda: conductor.guest_ns(name)
+            )
         except AsyncvmmError as error:
             self.why_no_past = str(error)
 
@@ -258,6 +270,8 @@ class Debugger:
 
     async def _do(self, request: Request, nursery: trio.Nursery) -> bool:
         """False when the connection is over."""
+        if self._abandoned:
+            return False
         if isinstance(request, Resume):
             if request.backward or self._past is not None:
                 nursery.start_soon(self._travel, request)

@@ -325,8 +325,10 @@ class Guest:
         more than twice as many inputs the first half is forgotten. Pages that no instant shares with
         the guest cost memory. Call it between two quanta, such as right after ``Host.start``.
 
-        ConfigError for what does not repeat itself: network cards, live devices, ``io.max``; and
-        beside gdb, which keeps a history of its own.
+        Frames that come to its cards are remembered too, 64 MiB of them at most.
+
+        ConfigError for what does not repeat itself: live devices, ``io.max``, ``net.max``; and beside
+        gdb, which keeps a history of its own.
         """
         if spacing < 1 or snapshots < 2:
             raise ConfigError("a history has at least 2 snapshots, at least 1 step apart")
@@ -338,7 +340,8 @@ class Guest:
             raise ConfigError("a history begins between two quanta: call it when time stands still")
         check_repeatable(self.machine, self.policy.knobs)
         revive = functools.partial(self._debugging.revive, self.machine)
-        made = History(self.machine, self._take, revive, spacing, snapshots)
+        now_ns = functools.partial(self._conductor.guest_ns, self.name)
+        made = History(self.machine, self._take, revive, now_ns, spacing, snapshots)
         if self._history is not None:
             self._history.close()
         self._history = made
@@ -348,8 +351,8 @@ class Guest:
 
         The instant is the first at which all harts had come to ``time_ns`` of the guest's virtual time,
         or had done so many ``steps`` (instructions and traps) together; what entered at that very
-        instant is not in it. Time of the host stands still meanwhile. ConfigError says when there is
-        no such instant, or why it cannot be repeated.
+        instant is not in it, but for frames on their way to its cards. Time of the host stands still
+        meanwhile. ConfigError says when there is no such instant, or why it cannot be repeated.
         """
         history = self._kept()
         async with self._going_back:
@@ -368,7 +371,9 @@ class Guest:
         not go back: the guest is as if started there from a snapshot, on the same place of the host's
         grid, so that with the same inputs it comes to the same digests (see ``since_ns``). Its usage
         is counted anew. Commands that run, sockets and questions to the balloon end as if the guest
-        had; what the console says again, taps are told again.
+        had; what the console says again, taps are told again. Its network stays where it is: frames on
+        their way from and to it go on, the gateway's connections with it end, and what it believes to
+        be connected finds out as after a cable that was pulled.
 
         ConfigError leaves it as it is: see ``at``; also for a disk that is written in place, and on a
         host with a journal.
@@ -434,14 +439,13 @@ class Guest:
         Port 0 takes a free one. While a gdb has stopped the guest, virtual time stands still for the
         whole host. With ``wait`` the guest stands still from now on, until a gdb lets it go on: called
         right after ``Host.start``, that is before its first instruction. A gdb that goes away leaves
-        the guest running. BackendError when the port cannot be had.
+        the guest running. On a host with a journal nothing can be written, since the replay would be
+        another run. BackendError when the port cannot be had.
         """
         if self._debugging is None or self._exit is not None:
             raise ConfigError(f"guest {self.name} does not run on a host")
         if self._debugger is not None:
             raise ConfigError(f"guest {self.name} has a port for gdb already")
-        if self._conductor.inputs.recording:
-            raise ConfigError("a journal cannot repeat what gdb changes: debug the replay instead")
         if self._history is not None:
             raise ConfigError(
                 "a guest with keep_history is not debugged: start one from guest.at()"
@@ -454,10 +458,22 @@ class Guest:
             self._debugger.hold()
         return await self._debugger.listen(port, self._debugging.nursery)
 
+    def leave_gdb(self) -> None:
+        """The host is about to end, where nobody stands in the middle of a stretch."""
+        if self._debugger is not None:
+            self._debugger.abandon()
+
     def _take(self, machine: Machine) -> Snapshot:
         return take(machine, self._host_side() if machine is self.machine else HostSide())
 
     def _killed(self) -> None:
+        if self._conductor.inputs.recording:  # at a place that a replay can come to
+            self._conductor.at_turn(self._killed_now)
+        else:
+            self._killed_now()
+
+    def _killed_now(self) -> None:
+        self._conductor.kick()
         self.finish(GuestExit("closed", detail="killed by gdb"))
 
     def _show_output(self) -> None:
@@ -493,7 +509,6 @@ class Guest:
         finally:
             if self._exit is None:
                 self._conductor.kick()
-                self._note(CLOSE)
             self.finish(GuestExit("closed"))
 
     def _note(self, kind: int, data: bytes = b"", **names: Any) -> None:
@@ -546,6 +561,8 @@ class Guest:
         if self._exit is not None:
             return
         self._exit = ended
+        if ended.reason == "closed":
+            self._note(CLOSE)
         self.policy.freeze()
         if self._debugger is not None:
             self._debugger.guest_ended(ended.code if ended.reason == "poweroff" else None)

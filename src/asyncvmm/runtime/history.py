@@ -1,9 +1,10 @@
 """A guest's past, as far as it is kept: snapshots now and then, and how it was run between them.
 
 A guest that nobody talks to does the same again when it is run from a snapshot over the same stretches
-with the same CPUs. So its past is looked at on a machine beside it, which is revived from a snapshot
-and run to the instant wanted; the guest itself stays where it is. An instant is the number of steps
-that all harts together have done. After each input from outside there is a snapshot that has it.
+with the same CPUs, and the same frames come to its cards. So its past is looked at on a machine beside
+it, which is revived from a snapshot and run to the instant wanted; the guest itself stays where it is.
+An instant is the number of steps that all harts together have done. Frames are remembered; after any
+other input from outside there is a snapshot that has it.
 
 When the guest itself has gone back, what comes after is known still, until it is run again.
 """
@@ -16,8 +17,9 @@ from typing import Final
 import attrs
 
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.device import CharPort
+from asyncvmm.device import CharPort, Packet
 from asyncvmm.machine import RAN_ASLEEP, RAN_HALT, RAN_STEPS, RAN_STOP, UNLIMITED, Machine
+from asyncvmm.runtime.arrivals import MAX_BYTES, Arrival, Arrivals, cards, leave, listen
 from asyncvmm.runtime.commands import is_run_port
 from asyncvmm.runtime.saved import HostSide
 from asyncvmm.runtime.snapshots import Snapshot
@@ -39,9 +41,16 @@ def total_steps(machine: Machine) -> int:
     return sum([int(hart.steps) for hart in machine.harts])
 
 
+def _steal_shown(machine: Machine) -> tuple[int, ...]:
+    """What the host last told each hart of the time in which it wanted a CPU and had none."""
+    if machine.sbi is None or not machine.sbi.reports_steal():
+        return ()
+    return tuple(int(steal_ns) for steal_ns in machine.sbi.steal.written)
+
+
 @attrs.frozen
 class Run:
-    """A stretch of the guest's time, and which harts had a CPU in it.
+    """A stretch of the guest's time, which harts had a CPU in it, and what ``steal`` time they were shown.
 
     From where the one before ended to ``begin_ns`` time just passed.
     """
@@ -51,6 +60,7 @@ class Run:
     granted: tuple[int, ...]
     hosted: bool
     yields: bool
+    steal: tuple[int, ...] = ()
 
 
 @attrs.frozen
@@ -58,7 +68,7 @@ class Checkpoint:
     """A snapshot at ``steps``, in the run number ``run`` or at its end.
 
     A ``fresh`` one is before that run, and nothing that was run before leads to it: something had
-    come from outside.
+    come from outside. ``arrived`` is how many frames had come to the cards.
     """
 
     steps: int
@@ -66,6 +76,7 @@ class Checkpoint:
     now_ns: int
     run: int
     fresh: bool
+    arrived: int
     snapshot: Snapshot
 
 
@@ -88,8 +99,10 @@ class Visit:
         self.machine: Final = revive(checkpoint.snapshot)
         self.checkpoint: Final = checkpoint
         self.run = checkpoint.run
+        self.arrived = checkpoint.arrived
         self.next: Final = history.next_fresh(checkpoint.run)  # what has to be gone on with
         self._history = history
+        self._cards: Final = cards(self.machine)
         side = checkpoint.snapshot.saved.host_side
         self._said = bytearray(side.console)
         self._heard = bytearray(side.heard)
@@ -157,6 +170,7 @@ class Visit:
     def _prepare(self, time_ns: int = FOREVER) -> Run | None:
         """The run that is under way or comes next, begun if that is by ``time_ns``; None for none."""
         scheduler = self.machine.scheduler
+        self._receive(time_ns)
         run: Run | None = None
         begin_ns = FOREVER
         if self.next is not None and self.run >= self.next.run:
@@ -171,7 +185,23 @@ class Visit:
         for hart, granted in enumerate(run.granted):
             scheduler.granted[hart] = granted
         scheduler.hosted, scheduler.yields = run.hosted, run.yields
+        if self.machine.sbi is not None:
+            for hart, steal_ns in enumerate(run.steal):
+                self.machine.sbi.set_steal(hart, steal_ns)
         return run
+
+    def _receive(self, time_ns: int) -> None:
+        """What came to the cards up to ``time_ns`` before this run, when it came; what is sent is gone."""
+        scheduler = self.machine.scheduler
+        for port in self._cards:
+            port.take_sent()
+        while (arrival := self._history.arrivals.get(self.arrived)) is not None:
+            if arrival.run > self.run or arrival.at_ns > time_ns:
+                break
+            if scheduler.timeline.now_ns < arrival.own_ns:
+                scheduler.pass_by(arrival.own_ns)
+            self._cards[arrival.card].arrive(arrival.time_ns, arrival.packet)
+            self.arrived += 1
 
     def _run_into(self, run: Run, time_ns: int) -> int:
         """A part of ``run``, which goes on after ``time_ns``: its quanta end where they did.
@@ -212,12 +242,13 @@ class History:
         machine: Machine,
         take: Take,
         revive: Revive,
+        now_ns: Callable[[], int],
         spacing: int = SPACING_STEPS,
         most: int = MAX_SNAPSHOTS,
     ) -> None:
-        """ConfigError says why there can be no history."""
+        """ConfigError says why there can be no history. ``now_ns`` is the guest's time as its host has it."""
         for device in machine.devices:
-            if device.type.live or device.type.net(device.config) is not None:
+            if device.type.live:
                 raise ConfigError(
                     f"{device.io.path} may bring what cannot be repeated: no history is kept; leave "
                     "that device out, or record the host (open_host(journal=...)) and replay it"
@@ -227,8 +258,10 @@ class History:
         self.near: list[Checkpoint] = []
         self.spacing = spacing
         self.most: Final = most
+        self.arrivals: Final = Arrivals()
         self._take = take
         self._revive = revive
+        self._now_ns = now_ns
         self._runs: list[Run] = []
         self._first = 0  # the number of the first of them
         self._cut = False
@@ -236,12 +269,16 @@ class History:
             None  # of a guest that went back: so many checkpoints are its past
         )
         self._run = 0  # ... and it is in that run
+        self._arrived = 0  # ... and so many frames have come
+        self._had = 0  # so many frames the last run began with
         self.checkpoints.append(self.mark(machine, 0, fresh=True))
         machine.before_run = self._before_run
+        listen(machine, self._arrives)
 
     def close(self) -> None:
         """Forget everything."""
         self.machine.before_run = None
+        leave(self.machine)
         self._drop_all()
 
     def input_came(self) -> None:
@@ -263,11 +300,13 @@ class History:
 
     def move(self, visit: Visit, machine: Machine) -> None:
         """The guest is ``machine`` from now on, which is where ``visit`` is."""
+        leave(self.machine)
         self._cut = False
         self.machine = machine
         self._known = self.checkpoints.index(visit.checkpoint) + 1
-        self._run = visit.run
+        self._run, self._arrived = visit.run, visit.arrived
         machine.before_run = self._before_run
+        listen(machine, self._arrives)
 
     def _drop_future(self) -> None:
         """The guest runs on from where it went back to: what came after never was."""
@@ -276,8 +315,17 @@ class History:
         del self.checkpoints[self._known :]
         self.near.clear()
         del self._runs[self._run + 1 - self._first :]
+        self.arrivals.forget_from(self._arrived)
         self._known = None
         self._cut = True
+
+    def _arrives(self, card: int, time_ns: int, packet: Packet) -> None:
+        """The host puts a frame on its way to a card."""
+        if self._known is not None:
+            self._drop_future()
+        own_ns = int(self.machine.scheduler.timeline.now_ns)
+        run = self._first + len(self._runs)
+        self.arrivals.add(Arrival(run, self._now_ns(), own_ns, card, time_ns, packet))
 
     def next_fresh(self, run: int) -> Checkpoint | None:
         """The first fresh checkpoint before a later run than ``run``."""
@@ -288,11 +336,15 @@ class History:
         index = number - self._first
         return self._runs[index] if 0 <= index < len(self._runs) else None
 
-    def mark(self, machine: Machine, run: int, *, fresh: bool = False) -> Checkpoint:
-        """A snapshot of the guest, or of a visit to its past."""
+    def mark(
+        self, machine: Machine, run: int, *, fresh: bool = False, arrived: int | None = None
+    ) -> Checkpoint:
+        """A snapshot of the guest, or of a visit to its past, to which so many frames have ``arrived``."""
         hart_steps = tuple(int(hart.steps) for hart in machine.harts)
         now_ns = int(machine.scheduler.now_ns())
-        return Checkpoint(sum(hart_steps), hart_steps, now_ns, run, fresh, self._take(machine))
+        came = self.arrivals.count if arrived is None else arrived
+        steps = sum(hart_steps)
+        return Checkpoint(steps, hart_steps, now_ns, run, fresh, came, self._take(machine))
 
     def visit(self, checkpoint: Checkpoint) -> Visit:
         """A machine that is what the guest was then."""
@@ -328,8 +380,10 @@ class History:
             tuple(int(granted) for granted in scheduler.granted),
             scheduler.hosted,
             scheduler.yields,
+            _steal_shown(self.machine),
         )
-        again = bool(self._runs) and self._runs[-1] == run
+        again = bool(self._runs) and self._runs[-1] == run and self._had == self.arrivals.count
+        self._had = self.arrivals.count
         number = self._first + len(self._runs) - again
         if self._cut:
             number += again
@@ -341,6 +395,10 @@ class History:
             self._runs.append(run)
         if len(self.checkpoints) > 2 * self.most or len(self._runs) > MAX_RUNS:
             self._forget_first_half()
+        if self.arrivals.size_bytes > MAX_BYTES:
+            self._remember(number)
+            while self.arrivals.size_bytes > MAX_BYTES and len(self.checkpoints) > 1:
+                self._forget_first_half()
 
     def _thin_out(self) -> None:
         """Every other snapshot goes, but the first, the last and the fresh."""
@@ -358,6 +416,7 @@ class History:
         self.near.clear()
         del self._runs[: kept[0].run - self._first]
         self._first = kept[0].run
+        self.arrivals.forget_before(kept[0].arrived)
 
     def _drop_all(self) -> None:
         for checkpoint in (*self.checkpoints, *self.near):

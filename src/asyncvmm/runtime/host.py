@@ -27,16 +27,17 @@ from asyncvmm.hypervisor import (
 from asyncvmm.hypervisor.ledger import GRAVE
 from asyncvmm.machine import (
     BootFileReader,
-    BootFiles,
     GuestConfig,
     Machine,
     parse_size,
     read_boot_files,
 )
+from asyncvmm.machine.devices import OpenBlob
 from asyncvmm.machine.engines import find_spin
 from asyncvmm.machine.renewal import (
     FREEZE,
     HOST,
+    IDENTITY,
     Date,
     Identity,
     Reseed,
@@ -133,7 +134,8 @@ class Host:
         name: str | None = None,
         max_instructions: int | None = None,
         apart: bool = False,
-        check: Callable[[BootFiles], None] | None = None,
+        check: Callable[[Machine], None] | None = None,
+        open_blob: OpenBlob = open_file_blob,
         reseed: Reseed | Identity = False,
         clock: Date = "freeze",
     ) -> Guest:
@@ -144,7 +146,8 @@ class Host:
         ``name`` is what the host calls it, instead of the name in the configuration.
         ``max_instructions`` ends it after that many steps (instructions and traps, all harts).
         ``apart`` connects its network cards to networks of its own, where nobody else is.
-        ``check`` is called in a thread with what it boots from, and may raise ConfigError.
+        ``check`` is called in a thread with the machine before it runs, and may raise ConfigError;
+        ``open_blob`` opens the disks and flash of a guest from a configuration.
 
         A guest from a snapshot is what that was to the bit, unless ``reseed`` renews its identity: its
         randomness and its kernel's (with a ``vmgenid`` device at once), its machine-id, and the addresses
@@ -164,11 +167,12 @@ class Host:
         self._check_name(name)
         knobs = split_knobs(dict(config.policy))
         if conductor.inputs.recording:
-            if reseed is not False or clock != FREEZE:
-                raise ConfigError("a host with a journal starts no guests with reseed or clock")
             kinds = [split_options(text)[0] for text in config.devices]
             live = [kind for kind in kinds if self.plugins.device_type(kind).live]
             conductor.inputs.check(config, live)
+        if clock == HOST:
+            self._networks.entrance.live = True
+            clock = time.time_ns()
         log = GuestLog()
         machine: Machine | None = None
         prints: dict[str, Any] = {}
@@ -176,29 +180,31 @@ class Host:
         merger = conductor.sharing.enter(config.trust_group)
         try:
             if snapshot is not None:
-                if check is not None:
-                    await trio.to_thread.run_sync(check, snapshot.saved.files)
                 machine = self._revive(snapshot, config, name, log, merger, clock)
+                if check is not None:
+                    await trio.to_thread.run_sync(check, machine)
                 if conductor.inputs.recording:
+                    look = functools.partial(conductor.inputs.fingerprint, machine, disks=False)
                     with conductor.held():
-                        prints = await trio.to_thread.run_sync(
-                            conductor.inputs.fingerprint, machine
-                        )
+                        prints = await trio.to_thread.run_sync(look)
                         prints["snapshot"] = await self._keep(snapshot)
+                    prints |= _renewed(config, reseed, clock)
                 await conductor.turn()
             else:
                 with conductor.held():
-                    build = functools.partial(self._build, config, name, log, merger)
+                    build = functools.partial(self._build, config, name, log, merger, open_blob)
                     machine = await trio.to_thread.run_sync(build)
                     machine.share_image()
                     if check is not None:
-                        await trio.to_thread.run_sync(check, machine.files)
+                        await trio.to_thread.run_sync(check, machine)
                     prints = await trio.to_thread.run_sync(conductor.inputs.fingerprint, machine)
                     await conductor.turn()
             conductor.kick()
             rates, vcpus = self._admit(machine, knobs, outbox)
         except BaseException:
             conductor.sharing.abandon(config.trust_group, machine)
+            for device in machine.devices if machine is not None else ():
+                device.close()
             raise
         conductor.sharing.join(machine)
         guest = self._guest(machine, rates, log, outbox, max_instructions)
@@ -430,11 +436,13 @@ class Host:
             limit_cards(machine, knobs, record, since_ns),
         )
 
-    async def run_until(self, until: int | Callable[[], bool]) -> None:
+    async def run_until(self, until: int | Callable[[], bool], *, exact: bool = False) -> None:
         """Let a paused host run to a virtual time in ns, or until a condition holds, and pause again.
 
         A condition is looked at whenever a guest has said something and a task has had its turn, and
-        at least once every quantum of virtual time.
+        at least once every quantum of virtual time. With a guest of several harts time pauses on the
+        grid of ``quantum_ns`` only, at the first such instant from ``until`` on, unless it must be
+        ``exact``: then a quantum ends early, which such a guest can see.
         """
         conductor = self._conductor
         await conductor.turn()
@@ -443,7 +451,7 @@ class Host:
                 conductor.set_goal(conductor.now_ns + conductor.cpus.spec.quantum_ns)
                 await conductor.wait_goal()
             return
-        conductor.set_goal(max(until, conductor.now_ns))
+        conductor.set_goal(max(until, conductor.now_ns), exact)
         await conductor.wait_goal()
 
     async def wait_quiet(self) -> None:
@@ -494,8 +502,8 @@ class Host:
 
     @property
     def live(self) -> bool:
-        """Whether anything came through real sockets, or a guest has a live device: the run cannot be
-        repeated from its seed.
+        """Whether anything came through real sockets, or a guest or a network has something live: the run
+        cannot be repeated from its seed.
         """
         return self._networks.entrance.live
 
@@ -511,6 +519,13 @@ class Host:
     def enter_gateway(self, gateway: Gateway, action: Callable[[int], None]) -> None:
         """Do to a gateway what came from outside when its run was recorded."""
         self._networks.entrance.enter_again(action)
+
+    def enter_outlet(self, place: str, name: str, data: bytes) -> None:
+        """Give to a network backend what came from outside when its run was recorded; KeyError when
+        there is none.
+        """
+        outlet = self._networks.by_name[place].outlets[name]
+        self._networks.entrance.enter_again(lambda now: outlet.enter(now, data))
 
     def follow(self, script: Script, requested: Requested) -> None:
         """Let ``script`` say what enters, and hear of what gateways ask for, instead of the world."""
@@ -598,7 +613,7 @@ class Host:
         return Debugging(self._backends.nursery, self._revive_past, self._put_back)
 
     def _put_back(self, name: str, snapshot: Snapshot) -> None:
-        """A guest without cards becomes what the snapshot says, and lives on from there.
+        """A guest becomes what the snapshot says, and lives on from there; its cables stay plugged in.
 
         It leaves the books and comes again. The host's clock goes on: the guest waits, for less than
         a quantum, until it has the place on the host's grid that it had, since harts that run side by
@@ -624,6 +639,7 @@ class Host:
         guest.become(machine, rates)
         guest.policy.remember(knobs)
         guest.go_on_from(snapshot.saved.host_side)
+        self._networks.replug(machine, since_ns)
         conductor.add(guest, vcpus, since_ns)
 
     def _revive_past(self, machine: Machine, snapshot: Snapshot) -> Machine:
@@ -633,13 +649,18 @@ class Host:
         )
 
     def _build(
-        self, config: GuestConfig, name: str, log: GuestLog, merger: Merger | None
+        self,
+        config: GuestConfig,
+        name: str,
+        log: GuestLog,
+        merger: Merger | None,
+        open_blob: OpenBlob,
     ) -> Machine:
         return Machine(
             config,
             read_boot_files(config, self._files),
             self.plugins.device_types,
-            open_blob=open_file_blob,
+            open_blob=open_blob,
             open_folder=open_host_folder,
             log_sink=log.add,
             merger=merger,
@@ -648,7 +669,8 @@ class Host:
 
     def journal_refers(self, snapshot: Snapshot, folder: Path) -> None:
         """``snapshot`` is on disk in ``folder`` for good: the journal names that instead of a copy."""
-        self._kept[snapshot.number] = str(folder)
+        assert self.journal is not None
+        self._kept[snapshot.number] = self.journal.file.name_of(folder)
 
     async def _keep(self, snapshot: Snapshot) -> str | int:
         """What the journal calls a snapshot: its number if it was taken here, or a folder."""
@@ -660,9 +682,9 @@ class Host:
             return str(folder.absolute())
         kept = self._kept.get(snapshot.number)
         if kept is None:
-            kept = str(self.journal.file.folder / str(len(self._kept) + 1))
-            await trio.to_thread.run_sync(snapshot.save, kept)
-            self._kept[snapshot.number] = kept
+            path = self.journal.file.folder / str(len(self._kept) + 1)
+            await trio.to_thread.run_sync(snapshot.save, path)
+            kept = self._kept[snapshot.number] = self.journal.file.name_of(path)
         return kept
 
     def note(self, event: LedgerEvent) -> None:
@@ -762,7 +784,7 @@ async def open_host(
         wall if wall is not None else TrioWallClock(),
         realtime=lambda: bool(host.paced),
     )
-    between = Networks(networks or {}, seed, conductor)
+    between = Networks(networks or {}, seed, conductor, manager)
     conductor.exchange = between
     backends = Backends(conductor, between.entrance)
     host = Host(manager, conductor, seed, between, backends, policy)
@@ -781,7 +803,7 @@ async def open_host(
         if snapshot is not None:
             folder = file.folder / "host"
             await trio.to_thread.run_sync(snapshot.save, folder)
-            settings["snapshot"] = str(folder)
+            settings["snapshot"] = file.name_of(folder)
         host.journal = Journal(
             file,
             lambda: (conductor.now_ns, conductor.turns),
@@ -808,6 +830,8 @@ async def open_host(
             wrong = error
         finally:
             if host.journal is not None:
+                for guest in host.guests.values():
+                    guest.leave_gdb()
                 with trio.CancelScope(shield=True):
                     await conductor.turn()
                 if conductor.in_stretch:
@@ -820,6 +844,16 @@ async def open_host(
             nursery.cancel_scope.cancel()
     if wrong is not None:
         raise wrong
+
+
+def _renewed(config: GuestConfig, reseed: Reseed | Identity, clock: Date) -> dict[str, Any]:
+    """What the journal is told of a guest from a snapshot that is not what that was."""
+    found: dict[str, Any] = {}
+    if reseed is not False:
+        found["identity"] = {key: getattr(config, key) for key in IDENTITY}
+    if clock != FREEZE:
+        found["date"] = clock
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -36,8 +36,10 @@ class Inputs:
     def check(self, config: GuestConfig, live: list[str]) -> None:
         """ConfigError when a guest with these ``live`` devices could not be repeated."""
 
-    def fingerprint(self, machine: Machine) -> dict[str, Any]:
-        """What a new machine was made from, by contents. May be called in a thread."""
+    def fingerprint(self, machine: Machine, *, disks: bool = True) -> dict[str, Any]:
+        """What a new machine was made from, by contents; without ``disks`` for one that goes on from a
+        snapshot, which has them. What disks that keep writes hold is put aside. May be called in a thread.
+        """
         return {}
 
     def lost(self, why: str) -> None:

@@ -12,12 +12,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import MS
 from asyncvmm.machine import GuestConfig, Machine
 from asyncvmm.plugin.manager import GROUP
-from asyncvmm.runtime.fingerprints import (
-    boot_hashes,
-    disk_hashes,
-    folder_digests,
-    refuse_kept_writes,
-)
+from asyncvmm.runtime.fingerprints import boot_hashes, folder_digests
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.inputs import Inputs
 from asyncvmm.runtime.journal_file import (
@@ -30,6 +25,7 @@ from asyncvmm.runtime.journal_file import (
     JournalFile,
     Record,
 )
+from asyncvmm.runtime.kept_disks import disk_prints
 
 DIGEST_EVERY_NS: Final = 500 * MS  # of virtual time, at least
 DIGEST_SHARE: Final = 25  # digests may take one part in so many of the wall time
@@ -82,20 +78,21 @@ class Journal(Inputs):
 
     def check(self, config: GuestConfig, live: list[str]) -> None:
         """See Inputs."""
-        refuse_kept_writes(config)
         if live:
             raise ConfigError(
                 f"guest {config.name}: device {live[0]} lives with the world outside, which a "
                 "journal cannot repeat: run it without --record"
             )
 
-    def fingerprint(self, machine: Machine) -> dict[str, Any]:
+    def fingerprint(self, machine: Machine, *, disks: bool = True) -> dict[str, Any]:
         """See Inputs."""
-        return {
+        found: dict[str, Any] = {
             "boot": boot_hashes(machine.files),
-            "disks": disk_hashes(machine.config),
             "folders": folder_digests(machine),
         }
+        if disks:
+            found["disks"] = disk_prints(machine, self.file.disks)
+        return found
 
     def lost(self, why: str) -> None:
         """See Inputs: the journal ends here."""
@@ -121,6 +118,10 @@ class Journal(Inputs):
             if time.monotonic_ns() - self._synced_ns > SYNC_EVERY_NS:
                 self.file.sync()
                 self._synced_ns = time.monotonic_ns()
+
+    def compare(self) -> None:
+        """Note what the guests are now, between two stretches."""
+        self._digests()
 
     def finish(self) -> None:
         """The host is about to end, between two stretches: note what the guests are at the end."""

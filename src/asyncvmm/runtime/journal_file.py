@@ -24,7 +24,7 @@ import attrs
 from asyncvmm.base.errors import BackendError, ConfigError
 
 MAGIC: Final = b"asyncvmm-journal"
-FORMAT: Final = 1
+FORMAT: Final = 2
 DEFAULT_LIMIT_BYTES: Final = 256 << 20
 MAX_RECORD_BYTES: Final = 4 << 20
 MAX_NAMES_BYTES: Final = 0xFFFF
@@ -54,12 +54,13 @@ DATAGRAM: Final = 17
 CUT: Final = 18  # time stood still here, where it need not have
 VSOCK: Final = 19  # a program connects to a guest's vsock, listens there, accepts, or ends that
 BALLOON: Final = 20  # a guest is asked for memory, or for its statistics
+OUTLET: Final = 21  # the outside gave a network backend something
 # What is not an input: for whoever replays it, or reads it.
 DIGESTS: Final = 32  # what the guests were at this instant
 GONE: Final = 33  # a guest ended by itself
 LOST: Final = 34  # something entered that cannot be repeated, or did not fit: it ends here
 END: Final = 35
-KINDS: Final = frozenset((*range(HEADER, BALLOON + 1), *range(DIGESTS, END + 1)))
+KINDS: Final = frozenset((*range(HEADER, OUTLET + 1), *range(DIGESTS, END + 1)))
 
 _FRAME: Final = struct.Struct("<II")
 _HEAD: Final = struct.Struct("<BHQH")
@@ -113,7 +114,19 @@ class JournalFile:
     @property
     def folder(self) -> Path:
         """Where the snapshots are that the run began from."""
-        return self.path.absolute().with_name(f"{self.path.name}.snapshots")
+        return beside(self.path, "snapshots")
+
+    @property
+    def disks(self) -> Path:
+        """Where it is kept what disks held when their guests were started."""
+        return beside(self.path, "disks")
+
+    def name_of(self, folder: Path) -> str:
+        """How the journal names a snapshot: one that is kept beside it moves with it."""
+        folder = folder.absolute()
+        if folder.is_relative_to(self.folder):
+            folder = folder.relative_to(self.folder.parent)
+        return str(folder)
 
     def append(self, record: Record, *, last: bool = False) -> bool:
         """Write one record; False, with nothing written, when it would pass the limit.
@@ -154,6 +167,11 @@ class JournalFile:
             self._file.write(data)
         except OSError as error:
             raise BackendError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+
+def beside(journal: Path, what: str) -> Path:
+    """The folder of a journal's snapshots or disks."""
+    return journal.absolute().with_name(f"{journal.name}.{what}")
 
 
 def encode(record: Record) -> bytes:

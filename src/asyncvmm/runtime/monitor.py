@@ -101,6 +101,8 @@ def _info(debugger: Debugger) -> str:
             f"{int(hart.steps)} steps, {int(hart.traps)} traps"
         )
     lines.append(f"break- and watchpoints: {machine.guard.point_count}")
+    if target.locked:
+        lines.append("a journal is kept: nothing can be written")
     history = debugger.history
     if history is None:
         lines.append("no history: " + debugger.why_no_past)

@@ -14,12 +14,14 @@ from asyncvmm.machine import Machine
 from asyncvmm.network import DEFAULT_NETWORK, Cable, LinkShape, Network, NetworkConfig
 from asyncvmm.network.gateway import Gateway, Request
 from asyncvmm.network.saved import Saved
+from asyncvmm.plugin import PluginManager
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.connections import GuestStream
 from asyncvmm.runtime.edge import Edge, Forward
 from asyncvmm.runtime.entrance import Entrance
 from asyncvmm.runtime.journal_file import CONNECT
+from asyncvmm.runtime.outlets import Outlets
 from asyncvmm.timeline.events import FOREVER
 
 Requested = Callable[[Gateway, int, Request], None]
@@ -41,12 +43,14 @@ class Networks:
         configs: Mapping[str, NetworkConfig | Mapping[str, Any]],
         seed: int,
         conductor: Conductor,
+        plugins: PluginManager,
     ) -> None:
         self._quantum_ns = conductor.cpus.spec.quantum_ns
         self._seed = seed
         self.by_name: Final[dict[str, Network]] = {}
         self.gateways: Final[dict[str, Gateway]] = {}
         self.entrance: Final = Entrance(conductor, self._entered)
+        self._outlets: Final = Outlets(plugins, conductor, self.entrance)
         self._edge: Edge | None = None
         self._requested: Requested | None = None
         self._cables: dict[str, list[_Plugged]] = {}
@@ -67,10 +71,12 @@ class Networks:
     def open(self, nursery: trio.Nursery) -> None:
         """From now on gateways reach the sockets outside, in ``nursery``."""
         self._edge = Edge(nursery, self.entrance)
+        self._outlets.open(nursery)
 
     def close_door(self, requested: Requested) -> None:
         """From now on the outside does not exist: what gateways ask for is told to ``requested``."""
         self._requested = requested
+        self._outlets.close_door()
 
     # -- guests come and go
 
@@ -83,7 +89,13 @@ class Networks:
                     f"{port.name}: no network {port.network!r}: "
                     f"{nearest(port.network, self.by_name)}"
                 )
-            self.by_name[port.network].check_room(len(ports))
+            network = self.by_name[port.network]
+            network.check_room(len(ports))
+            if machine.config.name in network.outlets:
+                raise ConfigError(
+                    f"{port.name}: {machine.config.name!r} is a backend of network {port.network}: "
+                    "name the guest otherwise"
+                )
 
     def plug(self, machine: Machine, since_ns: int, *, apart: bool = False) -> None:
         """Connect all cards of a guest whose own time begins at ``since_ns``.
@@ -103,9 +115,14 @@ class Networks:
             address = gateway.leases.register(cable.name, port.mac) if gateway else None
             cables.append(_Plugged(network, cable, gateway, address))
         self._cables[machine.name] = cables
+        self._outlets.start()
 
     def _add(self, key: str, name: str, config: NetworkConfig) -> None:
+        if key != name:  # a guest's own, with nobody else
+            config = attrs.evolve(config, backends={})
         network = Network(name, config, self._seed, self._quantum_ns)
+        for backend, options in config.backends.items():
+            network.add_outlet(self._outlets.make(name, backend, options, self._seed))
         self.by_name[key] = network
         if config.gateway:
             self.gateways[key] = Gateway(name, config, self._seed)
@@ -201,6 +218,15 @@ class Networks:
             if plugged.gateway is not None and plugged.address is not None:
                 plugged.gateway.guest_left(plugged.address)
 
+    def replug(self, machine: Machine, since_ns: int) -> None:
+        """A guest went back, to be ``machine``: its cables are the same. The gateway forgets what it had
+        with it, which that guest knows nothing of.
+        """
+        for plugged, port in zip(self._cables[machine.name], _ports(machine), strict=True):
+            plugged.cable.port, plugged.cable.since_ns = port, since_ns
+            if plugged.gateway is not None and plugged.address is not None:
+                plugged.gateway.guest_left(plugged.address, "the guest went back in time")
+
     # -- what programs on the host do
 
     async def connect(self, guest: str, port: int, *, live: bool = False) -> GuestStream:
@@ -258,6 +284,8 @@ class Networks:
 
     def advance(self, now_ns: int) -> None:
         """See Exchange."""
+        if self._outlets.waiting:
+            self._outlets.start()
         for network in self.by_name.values():
             network.advance(now_ns)
         if self._requested is not None:

@@ -16,18 +16,20 @@ import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.base.units import MS
-from asyncvmm.machine import GuestConfig
+from asyncvmm.machine import GuestConfig, Machine
+from asyncvmm.machine.renewal import FREEZE, IDENTITY, Identity
 from asyncvmm.network.gateway import Gateway, OpenRequest, Request, ResolveRequest
 from asyncvmm.network.nat import DatagramFlow
 from asyncvmm.network.tcp import TcpConnection
 from asyncvmm.plugin import PluginManager
 from asyncvmm.runtime import journal_file as kinds
-from asyncvmm.runtime.fingerprints import boot_hashes, disk_hashes, folder_digests
+from asyncvmm.runtime.fingerprints import boot_hashes, folder_digests
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.host_snapshots import HostSnapshot
 from asyncvmm.runtime.inputs import Script
-from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, read_journal
+from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, beside, read_journal
+from asyncvmm.runtime.kept_disks import KeptDisks, check_disks
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.vsock import VSOCK_PLACE
 from asyncvmm.timeline.events import FOREVER
@@ -187,7 +189,7 @@ class Replay(Script):
             await self._mark()
         await self.run(time_ns)
         # Where it stood still off the grid the run did not: from there it would be another one.
-        self._cut = time_ns % self.host.quantum_ns != 0
+        self._cut = self.host.now_ns % self.host.quantum_ns != 0
 
     def _next_mark_ns(self) -> int:
         grid_ns = self._spacing_ns - self._spacing_ns % self.host.quantum_ns
@@ -230,7 +232,7 @@ class Replay(Script):
         """
         host = self.host
         if until_ns is not None and until_ns < self.end_ns:
-            await host.run_until(until_ns)
+            await host.run_until(until_ns, exact=True)
         elif not self.ended.is_set():
             self._to_end = True
             host.resume()
@@ -291,6 +293,8 @@ class Replay(Script):
             self.host.shape(names["network"], names["guest"], **_mapping(names, "changes"))
         elif kind in (kinds.CONNECT, kinds.OPENED, kinds.RESOLVED, kinds.DATAGRAM):
             self.host.enter_gateway(self._gateway(names), self._at_gateway(record))
+        elif kind == kinds.OUTLET:
+            self.host.enter_outlet(str(names["place"]), str(names["backend"]), data)
         elif kind in (kinds.SEND, kinds.RECEIVE, kinds.FINISH, kinds.HANG_UP, kinds.ABORT):
             self._at_connection(kind, names, data)
         else:
@@ -325,24 +329,35 @@ class Replay(Script):
         config = GuestConfig.from_mapping({**values, "clock": "virtual"})
         kept = names.get("snapshot")
         source: GuestConfig | Snapshot = config
+        renewed: dict[str, Any] = {}
         if kept is not None:
-            if kept not in self._snapshots:
-                loaded = await trio.to_thread.run_sync(Snapshot.load, Path(str(kept)))
-                self._snapshots[kept] = loaded
-            source = self._snapshots[kept].with_config(config)
+            source, renewed = await self._snapshot(kept, names, config)
+        disks = [] if kept is not None else list(names["disks"])
         guest = await self.host.start(
             source,
             name=str(names["guest"]),
             max_instructions=names["most"],
             apart=bool(names["apart"]),
-            check=lambda files: _check_files(names, config, boot_hashes(files)),
+            check=lambda machine: _check(names, config, machine),
+            open_blob=KeptDisks(beside(self.recorded.path, "disks"), disks),
+            **renewed,
         )
         self.guests[guest.name] = guest
-        if folder_digests(guest.machine) != names.get("folders", []):
-            raise ConfigError(
-                f"guest {guest.name}: a shared folder ({', '.join(config.shares)}) has changed since "
-                "the run was recorded"
-            )
+
+    async def _snapshot(
+        self, kept: int | str, names: Mapping[str, Any], config: GuestConfig
+    ) -> tuple[Snapshot, dict[str, Any]]:
+        """What a guest goes on from, and how it is another one than that was."""
+        if kept not in self._snapshots:
+            path = self.recorded.path.absolute().parent / str(kept)
+            self._snapshots[kept] = await trio.to_thread.run_sync(Snapshot.load, path)
+        snapshot = self._snapshots[kept]
+        renewed: dict[str, Any] = {"clock": names.get("date", FREEZE)}
+        if "identity" in names:
+            renewed["reseed"] = Identity(**_mapping(names, "identity"))
+            was = {key: getattr(snapshot.config, key) for key in IDENTITY}
+            config = attrs.evolve(config, **was)
+        return snapshot.with_config(config), renewed
 
     def _compare(self, time_ns: int, digests: Mapping[str, Any]) -> None:
         for name, recorded in digests.items():
@@ -418,16 +433,19 @@ def _mapping(names: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _check_files(names: Mapping[str, Any], config: GuestConfig, boot: dict[str, str]) -> None:
-    """ConfigError when the guest would be made from other files than it was."""
-    recorded = _mapping(names, "boot")
+def _check(names: Mapping[str, Any], config: GuestConfig, machine: Machine) -> None:
+    """ConfigError when the guest is made from other files than it was."""
+    recorded, boot = _mapping(names, "boot"), boot_hashes(machine.files)
     for name in sorted({*recorded, *boot}):
         if recorded.get(name) != boot.get(name):
             raise ConfigError(f"{getattr(config, name)}: has changed since the run was recorded")
-    disks = (*config.disks, *config.flash)
-    for disk, was, now in zip(disks, names["disks"], disk_hashes(config), strict=True):
-        if was != now:
-            raise ConfigError(f"disk {disk}: has changed since the run was recorded")
+    if names.get("snapshot") is None:  # which has its disks with it
+        check_disks(machine, names["disks"])
+    if folder_digests(machine) != names.get("folders", []):
+        raise ConfigError(
+            f"guest {machine.name}: a shared folder ({', '.join(config.shares)}) has changed since the "
+            "run was recorded"
+        )
 
 
 @asynccontextmanager
@@ -451,7 +469,8 @@ async def open_replay(
     settings = dict(settings)
     folder = settings.pop("snapshot", None)
     if folder is not None:
-        settings = {"snapshot": await trio.to_thread.run_sync(HostSnapshot.load, str(folder))}
+        place = recorded.path.absolute().parent / str(folder)
+        settings = {"snapshot": await trio.to_thread.run_sync(HostSnapshot.load, place)}
     wrong: Exception | None = None
     async with trio.open_nursery() as nursery:
         stage = Stage(nursery, {**settings, "workers": workers, "plugins": plugins})

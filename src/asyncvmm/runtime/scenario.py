@@ -429,6 +429,7 @@ _NETWORK_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "gateway": _boolean,
     "allow": _words,
     "links": _mapping,
+    "backends": _mapping,
 }
 _GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "image": _text,

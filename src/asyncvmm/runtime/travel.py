@@ -55,7 +55,9 @@ class Past:
     def mark(self) -> None:
         """Remember this instant."""
         if self._visit is not None:
-            self.history.keep_near(self.history.mark(self._visit.machine, self._visit.run))
+            visit = self._visit
+            mark = self.history.mark(visit.machine, visit.run, arrived=visit.arrived)
+            self.history.keep_near(mark)
 
     # -- back
 

@@ -108,6 +108,17 @@ class ViewBlob(Blob):
         self.blocks: Final[dict[int, bytes]] = {}
         self._disk = disk
         self._closed = False
+        self._users = 1
+
+    def enter(self) -> None:
+        """One user more, who goes with ``leave``."""
+        self._users += 1
+
+    def leave(self) -> None:
+        """One user less; with the last one the view goes."""
+        self._users -= 1
+        if not self._users:
+            self._disk.closing(self)
 
     def pread(self, offset: int, length: int) -> bytes:
         """See Blob."""
@@ -126,7 +137,7 @@ class ViewBlob(Blob):
         return b"".join(parts)
 
     def close(self) -> None:
-        """See Blob; may be called again."""
+        """See Blob; may be called again. Whoever entered reads on."""
         if not self._closed:
             self._closed = True
-            self._disk.closing(self)
+            self.leave()

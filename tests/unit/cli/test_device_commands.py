@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from asyncvmm.cli import devices
 from asyncvmm.cli.main import main
+from asyncvmm.plugin import create_plugin_manager
+from tests.unit.plugin.test_tutorial import network_plugins
 
 
 def test_devices_lists_types_with_options_and_origin(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +37,22 @@ def test_devices_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "required": False,
         "default": 3_686_400,
     }
+
+
+def test_devices_lists_network_backends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = network_plugins("peer", "tunnel", manager=create_plugin_manager())
+    monkeypatch.setattr(devices, "create_plugin_manager", lambda: manager)
+    assert main(["devices", "udp-tunnel", "ns16550"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("ns16550 (mmio): ")
+    assert "udp-tunnel (network backend, live): a cable to another process\n" in text
+    assert "    from plugin tunnel of an unknown distribution\n    port=NUMBER, required\n" in text
+    assert main(["devices", "--json"]) == 0
+    (peer, tunnel) = json.loads(capsys.readouterr().out)["network_backends"]
+    assert (peer["name"], peer["live"], peer["plugin"]) == ("peer", False, "peer")
+    assert (tunnel["name"], tunnel["live"]) == ("udp-tunnel", True)
 
 
 def test_an_unknown_device_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from asyncvmm.plugin import DeviceType, PluginManager
+from asyncvmm.runtime.host import open_host
 from asyncvmm.testing import CHECKS, DeviceBench, check_device
 from asyncvmm.testing.device_backend_checks import BenchBackendIo
 from asyncvmm.testing.device_specimen import Specimen
@@ -98,3 +101,51 @@ async def test_the_live_thermometer_shows_what_the_file_says(
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert device.read(0, 4) == 31500
+
+
+def network_plugins(*names: str, manager: PluginManager | None = None) -> PluginManager:
+    """A manager, or this one, with the network backends of these blocks."""
+    manager = manager or PluginManager()
+    for name in names:
+        hook = staticmethod(run(name)["asyncvmm_network_backends"])
+        manager.register(type("Hooks", (), {"asyncvmm_network_backends": hook}), name)
+    assert sorted(manager.network_backends) == ["peer", "udp-tunnel"] and manager.problems == []
+    return manager
+
+
+def free_port() -> int:
+    """One of this machine's for UDP, for as long as nobody else takes it."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+async def test_the_peer_answers_through_the_tunnel() -> None:
+    ours = b"\x02\0\0\0\0\x11"
+    ends = bytes([10, 0, 2, 17, 10, 0, 2, 200])
+    who_has = b"\xff" * 6 + ours + bytes.fromhex("08060001080006040001") + ours + ends[:4]
+    ip = bytes.fromhex("4500001c000000004001624d") + ends
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as outside:
+        await outside.bind(("127.0.0.1", 0))
+        port = free_port()
+        backends = {
+            "tunnel": f"udp-tunnel,port={port},peer={outside.getsockname()[1]}",
+            "peer": "peer,address=10.0.2.200",
+        }
+        networks = {"lan": {"backends": backends}}
+        plugins = network_plugins("peer", "tunnel")
+        async with open_host(plugins=plugins, networks=networks, paused=True) as host:
+            await host.run_until(1_000_000)
+            await trio.testing.wait_all_tasks_blocked()  # it listens
+            host.resume()
+            await outside.sendto(who_has + bytes(6) + ends[4:], ("127.0.0.1", port))
+            heard = await outside.recv(0xFFFF)
+            peer = host.networks["lan"].outlets["peer"]
+            assert heard[:12] == ours + peer.io.net.mac and heard[20:22] == b"\0\2"
+            ping = bytes.fromhex("0800f7fd00010001")
+            frame = peer.io.net.mac + ours + b"\x08\0" + ip + ping
+            await outside.sendto(frame, ("127.0.0.1", port))
+            heard = await outside.recv(0xFFFF)
+            assert heard[12:14] == b"\x08\0" and heard[26:34] == ends[4:] + ends[:4]
+            assert heard[34:] == bytes.fromhex("0000fffd00010001")
+            assert peer.end.save() == {"version": 1, "pings": 1}

@@ -19,6 +19,7 @@ from asyncvmm.machine import GuestConfig
 from asyncvmm.runtime.debugger import RECEIVE_BYTES
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
+from asyncvmm.runtime.replay import Replay, open_replay
 from asyncvmm.testing import assemble, to_elf
 
 MS = 1_000_000
@@ -91,12 +92,19 @@ class Gdb:
 
 @asynccontextmanager
 async def started(
-    tmp_path: Path, source: str = COUNT, *, harts: int = 1, wait: bool = True, engine: str = "auto"
+    tmp_path: Path,
+    source: str = COUNT,
+    *,
+    harts: int = 1,
+    wait: bool = True,
+    engine: str = "auto",
+    journal: Path | None = None,
+    quantum_us: int | None = None,
 ) -> AsyncIterator[tuple[Host, Guest, Gdb]]:
     """A guest with a gdb that is connected to it."""
     elf = tmp_path / "program.elf"
     elf.write_bytes(to_elf(assemble(source, 0x80000000)))
-    async with open_host(mips=20, paused=True) as host:
+    async with open_host(mips=20, paused=True, journal=journal, quantum_us=quantum_us) as host:
         guest = await host.start(
             GuestConfig(elf=elf, memory="8M", harts=harts, engine=engine, quantum=1000)
         )
@@ -406,3 +414,83 @@ def test_a_hostile_client_harms_nobody(pieces: list[bytes]) -> None:
                 return guest.machine.digest()
 
     assert trio.run(run, True) == trio.run(run, False)
+
+
+async def replayed(journal: Path) -> tuple[Replay, dict[str, str]]:
+    async with open_replay(journal) as replay:
+        await replay.run()
+        return replay, {name: guest.machine.digest() for name, guest in replay.guests.items()}
+
+
+@pytest.mark.parametrize("quantum_us", [None, 100])
+@pytest.mark.parametrize("harts", [1, 2])
+async def test_a_recorded_guest_is_looked_at(
+    tmp_path: Path, address: int, harts: int, quantum_us: int | None
+) -> None:
+    """Stops, steps, a past and keys in between: the replay, where nobody stops, is equal."""
+    journal = tmp_path / "journal"
+    made = started(tmp_path, harts=harts, journal=journal, quantum_us=quantum_us)
+    async with made as (host, guest, gdb):
+        other = await host.start(GuestConfig(name="other", elf=tmp_path / "program.elf"))
+        assert "nothing can be written" in await gdb.monitor("info")
+        await gdb.ask(b"Z0,%x,4" % address)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.run_until, 3 * MS + 123_456)
+            for times in range(12):
+                assert (await gdb.ask(b"c")).startswith(b"T05thread:")
+                assert await gdb.ask(b"P9=0000000000000000") == b"E02"
+                assert await gdb.ask(b"M80000100,1:00") == b"E0e"
+                assert await gdb.ask(b"c80000000") == b"E02"
+                await gdb.ask(b"s")
+                if times == 5:
+                    assert await gdb.ask(b"bs") == b"T05thread:1;"
+                    assert await gdb.ask(b"P9=0000000000000000") == b"E02"
+                    nursery.start_soon(other.console.send_all, b"k")  # when the stretch is over
+            await gdb.ask(b"z0,%x,4" % address)
+            await gdb.stream.send_all(frame(b"c"))
+        await other.console.send_all(b"l")
+        host.resume()
+        await gdb.stream.send_all(b"\x03")
+        assert await gdb.hear() == b"T02thread:1;"
+        await guest.console.send_all(b"x")  # while it stands still
+        await gdb.ask(b"D")
+        host.pause()
+        await host.run_until(host.now_ns + MS)
+        lived = {each.name: each.machine.digest() for each in (guest, other)}
+    replay, digests = await replayed(journal)
+    assert replay.compared and not replay.differing
+    assert digests == lived
+
+
+async def test_a_recorded_guest_is_killed(tmp_path: Path, address: int) -> None:
+    """By a gdb that had stopped it in the middle of a stretch: its end comes with that of the stretch."""
+    journal = tmp_path / "journal"
+    async with started(tmp_path, journal=journal) as (host, guest, gdb):
+        other = await host.start(GuestConfig(name="other", elf=tmp_path / "program.elf"))
+        host.resume()
+        await gdb.ask(b"Z0,%x,4" % address)
+        await gdb.ask(b"c")
+        await gdb.stream.send_all(frame(b"k"))
+        assert (await guest.wait()).detail == "killed by gdb"
+        host.pause()
+        await host.run_until(host.now_ns + MS)
+        lived = other.machine.digest()
+        steps = guest.stats.instructions
+    replay, digests = await replayed(journal)
+    assert replay.guests["guest"].stats.instructions == steps
+    assert digests["other"] == lived and not replay.differing
+
+
+async def test_a_recorded_host_ends_where_gdb_has_stopped_a_guest(
+    tmp_path: Path, address: int
+) -> None:
+    """The stretch is lived to its end first, so the journal is whole."""
+    journal = tmp_path / "journal"
+    with trio.fail_after(60):
+        async with started(tmp_path, journal=journal) as (host, _guest, gdb):
+            host.resume()
+            await gdb.ask(b"Z0,%x,4" % address)
+            await gdb.ask(b"c")
+    replay, _ = await replayed(journal)
+    assert replay.recorded.complete
+    assert replay.compared and not replay.differing

@@ -12,6 +12,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.runtime.journal_file import (
     CUT,
     END,
+    FORMAT,
     HEADER,
     INPUT,
     MAGIC,
@@ -23,7 +24,7 @@ from asyncvmm.runtime.journal_file import (
     read_journal,
 )
 
-HEAD = Record(HEADER, 0, 0, {"format": 1, "host": {}})
+HEAD = Record(HEADER, 0, 0, {"format": FORMAT, "host": {}})
 SOME = [
     Record(START, 0, 0, {"guest": "a", "config": {"append": "x" * 70_000}}),
     Record(INPUT, 5, 0, {"guest": "a", "port": ""}, b"keys\r"),

@@ -17,13 +17,14 @@ from asyncvmm.plugin.images import (
     MissingToolError,
     SilentProgress,
 )
-from asyncvmm_plugins.debian_images import lockfile, root_disk
+from asyncvmm_plugins.debian_images import lockfile, root_disk, servers
 from asyncvmm_plugins.debian_images.apt import package_file
 from asyncvmm_plugins.debian_images.lockfile import LockFile
 from asyncvmm_plugins.debian_images.relock import pin
 from asyncvmm_plugins.debian_images.root_disk import (
     FIRST,
-    PACKAGES,
+    SYSTEM,
+    DebianPostgresqlImage,
     DebianRootImage,
     choose_closure,
     find_tool,
@@ -63,6 +64,13 @@ def test_the_root_gets_accounts_init_and_agent(root: Path) -> None:
     assert (root / "usr/bin/awk").readlink() == Path("mawk")
     assert (root / "etc/nsswitch.conf").is_file()
     assert (root / "etc/asyncvmm-root").is_file(), "init.sh tells by it where it runs"
+
+
+def test_a_disk_has_the_accounts_of_its_own_software(root: Path) -> None:
+    finish_root(root, DebianPostgresqlImage.software)
+    passwd = (root / "etc/passwd").read_text()
+    assert "postgres:*:101:101::/var/lib/postgresql:" in passwd and "redis" not in passwd
+    assert (root / "var/log/postgresql").is_dir() and not (root / "etc/nginx").exists()
 
 
 def test_what_a_package_brings_is_not_replaced_by_a_link(root: Path) -> None:
@@ -146,6 +154,7 @@ def stanza(name: str, version: str = "1", salt: str = "") -> dict[str, str]:
     }
 
 
+PACKAGES = (*SYSTEM, *servers.SERVERS.packages)
 INDEX = [stanza(name) for name in PACKAGES]
 LOCK = LockFile([pin(package_file(each, "forky")) for each in INDEX])
 
@@ -177,9 +186,10 @@ def test_another_file_under_a_pinned_version_is_refused() -> None:
         choose_closure(index, "forky", LOCK, SilentProgress())
 
 
-def test_the_shipped_lock_pins_the_whole_root() -> None:
+@pytest.mark.parametrize("image", [DebianRootImage, DebianPostgresqlImage])
+def test_the_shipped_lock_pins_the_whole_root(image: type[DebianRootImage]) -> None:
     lock = lockfile.load()
     suites = {suite for name, suite in lock.pins if name == "base-files"}
     assert len(suites) == 1
     (suite,) = suites
-    assert all(lock.find(name, suite) is not None for name in PACKAGES)
+    assert all(lock.find(name, suite) is not None for name in (*SYSTEM, *image.software.packages))

@@ -166,7 +166,7 @@ class TranslatingEngine(Engine):
             hart.steps = x[END] - x[LEFT]
             hart.pc = x[PC]
             reason = x[REASON]
-            if reason == MISSING and hart.event == 0:
+            if reason == MISSING and hart.event == 0 and hart.steps < hart.steps_end:
                 self.misses += 1
                 code = fetch_page(hart, hart.pc)
                 if hart.event == 0:

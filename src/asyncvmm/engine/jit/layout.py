@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from librt.vecs import vec
-from mypy_extensions import i64
+from mypy_extensions import i32, i64
 
 from asyncvmm.arch.code import CodeCache
 from asyncvmm.arch.hart import Hart
@@ -92,7 +92,10 @@ class Layout:
         elif type(value).__name__.startswith("vec"):
             if len(value) and type(value[0]) is not int:
                 return _nested(owner, value)
-            other = vec[i64]([0] * _PROBE_WORDS)  # several attributes may hold one empty vec
+            # Several attributes may hold one empty vec.
+            zeros = [0] * _PROBE_WORDS
+            narrow = memoryview(value).itemsize == 4
+            other: Any = vec[i32](zeros) if narrow else vec[i64](zeros)
             setattr(owner, attribute, other)
             offset = _where(owner, [_PROBE_WORDS, address_of(other)])
             setattr(owner, attribute, value)

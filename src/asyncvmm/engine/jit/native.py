@@ -13,7 +13,14 @@ from mypy_extensions import i64
 from asyncvmm.arch.csr import access
 from asyncvmm.arch.hart import SUPERVISOR, Hart
 from asyncvmm.arch.hart_time import HartTime
-from asyncvmm.arch.mmu import FETCH, LOAD, STORE, fault, translate
+from asyncvmm.arch.mmu import (
+    FETCH,
+    fault,
+    fetch_address,
+    load_address,
+    store_address,
+    translate,
+)
 from asyncvmm.arch.status import ECALL_USER, FS
 from asyncvmm.arch.trap import fence_vma, mret, sret, take_exception, take_interrupt, wfi
 from asyncvmm.engine.jit.state_words import (
@@ -69,9 +76,9 @@ def time_ticks(hart: Hart) -> i64:
     return now // TICK_NS + clock.mtime_offset
 
 
-def _refused(hart: Hart) -> i64:
+def _refused(hart: Hart, wanted: i64) -> i64:
     """What a failed translation means: the interpreter's, or a trap that is noted."""
-    if (hart.event & EVENT_BAIL) != 0:
+    if (hart.event & EVENT_BAIL) != 0 or wanted == MISALIGNED:
         hart.event = 0
         return NOT_HERE
     return TRAPPED
@@ -84,9 +91,9 @@ def fill_load(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
         if not misaligned or (address & 4095) + size > 4096:
             return NOT_HERE
         result = MISALIGNED
-    physical = translate(hart, address, LOAD, size)
+    physical = load_address(hart, address, size)
     if hart.event != 0:
-        return _refused(hart)
+        return _refused(hart, result)
     ram = hart.ram
     index = ram.readable(physical, size)
     if index == -1 or not hart.walk_whole_page:
@@ -100,7 +107,7 @@ def fill_load(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
         x[e + 1] = 1
     x[e] = tag
     x[e + 2] = addend
-    x[e + 3] = ram.first_ppn + index
+    x[e + 3] = physical >> 12
     return result
 
 
@@ -111,9 +118,9 @@ def fill_store(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
         if not misaligned or (address & 4095) + size > 4096:
             return NOT_HERE
         result = MISALIGNED
-    physical = translate(hart, address, STORE, size)
+    physical = store_address(hart, address, size)
     if hart.event != 0:
-        return _refused(hart)
+        return _refused(hart, result)
     ram = hart.ram
     if not ram.contains(physical, size) or not hart.walk_whole_page:
         return NOT_HERE
@@ -134,8 +141,13 @@ def fill_store(hart: Hart, address: i64, size: i64, misaligned: bool) -> i64:
 
 
 def fill_fetch(hart: Hart, address: i64) -> bool:
-    """Enter the page of ``address`` for jumps; False when it has no translation yet."""
-    physical = translate(hart, address, FETCH, 2)
+    """Enter the page of ``address`` for jumps; False when it has no translation yet.
+
+    At the end of a slice nothing is fetched: an interrupt may come first.
+    """
+    if hart.x[LEFT] <= 0:
+        return False
+    physical = fetch_address(hart, address)
     if hart.event != 0:
         hart.event = 0
         return False

@@ -77,19 +77,25 @@ b27:
  %t48 = add i64 %t44, %t47
  ret i64 %t48
 }
-define i64 @_refused(ptr %a.hart) nounwind {
+define i64 @_refused(ptr %a.hart, i64 %a.wanted) nounwind {
  %l.hart = alloca ptr
+ %l.wanted = alloca i64
  store ptr %a.hart, ptr %l.hart
- %t4 = load ptr, ptr %l.hart
- %t5 = getelementptr i8, ptr %t4, i64 <Hart.event>
- %t6 = load i64, ptr %t5
- %t7 = and i64 %t6, 4
- %t8 = icmp ne i64 %t7, 0
- br i1 %t8, label %b1, label %b2
+ store i64 %a.wanted, ptr %l.wanted
+ %t5 = load ptr, ptr %l.hart
+ %t6 = getelementptr i8, ptr %t5, i64 <Hart.event>
+ %t7 = load i64, ptr %t6
+ %t8 = and i64 %t7, 4
+ %t9 = icmp ne i64 %t8, 0
+ br i1 %t9, label %b1, label %b4
+b4:
+ %t10 = load i64, ptr %l.wanted
+ %t11 = icmp eq i64 %t10, 3
+ br i1 %t11, label %b1, label %b2
 b1:
- %t9 = load ptr, ptr %l.hart
- %t10 = getelementptr i8, ptr %t9, i64 <Hart.event>
- store i64 0, ptr %t10
+ %t12 = load ptr, ptr %l.hart
+ %t13 = getelementptr i8, ptr %t12, i64 <Hart.event>
+ store i64 0, ptr %t13
  ret i64 0
 b2:
  br label %b3
@@ -144,7 +150,7 @@ b3:
  %t19 = load ptr, ptr %l.hart
  %t20 = load i64, ptr %l.address
  %t21 = load i64, ptr %l.size
- %t22 = call i64 @translate(ptr %t19, i64 %t20, i64 0, i64 %t21)
+ %t22 = call i64 @load_address(ptr %t19, i64 %t20, i64 %t21)
  store i64 %t22, ptr %l.physical
  %t26 = load ptr, ptr %l.hart
  %t27 = getelementptr i8, ptr %t26, i64 <Hart.event>
@@ -153,119 +159,117 @@ b3:
  br i1 %t29, label %b23, label %b24
 b23:
  %t30 = load ptr, ptr %l.hart
- %t31 = call i64 @_refused(ptr %t30)
- ret i64 %t31
+ %t31 = load i64, ptr %l.result
+ %t32 = call i64 @_refused(ptr %t30, i64 %t31)
+ ret i64 %t32
 b24:
  br label %b25
 b25:
- %t32 = load ptr, ptr %l.hart
- %t33 = getelementptr i8, ptr %t32, i64 <Hart.ram>
- %t34 = load ptr, ptr %t33
- store ptr %t34, ptr %l.ram
- %t35 = load ptr, ptr %l.ram
- %t36 = load i64, ptr %l.physical
- %t37 = load i64, ptr %l.size
- %t38 = call i64 @Ram.readable(ptr %t35, i64 %t36, i64 %t37)
- store i64 %t38, ptr %l.index
- %t43 = load i64, ptr %l.index
- %t44 = icmp eq i64 %t43, -1
- br i1 %t44, label %b39, label %b42
-b42:
- %t45 = load ptr, ptr %l.hart
- %t46 = getelementptr i8, ptr %t45, i64 <Hart.walk_whole_page>
- %t47 = load i8, ptr %t46
- %t48 = icmp ne i8 %t47, 0
- br i1 %t48, label %b40, label %b39
-b39:
- ret i64 0
+ %t33 = load ptr, ptr %l.hart
+ %t34 = getelementptr i8, ptr %t33, i64 <Hart.ram>
+ %t35 = load ptr, ptr %t34
+ store ptr %t35, ptr %l.ram
+ %t36 = load ptr, ptr %l.ram
+ %t37 = load i64, ptr %l.physical
+ %t38 = load i64, ptr %l.size
+ %t39 = call i64 @Ram.readable(ptr %t36, i64 %t37, i64 %t38)
+ store i64 %t39, ptr %l.index
+ %t44 = load i64, ptr %l.index
+ %t45 = icmp eq i64 %t44, -1
+ br i1 %t45, label %b40, label %b43
+b43:
+ %t46 = load ptr, ptr %l.hart
+ %t47 = getelementptr i8, ptr %t46, i64 <Hart.walk_whole_page>
+ %t48 = load i8, ptr %t47
+ %t49 = icmp ne i8 %t48, 0
+ br i1 %t49, label %b41, label %b40
 b40:
- br label %b41
+ ret i64 0
 b41:
- %t49 = load ptr, ptr %l.hart
- %t50 = getelementptr i8, ptr %t49, i64 <Hart.x>
- %t51 = getelementptr i8, ptr %t50, i64 8
- %t52 = load ptr, ptr %t51
- store ptr %t52, ptr %l.x
- %t53 = load i64, ptr %l.address
- %t54 = ashr i64 %t53, 12
- %t55 = and i64 %t54, 1023
- %t56 = shl i64 %t55, 2
- %t57 = add i64 576, %t56
- store i64 %t57, ptr %l.e
- %t58 = load i64, ptr %l.address
- %t59 = and i64 %t58, -4096
- store i64 %t59, ptr %l.page
- %t60 = load ptr, ptr %l.ram
- %t61 = getelementptr i8, ptr %t60, i64 <Ram.pages>
- %t62 = getelementptr i8, ptr %t61, i64 8
- %t63 = load ptr, ptr %t62
- %t64 = load i64, ptr %l.index
- %t65 = shl i64 %t64, 4
- %t66 = getelementptr i8, ptr %t63, i64 %t65
- %t67 = getelementptr i8, ptr %t66, i64 8
- %t68 = load ptr, ptr %t67
- %t69 = ptrtoint ptr %t68 to i64
- %t70 = load i64, ptr %l.page
- %t71 = sub i64 %t69, %t70
- store i64 %t71, ptr %l.addend
- %t72 = load i64, ptr %l.page
- %t73 = load ptr, ptr %l.hart
- %t74 = getelementptr i8, ptr %t73, i64 <Hart.tlb>
- %t75 = load ptr, ptr %t74
- %t76 = getelementptr i8, ptr %t75, i64 <Tlb.context>
- %t77 = load i64, ptr %t76
- %t78 = or i64 %t72, %t77
- store i64 %t78, ptr %l.tag
- %t83 = load ptr, ptr %l.x
- %t84 = load i64, ptr %l.e
- %t85 = add i64 %t84, 1
- %t86 = getelementptr i64, ptr %t83, i64 %t85
- %t87 = load i64, ptr %t86
- %t88 = load i64, ptr %l.tag
- %t89 = icmp ne i64 %t87, %t88
- br i1 %t89, label %b79, label %b82
-b82:
- %t90 = load ptr, ptr %l.x
- %t91 = load i64, ptr %l.e
- %t92 = add i64 %t91, 2
- %t93 = getelementptr i64, ptr %t90, i64 %t92
- %t94 = load i64, ptr %t93
- %t95 = load i64, ptr %l.addend
- %t96 = icmp ne i64 %t94, %t95
- br i1 %t96, label %b79, label %b80
-b79:
- %t97 = load ptr, ptr %l.x
- %t98 = load i64, ptr %l.e
- %t99 = add i64 %t98, 1
- %t100 = getelementptr i64, ptr %t97, i64 %t99
- store i64 1, ptr %t100
- br label %b81
+ br label %b42
+b42:
+ %t50 = load ptr, ptr %l.hart
+ %t51 = getelementptr i8, ptr %t50, i64 <Hart.x>
+ %t52 = getelementptr i8, ptr %t51, i64 8
+ %t53 = load ptr, ptr %t52
+ store ptr %t53, ptr %l.x
+ %t54 = load i64, ptr %l.address
+ %t55 = ashr i64 %t54, 12
+ %t56 = and i64 %t55, 1023
+ %t57 = shl i64 %t56, 2
+ %t58 = add i64 576, %t57
+ store i64 %t58, ptr %l.e
+ %t59 = load i64, ptr %l.address
+ %t60 = and i64 %t59, -4096
+ store i64 %t60, ptr %l.page
+ %t61 = load ptr, ptr %l.ram
+ %t62 = getelementptr i8, ptr %t61, i64 <Ram.pages>
+ %t63 = getelementptr i8, ptr %t62, i64 8
+ %t64 = load ptr, ptr %t63
+ %t65 = load i64, ptr %l.index
+ %t66 = shl i64 %t65, 4
+ %t67 = getelementptr i8, ptr %t64, i64 %t66
+ %t68 = getelementptr i8, ptr %t67, i64 8
+ %t69 = load ptr, ptr %t68
+ %t70 = ptrtoint ptr %t69 to i64
+ %t71 = load i64, ptr %l.page
+ %t72 = sub i64 %t70, %t71
+ store i64 %t72, ptr %l.addend
+ %t73 = load i64, ptr %l.page
+ %t74 = load ptr, ptr %l.hart
+ %t75 = getelementptr i8, ptr %t74, i64 <Hart.tlb>
+ %t76 = load ptr, ptr %t75
+ %t77 = getelementptr i8, ptr %t76, i64 <Tlb.context>
+ %t78 = load i64, ptr %t77
+ %t79 = or i64 %t73, %t78
+ store i64 %t79, ptr %l.tag
+ %t84 = load ptr, ptr %l.x
+ %t85 = load i64, ptr %l.e
+ %t86 = add i64 %t85, 1
+ %t87 = getelementptr i64, ptr %t84, i64 %t86
+ %t88 = load i64, ptr %t87
+ %t89 = load i64, ptr %l.tag
+ %t90 = icmp ne i64 %t88, %t89
+ br i1 %t90, label %b80, label %b83
+b83:
+ %t91 = load ptr, ptr %l.x
+ %t92 = load i64, ptr %l.e
+ %t93 = add i64 %t92, 2
+ %t94 = getelementptr i64, ptr %t91, i64 %t93
+ %t95 = load i64, ptr %t94
+ %t96 = load i64, ptr %l.addend
+ %t97 = icmp ne i64 %t95, %t96
+ br i1 %t97, label %b80, label %b81
 b80:
- br label %b81
+ %t98 = load ptr, ptr %l.x
+ %t99 = load i64, ptr %l.e
+ %t100 = add i64 %t99, 1
+ %t101 = getelementptr i64, ptr %t98, i64 %t100
+ store i64 1, ptr %t101
+ br label %b82
 b81:
- %t101 = load i64, ptr %l.tag
- %t102 = load ptr, ptr %l.x
- %t103 = load i64, ptr %l.e
- %t104 = getelementptr i64, ptr %t102, i64 %t103
- store i64 %t101, ptr %t104
- %t105 = load i64, ptr %l.addend
- %t106 = load ptr, ptr %l.x
- %t107 = load i64, ptr %l.e
- %t108 = add i64 %t107, 2
- %t109 = getelementptr i64, ptr %t106, i64 %t108
- store i64 %t105, ptr %t109
- %t110 = load ptr, ptr %l.ram
- %t111 = getelementptr i8, ptr %t110, i64 <Ram.first_ppn>
- %t112 = load i64, ptr %t111
- %t113 = load i64, ptr %l.index
- %t114 = add i64 %t112, %t113
- %t115 = load ptr, ptr %l.x
- %t116 = load i64, ptr %l.e
- %t117 = add i64 %t116, 3
- %t118 = getelementptr i64, ptr %t115, i64 %t117
- store i64 %t114, ptr %t118
- %t119 = load i64, ptr %l.result
- ret i64 %t119
+ br label %b82
+b82:
+ %t102 = load i64, ptr %l.tag
+ %t103 = load ptr, ptr %l.x
+ %t104 = load i64, ptr %l.e
+ %t105 = getelementptr i64, ptr %t103, i64 %t104
+ store i64 %t102, ptr %t105
+ %t106 = load i64, ptr %l.addend
+ %t107 = load ptr, ptr %l.x
+ %t108 = load i64, ptr %l.e
+ %t109 = add i64 %t108, 2
+ %t110 = getelementptr i64, ptr %t107, i64 %t109
+ store i64 %t106, ptr %t110
+ %t111 = load i64, ptr %l.physical
+ %t112 = ashr i64 %t111, 12
+ %t113 = load ptr, ptr %l.x
+ %t114 = load i64, ptr %l.e
+ %t115 = add i64 %t114, 3
+ %t116 = getelementptr i64, ptr %t113, i64 %t115
+ store i64 %t112, ptr %t116
+ %t117 = load i64, ptr %l.result
+ ret i64 %t117
 }
 define i64 @fill_store(ptr %a.hart, i64 %a.address, i64 %a.size, i1 %a.misaligned) nounwind {
  %l.hart = alloca ptr
@@ -315,7 +319,7 @@ b3:
  %t19 = load ptr, ptr %l.hart
  %t20 = load i64, ptr %l.address
  %t21 = load i64, ptr %l.size
- %t22 = call i64 @translate(ptr %t19, i64 %t20, i64 1, i64 %t21)
+ %t22 = call i64 @store_address(ptr %t19, i64 %t20, i64 %t21)
  store i64 %t22, ptr %l.physical
  %t26 = load ptr, ptr %l.hart
  %t27 = getelementptr i8, ptr %t26, i64 <Hart.event>
@@ -324,148 +328,150 @@ b3:
  br i1 %t29, label %b23, label %b24
 b23:
  %t30 = load ptr, ptr %l.hart
- %t31 = call i64 @_refused(ptr %t30)
- ret i64 %t31
+ %t31 = load i64, ptr %l.result
+ %t32 = call i64 @_refused(ptr %t30, i64 %t31)
+ ret i64 %t32
 b24:
  br label %b25
 b25:
- %t32 = load ptr, ptr %l.hart
- %t33 = getelementptr i8, ptr %t32, i64 <Hart.ram>
- %t34 = load ptr, ptr %t33
- store ptr %t34, ptr %l.ram
- %t39 = load ptr, ptr %l.ram
- %t40 = load i64, ptr %l.physical
- %t41 = load i64, ptr %l.size
- %t42 = call i1 @Ram.contains(ptr %t39, i64 %t40, i64 %t41)
- br i1 %t42, label %b38, label %b35
-b38:
- %t43 = load ptr, ptr %l.hart
- %t44 = getelementptr i8, ptr %t43, i64 <Hart.walk_whole_page>
- %t45 = load i8, ptr %t44
- %t46 = icmp ne i8 %t45, 0
- br i1 %t46, label %b36, label %b35
-b35:
- ret i64 0
+ %t33 = load ptr, ptr %l.hart
+ %t34 = getelementptr i8, ptr %t33, i64 <Hart.ram>
+ %t35 = load ptr, ptr %t34
+ store ptr %t35, ptr %l.ram
+ %t40 = load ptr, ptr %l.ram
+ %t41 = load i64, ptr %l.physical
+ %t42 = load i64, ptr %l.size
+ %t43 = call i1 @Ram.contains(ptr %t40, i64 %t41, i64 %t42)
+ br i1 %t43, label %b39, label %b36
+b39:
+ %t44 = load ptr, ptr %l.hart
+ %t45 = getelementptr i8, ptr %t44, i64 <Hart.walk_whole_page>
+ %t46 = load i8, ptr %t45
+ %t47 = icmp ne i8 %t46, 0
+ br i1 %t47, label %b37, label %b36
 b36:
- br label %b37
-b37:
- %t47 = load i64, ptr %l.physical
- %t48 = load ptr, ptr %l.ram
- %t49 = getelementptr i8, ptr %t48, i64 <Ram.base>
- %t50 = load i64, ptr %t49
- %t51 = sub i64 %t47, %t50
- %t52 = ashr i64 %t51, 12
- store i64 %t52, ptr %l.index
- %t57 = load ptr, ptr %l.ram
- %t58 = getelementptr i8, ptr %t57, i64 <Ram.code_bits>
- %t59 = getelementptr i8, ptr %t58, i64 8
- %t60 = load ptr, ptr %t59
- %t61 = load i64, ptr %l.index
- %t62 = ashr i64 %t61, 6
- %t63 = getelementptr i64, ptr %t60, i64 %t62
- %t64 = load i64, ptr %t63
- %t65 = load i64, ptr %l.index
- %t66 = and i64 %t65, 63
- %t67 = ashr i64 %t64, %t66
- %t68 = and i64 %t67, 1
- %t69 = icmp ne i64 %t68, 0
- br i1 %t69, label %b53, label %b56
-b56:
- %t70 = load ptr, ptr %l.ram
- %t71 = getelementptr i8, ptr %t70, i64 <Ram.kind>
- %t72 = getelementptr i8, ptr %t71, i64 8
- %t73 = load ptr, ptr %t72
- %t74 = load i64, ptr %l.index
- %t75 = getelementptr i64, ptr %t73, i64 %t74
- %t76 = load i64, ptr %t75
- %t77 = icmp ne i64 %t76, 1
- br i1 %t77, label %b53, label %b54
-b53:
  ret i64 0
+b37:
+ br label %b38
+b38:
+ %t48 = load i64, ptr %l.physical
+ %t49 = load ptr, ptr %l.ram
+ %t50 = getelementptr i8, ptr %t49, i64 <Ram.base>
+ %t51 = load i64, ptr %t50
+ %t52 = sub i64 %t48, %t51
+ %t53 = ashr i64 %t52, 12
+ store i64 %t53, ptr %l.index
+ %t58 = load ptr, ptr %l.ram
+ %t59 = getelementptr i8, ptr %t58, i64 <Ram.code_bits>
+ %t60 = getelementptr i8, ptr %t59, i64 8
+ %t61 = load ptr, ptr %t60
+ %t62 = load i64, ptr %l.index
+ %t63 = ashr i64 %t62, 6
+ %t64 = getelementptr i64, ptr %t61, i64 %t63
+ %t65 = load i64, ptr %t64
+ %t66 = load i64, ptr %l.index
+ %t67 = and i64 %t66, 63
+ %t68 = ashr i64 %t65, %t67
+ %t69 = and i64 %t68, 1
+ %t70 = icmp ne i64 %t69, 0
+ br i1 %t70, label %b54, label %b57
+b57:
+ %t71 = load ptr, ptr %l.ram
+ %t72 = getelementptr i8, ptr %t71, i64 <Ram.kind>
+ %t73 = getelementptr i8, ptr %t72, i64 8
+ %t74 = load ptr, ptr %t73
+ %t75 = load i64, ptr %l.index
+ %t76 = getelementptr i32, ptr %t74, i64 %t75
+ %t77 = load i32, ptr %t76
+ %t78 = sext i32 %t77 to i64
+ %t79 = icmp ne i64 %t78, 1
+ br i1 %t79, label %b54, label %b55
 b54:
- br label %b55
+ ret i64 0
 b55:
- %t78 = load ptr, ptr %l.hart
- %t79 = getelementptr i8, ptr %t78, i64 <Hart.x>
- %t80 = getelementptr i8, ptr %t79, i64 8
- %t81 = load ptr, ptr %t80
- store ptr %t81, ptr %l.x
- %t82 = load i64, ptr %l.address
- %t83 = ashr i64 %t82, 12
- %t84 = and i64 %t83, 1023
- %t85 = shl i64 %t84, 2
- %t86 = add i64 576, %t85
- store i64 %t86, ptr %l.e
- %t87 = load i64, ptr %l.address
- %t88 = and i64 %t87, -4096
- store i64 %t88, ptr %l.page
- %t89 = load ptr, ptr %l.ram
- %t90 = getelementptr i8, ptr %t89, i64 <Ram.pages>
- %t91 = getelementptr i8, ptr %t90, i64 8
- %t92 = load ptr, ptr %t91
- %t93 = load i64, ptr %l.index
- %t94 = shl i64 %t93, 4
- %t95 = getelementptr i8, ptr %t92, i64 %t94
- %t96 = getelementptr i8, ptr %t95, i64 8
- %t97 = load ptr, ptr %t96
- %t98 = ptrtoint ptr %t97 to i64
- %t99 = load i64, ptr %l.page
- %t100 = sub i64 %t98, %t99
- store i64 %t100, ptr %l.addend
+ br label %b56
+b56:
+ %t80 = load ptr, ptr %l.hart
+ %t81 = getelementptr i8, ptr %t80, i64 <Hart.x>
+ %t82 = getelementptr i8, ptr %t81, i64 8
+ %t83 = load ptr, ptr %t82
+ store ptr %t83, ptr %l.x
+ %t84 = load i64, ptr %l.address
+ %t85 = ashr i64 %t84, 12
+ %t86 = and i64 %t85, 1023
+ %t87 = shl i64 %t86, 2
+ %t88 = add i64 576, %t87
+ store i64 %t88, ptr %l.e
+ %t89 = load i64, ptr %l.address
+ %t90 = and i64 %t89, -4096
+ store i64 %t90, ptr %l.page
+ %t91 = load ptr, ptr %l.ram
+ %t92 = getelementptr i8, ptr %t91, i64 <Ram.pages>
+ %t93 = getelementptr i8, ptr %t92, i64 8
+ %t94 = load ptr, ptr %t93
+ %t95 = load i64, ptr %l.index
+ %t96 = shl i64 %t95, 4
+ %t97 = getelementptr i8, ptr %t94, i64 %t96
+ %t98 = getelementptr i8, ptr %t97, i64 8
+ %t99 = load ptr, ptr %t98
+ %t100 = ptrtoint ptr %t99 to i64
  %t101 = load i64, ptr %l.page
- %t102 = load ptr, ptr %l.hart
- %t103 = getelementptr i8, ptr %t102, i64 <Hart.tlb>
- %t104 = load ptr, ptr %t103
- %t105 = getelementptr i8, ptr %t104, i64 <Tlb.context>
- %t106 = load i64, ptr %t105
- %t107 = or i64 %t101, %t106
- store i64 %t107, ptr %l.tag
- %t112 = load ptr, ptr %l.x
- %t113 = load i64, ptr %l.e
- %t114 = getelementptr i64, ptr %t112, i64 %t113
- %t115 = load i64, ptr %t114
- %t116 = load i64, ptr %l.tag
- %t117 = icmp ne i64 %t115, %t116
- br i1 %t117, label %b108, label %b111
-b111:
- %t118 = load ptr, ptr %l.x
- %t119 = load i64, ptr %l.e
- %t120 = add i64 %t119, 2
- %t121 = getelementptr i64, ptr %t118, i64 %t120
- %t122 = load i64, ptr %t121
- %t123 = load i64, ptr %l.addend
- %t124 = icmp ne i64 %t122, %t123
- br i1 %t124, label %b108, label %b109
-b108:
- %t125 = load ptr, ptr %l.x
- %t126 = load i64, ptr %l.e
- %t127 = getelementptr i64, ptr %t125, i64 %t126
- store i64 1, ptr %t127
- br label %b110
-b109:
- br label %b110
+ %t102 = sub i64 %t100, %t101
+ store i64 %t102, ptr %l.addend
+ %t103 = load i64, ptr %l.page
+ %t104 = load ptr, ptr %l.hart
+ %t105 = getelementptr i8, ptr %t104, i64 <Hart.tlb>
+ %t106 = load ptr, ptr %t105
+ %t107 = getelementptr i8, ptr %t106, i64 <Tlb.context>
+ %t108 = load i64, ptr %t107
+ %t109 = or i64 %t103, %t108
+ store i64 %t109, ptr %l.tag
+ %t114 = load ptr, ptr %l.x
+ %t115 = load i64, ptr %l.e
+ %t116 = getelementptr i64, ptr %t114, i64 %t115
+ %t117 = load i64, ptr %t116
+ %t118 = load i64, ptr %l.tag
+ %t119 = icmp ne i64 %t117, %t118
+ br i1 %t119, label %b110, label %b113
+b113:
+ %t120 = load ptr, ptr %l.x
+ %t121 = load i64, ptr %l.e
+ %t122 = add i64 %t121, 2
+ %t123 = getelementptr i64, ptr %t120, i64 %t122
+ %t124 = load i64, ptr %t123
+ %t125 = load i64, ptr %l.addend
+ %t126 = icmp ne i64 %t124, %t125
+ br i1 %t126, label %b110, label %b111
 b110:
- %t128 = load i64, ptr %l.tag
- %t129 = load ptr, ptr %l.x
- %t130 = load i64, ptr %l.e
- %t131 = add i64 %t130, 1
- %t132 = getelementptr i64, ptr %t129, i64 %t131
- store i64 %t128, ptr %t132
- %t133 = load i64, ptr %l.addend
- %t134 = load ptr, ptr %l.x
- %t135 = load i64, ptr %l.e
- %t136 = add i64 %t135, 2
- %t137 = getelementptr i64, ptr %t134, i64 %t136
- store i64 %t133, ptr %t137
- %t138 = load i64, ptr %l.physical
- %t139 = ashr i64 %t138, 12
- %t140 = load ptr, ptr %l.x
- %t141 = load i64, ptr %l.e
- %t142 = add i64 %t141, 3
- %t143 = getelementptr i64, ptr %t140, i64 %t142
- store i64 %t139, ptr %t143
- %t144 = load i64, ptr %l.result
- ret i64 %t144
+ %t127 = load ptr, ptr %l.x
+ %t128 = load i64, ptr %l.e
+ %t129 = getelementptr i64, ptr %t127, i64 %t128
+ store i64 1, ptr %t129
+ br label %b112
+b111:
+ br label %b112
+b112:
+ %t130 = load i64, ptr %l.tag
+ %t131 = load ptr, ptr %l.x
+ %t132 = load i64, ptr %l.e
+ %t133 = add i64 %t132, 1
+ %t134 = getelementptr i64, ptr %t131, i64 %t133
+ store i64 %t130, ptr %t134
+ %t135 = load i64, ptr %l.addend
+ %t136 = load ptr, ptr %l.x
+ %t137 = load i64, ptr %l.e
+ %t138 = add i64 %t137, 2
+ %t139 = getelementptr i64, ptr %t136, i64 %t138
+ store i64 %t135, ptr %t139
+ %t140 = load i64, ptr %l.physical
+ %t141 = ashr i64 %t140, 12
+ %t142 = load ptr, ptr %l.x
+ %t143 = load i64, ptr %l.e
+ %t144 = add i64 %t143, 3
+ %t145 = getelementptr i64, ptr %t142, i64 %t144
+ store i64 %t141, ptr %t145
+ %t146 = load i64, ptr %l.result
+ ret i64 %t146
 }
 define i1 @fill_fetch(ptr %a.hart, i64 %a.address) nounwind {
  %l.hart = alloca ptr
@@ -477,89 +483,102 @@ define i1 @fill_fetch(ptr %a.hart, i64 %a.address) nounwind {
  %l.e = alloca i64
  store ptr %a.hart, ptr %l.hart
  store i64 %a.address, ptr %l.address
- %t1 = load ptr, ptr %l.hart
- %t2 = load i64, ptr %l.address
- %t3 = call i64 @translate(ptr %t1, i64 %t2, i64 2, i64 2)
- store i64 %t3, ptr %l.physical
- %t7 = load ptr, ptr %l.hart
- %t8 = getelementptr i8, ptr %t7, i64 <Hart.event>
+ %t4 = load ptr, ptr %l.hart
+ %t5 = getelementptr i8, ptr %t4, i64 <Hart.x>
+ %t6 = getelementptr i8, ptr %t5, i64 8
+ %t7 = load ptr, ptr %t6
+ %t8 = getelementptr i64, ptr %t7, i64 34
  %t9 = load i64, ptr %t8
- %t10 = icmp ne i64 %t9, 0
- br i1 %t10, label %b4, label %b5
-b4:
+ %t10 = icmp sle i64 %t9, 0
+ br i1 %t10, label %b1, label %b2
+b1:
+ ret i1 false
+b2:
+ br label %b3
+b3:
  %t11 = load ptr, ptr %l.hart
- %t12 = getelementptr i8, ptr %t11, i64 <Hart.event>
- store i64 0, ptr %t12
+ %t12 = load i64, ptr %l.address
+ %t13 = call i64 @fetch_address(ptr %t11, i64 %t12)
+ store i64 %t13, ptr %l.physical
+ %t17 = load ptr, ptr %l.hart
+ %t18 = getelementptr i8, ptr %t17, i64 <Hart.event>
+ %t19 = load i64, ptr %t18
+ %t20 = icmp ne i64 %t19, 0
+ br i1 %t20, label %b14, label %b15
+b14:
+ %t21 = load ptr, ptr %l.hart
+ %t22 = getelementptr i8, ptr %t21, i64 <Hart.event>
+ store i64 0, ptr %t22
  ret i1 false
-b5:
- br label %b6
-b6:
- %t13 = load ptr, ptr %l.hart
- %t14 = getelementptr i8, ptr %t13, i64 <Hart.ram>
- %t15 = load ptr, ptr %t14
- %t16 = load i64, ptr %l.physical
- %t17 = call i64 @Ram.readable(ptr %t15, i64 %t16, i64 2)
- store i64 %t17, ptr %l.index
- %t22 = load i64, ptr %l.index
- %t23 = icmp eq i64 %t22, -1
- br i1 %t23, label %b18, label %b21
-b21:
- %t24 = load ptr, ptr %l.hart
- %t25 = getelementptr i8, ptr %t24, i64 <Hart.walk_whole_page>
- %t26 = load i8, ptr %t25
- %t27 = icmp ne i8 %t26, 0
- br i1 %t27, label %b19, label %b18
-b18:
+b15:
+ br label %b16
+b16:
+ %t23 = load ptr, ptr %l.hart
+ %t24 = getelementptr i8, ptr %t23, i64 <Hart.ram>
+ %t25 = load ptr, ptr %t24
+ %t26 = load i64, ptr %l.physical
+ %t27 = call i64 @Ram.readable(ptr %t25, i64 %t26, i64 2)
+ store i64 %t27, ptr %l.index
+ %t32 = load i64, ptr %l.index
+ %t33 = icmp eq i64 %t32, -1
+ br i1 %t33, label %b28, label %b31
+b31:
+ %t34 = load ptr, ptr %l.hart
+ %t35 = getelementptr i8, ptr %t34, i64 <Hart.walk_whole_page>
+ %t36 = load i8, ptr %t35
+ %t37 = icmp ne i8 %t36, 0
+ br i1 %t37, label %b29, label %b28
+b28:
  ret i1 false
-b19:
- br label %b20
-b20:
- %t28 = load ptr, ptr %l.hart
- %t29 = getelementptr i8, ptr %t28, i64 <Hart.x>
- %t30 = getelementptr i8, ptr %t29, i64 8
- %t31 = load ptr, ptr %t30
- store ptr %t31, ptr %l.x
- %t32 = load ptr, ptr %l.x
- %t33 = getelementptr i64, ptr %t32, i64 43
- %t34 = load i64, ptr %t33
- %t35 = load i64, ptr %l.index
- %t36 = shl i64 %t35, 3
- %t37 = add i64 %t34, %t36
- %t38 = inttoptr i64 %t37 to ptr
- %t39 = load i64, ptr %t38
- store i64 %t39, ptr %l.table
- %t43 = load i64, ptr %l.table
- %t44 = icmp eq i64 %t43, 0
- br i1 %t44, label %b40, label %b41
-b40:
+b29:
+ br label %b30
+b30:
+ %t38 = load ptr, ptr %l.hart
+ %t39 = getelementptr i8, ptr %t38, i64 <Hart.x>
+ %t40 = getelementptr i8, ptr %t39, i64 8
+ %t41 = load ptr, ptr %t40
+ store ptr %t41, ptr %l.x
+ %t42 = load ptr, ptr %l.x
+ %t43 = getelementptr i64, ptr %t42, i64 43
+ %t44 = load i64, ptr %t43
+ %t45 = load i64, ptr %l.index
+ %t46 = shl i64 %t45, 3
+ %t47 = add i64 %t44, %t46
+ %t48 = inttoptr i64 %t47 to ptr
+ %t49 = load i64, ptr %t48
+ store i64 %t49, ptr %l.table
+ %t53 = load i64, ptr %l.table
+ %t54 = icmp eq i64 %t53, 0
+ br i1 %t54, label %b50, label %b51
+b50:
  ret i1 false
-b41:
- br label %b42
-b42:
- %t45 = load i64, ptr %l.address
- %t46 = ashr i64 %t45, 12
- %t47 = and i64 %t46, 255
- %t48 = shl i64 %t47, 1
- %t49 = add i64 64, %t48
- store i64 %t49, ptr %l.e
- %t50 = load i64, ptr %l.address
- %t51 = and i64 %t50, -4096
- %t52 = load ptr, ptr %l.hart
- %t53 = getelementptr i8, ptr %t52, i64 <Hart.tlb>
- %t54 = load ptr, ptr %t53
- %t55 = getelementptr i8, ptr %t54, i64 <Tlb.fetch_context>
- %t56 = load i64, ptr %t55
- %t57 = or i64 %t51, %t56
- %t58 = load ptr, ptr %l.x
- %t59 = load i64, ptr %l.e
- %t60 = getelementptr i64, ptr %t58, i64 %t59
- store i64 %t57, ptr %t60
- %t61 = load i64, ptr %l.table
- %t62 = load ptr, ptr %l.x
- %t63 = load i64, ptr %l.e
- %t64 = add i64 %t63, 1
- %t65 = getelementptr i64, ptr %t62, i64 %t64
- store i64 %t61, ptr %t65
+b51:
+ br label %b52
+b52:
+ %t55 = load i64, ptr %l.address
+ %t56 = ashr i64 %t55, 12
+ %t57 = and i64 %t56, 255
+ %t58 = shl i64 %t57, 1
+ %t59 = add i64 64, %t58
+ store i64 %t59, ptr %l.e
+ %t60 = load i64, ptr %l.address
+ %t61 = and i64 %t60, -4096
+ %t62 = load ptr, ptr %l.hart
+ %t63 = getelementptr i8, ptr %t62, i64 <Hart.tlb>
+ %t64 = load ptr, ptr %t63
+ %t65 = getelementptr i8, ptr %t64, i64 <Tlb.fetch_context>
+ %t66 = load i64, ptr %t65
+ %t67 = or i64 %t61, %t66
+ %t68 = load ptr, ptr %l.x
+ %t69 = load i64, ptr %l.e
+ %t70 = getelementptr i64, ptr %t68, i64 %t69
+ store i64 %t67, ptr %t70
+ %t71 = load i64, ptr %l.table
+ %t72 = load ptr, ptr %l.x
+ %t73 = load i64, ptr %l.e
+ %t74 = add i64 %t73, 1
+ %t75 = getelementptr i64, ptr %t72, i64 %t74
+ store i64 %t71, ptr %t75
  ret i1 true
 }
 define i1 @follows(ptr %a.hart, i64 %a.address, i64 %a.half) nounwind {
@@ -871,6 +890,387 @@ define internal i64 @HartTime.time_ns(ptr %a.self) nounwind {
  %t18 = add i64 %t3, %t17
  ret i64 %t18
 }
+define internal i64 @load_address(ptr %a.hart, i64 %a.virtual, i64 %a.length) nounwind {
+ %l.hart = alloca ptr
+ %l.virtual = alloca i64
+ %l.length = alloca i64
+ %l.tlb = alloca ptr
+ %l.i = alloca i64
+ %l.physical = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.virtual, ptr %l.virtual
+ store i64 %a.length, ptr %l.length
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.tlb>
+ %t3 = load ptr, ptr %t2
+ store ptr %t3, ptr %l.tlb
+ %t4 = load i64, ptr %l.virtual
+ %t5 = ashr i64 %t4, 12
+ %t6 = and i64 %t5, 1023
+ store i64 %t6, ptr %l.i
+ %t10 = load ptr, ptr %l.tlb
+ %t11 = getelementptr i8, ptr %t10, i64 <Tlb.load_walked>
+ %t12 = getelementptr i8, ptr %t11, i64 8
+ %t13 = load ptr, ptr %t12
+ %t14 = load i64, ptr %l.i
+ %t15 = getelementptr i64, ptr %t13, i64 %t14
+ %t16 = load i64, ptr %t15
+ %t17 = load i64, ptr %l.virtual
+ %t18 = and i64 %t17, -4096
+ %t19 = load ptr, ptr %l.tlb
+ %t20 = getelementptr i8, ptr %t19, i64 <Tlb.context>
+ %t21 = load i64, ptr %t20
+ %t22 = or i64 %t18, %t21
+ %t23 = icmp eq i64 %t16, %t22
+ br i1 %t23, label %b7, label %b8
+b7:
+ %t24 = load ptr, ptr %l.hart
+ %t25 = getelementptr i8, ptr %t24, i64 <Hart.walk_whole_page>
+ %t26 = zext i1 true to i8
+ store i8 %t26, ptr %t25
+ %t27 = load ptr, ptr %l.tlb
+ %t28 = getelementptr i8, ptr %t27, i64 <Tlb.load_ppns>
+ %t29 = getelementptr i8, ptr %t28, i64 8
+ %t30 = load ptr, ptr %t29
+ %t31 = load i64, ptr %l.i
+ %t32 = getelementptr i64, ptr %t30, i64 %t31
+ %t33 = load i64, ptr %t32
+ %t34 = shl i64 %t33, 12
+ %t35 = load i64, ptr %l.virtual
+ %t36 = and i64 %t35, 4095
+ %t37 = or i64 %t34, %t36
+ ret i64 %t37
+b8:
+ br label %b9
+b9:
+ %t38 = load ptr, ptr %l.hart
+ %t39 = load i64, ptr %l.virtual
+ %t40 = load i64, ptr %l.length
+ %t41 = call i64 @translate(ptr %t38, i64 %t39, i64 0, i64 %t40)
+ store i64 %t41, ptr %l.physical
+ %t46 = load i64, ptr %l.physical
+ %t47 = icmp ne i64 %t46, -1
+ br i1 %t47, label %b45, label %b43
+b45:
+ %t49 = load ptr, ptr %l.hart
+ %t50 = getelementptr i8, ptr %t49, i64 <Hart.walk_whole_page>
+ %t51 = load i8, ptr %t50
+ %t52 = icmp ne i8 %t51, 0
+ br i1 %t52, label %b48, label %b43
+b48:
+ %t53 = load ptr, ptr %l.hart
+ %t54 = getelementptr i8, ptr %t53, i64 <Hart.event>
+ %t55 = load i64, ptr %t54
+ %t56 = and i64 %t55, 4
+ %t57 = icmp eq i64 %t56, 0
+ br i1 %t57, label %b42, label %b43
+b42:
+ %t58 = load ptr, ptr %l.tlb
+ %t59 = load i64, ptr %l.virtual
+ %t60 = load i64, ptr %l.physical
+ %t61 = ashr i64 %t60, 12
+ call void @Tlb.enter_load(ptr %t58, i64 %t59, i64 %t61)
+ br label %b44
+b43:
+ br label %b44
+b44:
+ %t62 = load i64, ptr %l.physical
+ ret i64 %t62
+}
+define internal i64 @Ram.readable(ptr %a.self, i64 %a.address, i64 %a.length) nounwind {
+ %l.self = alloca ptr
+ %l.address = alloca i64
+ %l.length = alloca i64
+ %l.offset = alloca i64
+ %l.index = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 %a.address, ptr %l.address
+ store i64 %a.length, ptr %l.length
+ %t4 = load ptr, ptr %l.self
+ %t5 = load i64, ptr %l.address
+ %t6 = load i64, ptr %l.length
+ %t7 = call i1 @Ram.contains(ptr %t4, i64 %t5, i64 %t6)
+ br i1 %t7, label %b1, label %b2
+b1:
+ %t8 = load i64, ptr %l.address
+ %t9 = load ptr, ptr %l.self
+ %t10 = getelementptr i8, ptr %t9, i64 <Ram.base>
+ %t11 = load i64, ptr %t10
+ %t12 = sub i64 %t8, %t11
+ %t13 = ashr i64 %t12, 12
+ ret i64 %t13
+b2:
+ br label %b3
+b3:
+ %t14 = load i64, ptr %l.address
+ %t15 = load ptr, ptr %l.self
+ %t16 = getelementptr i8, ptr %t15, i64 <Ram.view_base>
+ %t17 = load i64, ptr %t16
+ %t18 = sub i64 %t14, %t17
+ store i64 %t18, ptr %l.offset
+ %t23 = load i64, ptr %l.offset
+ %t24 = icmp sge i64 %t23, 0
+ br i1 %t24, label %b22, label %b20
+b22:
+ %t25 = load i64, ptr %l.offset
+ %t26 = load ptr, ptr %l.self
+ %t27 = getelementptr i8, ptr %t26, i64 <Ram.view_size>
+ %t28 = load i64, ptr %t27
+ %t29 = icmp slt i64 %t25, %t28
+ br i1 %t29, label %b19, label %b20
+b19:
+ %t30 = load ptr, ptr %l.self
+ %t31 = getelementptr i8, ptr %t30, i64 <Ram.page_count>
+ %t32 = load i64, ptr %t31
+ %t33 = load i64, ptr %l.offset
+ %t34 = ashr i64 %t33, 12
+ %t35 = add i64 %t32, %t34
+ store i64 %t35, ptr %l.index
+ %t39 = load ptr, ptr %l.self
+ %t40 = getelementptr i8, ptr %t39, i64 <Ram.kind>
+ %t41 = getelementptr i8, ptr %t40, i64 8
+ %t42 = load ptr, ptr %t41
+ %t43 = load i64, ptr %l.index
+ %t44 = getelementptr i32, ptr %t42, i64 %t43
+ %t45 = load i32, ptr %t44
+ %t46 = sext i32 %t45 to i64
+ %t47 = icmp ne i64 %t46, 0
+ br i1 %t47, label %b36, label %b37
+b36:
+ %t48 = load i64, ptr %l.index
+ ret i64 %t48
+b37:
+ br label %b38
+b38:
+ br label %b21
+b20:
+ br label %b21
+b21:
+ ret i64 -1
+}
+define internal i64 @store_address(ptr %a.hart, i64 %a.virtual, i64 %a.length) nounwind {
+ %l.hart = alloca ptr
+ %l.virtual = alloca i64
+ %l.length = alloca i64
+ %l.tlb = alloca ptr
+ %l.i = alloca i64
+ %l.physical = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.virtual, ptr %l.virtual
+ store i64 %a.length, ptr %l.length
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.tlb>
+ %t3 = load ptr, ptr %t2
+ store ptr %t3, ptr %l.tlb
+ %t4 = load i64, ptr %l.virtual
+ %t5 = ashr i64 %t4, 12
+ %t6 = and i64 %t5, 1023
+ store i64 %t6, ptr %l.i
+ %t10 = load ptr, ptr %l.tlb
+ %t11 = getelementptr i8, ptr %t10, i64 <Tlb.store_walked>
+ %t12 = getelementptr i8, ptr %t11, i64 8
+ %t13 = load ptr, ptr %t12
+ %t14 = load i64, ptr %l.i
+ %t15 = getelementptr i64, ptr %t13, i64 %t14
+ %t16 = load i64, ptr %t15
+ %t17 = load i64, ptr %l.virtual
+ %t18 = and i64 %t17, -4096
+ %t19 = load ptr, ptr %l.tlb
+ %t20 = getelementptr i8, ptr %t19, i64 <Tlb.context>
+ %t21 = load i64, ptr %t20
+ %t22 = or i64 %t18, %t21
+ %t23 = icmp eq i64 %t16, %t22
+ br i1 %t23, label %b7, label %b8
+b7:
+ %t24 = load ptr, ptr %l.hart
+ %t25 = getelementptr i8, ptr %t24, i64 <Hart.walk_whole_page>
+ %t26 = zext i1 true to i8
+ store i8 %t26, ptr %t25
+ %t27 = load ptr, ptr %l.tlb
+ %t28 = getelementptr i8, ptr %t27, i64 <Tlb.store_ppns>
+ %t29 = getelementptr i8, ptr %t28, i64 8
+ %t30 = load ptr, ptr %t29
+ %t31 = load i64, ptr %l.i
+ %t32 = getelementptr i64, ptr %t30, i64 %t31
+ %t33 = load i64, ptr %t32
+ %t34 = shl i64 %t33, 12
+ %t35 = load i64, ptr %l.virtual
+ %t36 = and i64 %t35, 4095
+ %t37 = or i64 %t34, %t36
+ ret i64 %t37
+b8:
+ br label %b9
+b9:
+ %t38 = load ptr, ptr %l.hart
+ %t39 = load i64, ptr %l.virtual
+ %t40 = load i64, ptr %l.length
+ %t41 = call i64 @translate(ptr %t38, i64 %t39, i64 1, i64 %t40)
+ store i64 %t41, ptr %l.physical
+ %t46 = load i64, ptr %l.physical
+ %t47 = icmp ne i64 %t46, -1
+ br i1 %t47, label %b45, label %b43
+b45:
+ %t49 = load ptr, ptr %l.hart
+ %t50 = getelementptr i8, ptr %t49, i64 <Hart.walk_whole_page>
+ %t51 = load i8, ptr %t50
+ %t52 = icmp ne i8 %t51, 0
+ br i1 %t52, label %b48, label %b43
+b48:
+ %t53 = load ptr, ptr %l.hart
+ %t54 = getelementptr i8, ptr %t53, i64 <Hart.event>
+ %t55 = load i64, ptr %t54
+ %t56 = and i64 %t55, 4
+ %t57 = icmp eq i64 %t56, 0
+ br i1 %t57, label %b42, label %b43
+b42:
+ %t58 = load ptr, ptr %l.tlb
+ %t59 = load i64, ptr %l.virtual
+ %t60 = load i64, ptr %l.physical
+ %t61 = ashr i64 %t60, 12
+ call void @Tlb.enter_store(ptr %t58, i64 %t59, i64 %t61)
+ br label %b44
+b43:
+ br label %b44
+b44:
+ %t62 = load i64, ptr %l.physical
+ ret i64 %t62
+}
+define internal i1 @Ram.contains(ptr %a.self, i64 %a.address, i64 %a.length) nounwind {
+ %l.self = alloca ptr
+ %l.address = alloca i64
+ %l.length = alloca i64
+ %l.choiceb3 = alloca i1
+ store ptr %a.self, ptr %l.self
+ store i64 %a.address, ptr %l.address
+ store i64 %a.length, ptr %l.length
+ %t5 = load i64, ptr %l.length
+ %t6 = icmp sge i64 %t5, 0
+ br i1 %t6, label %b4, label %b2
+b4:
+ %t8 = load i64, ptr %l.address
+ %t9 = load ptr, ptr %l.self
+ %t10 = getelementptr i8, ptr %t9, i64 <Ram.base>
+ %t11 = load i64, ptr %t10
+ %t12 = icmp sge i64 %t8, %t11
+ br i1 %t12, label %b7, label %b2
+b7:
+ %t14 = load i64, ptr %l.address
+ %t15 = load ptr, ptr %l.self
+ %t16 = getelementptr i8, ptr %t15, i64 <Ram.base>
+ %t17 = load i64, ptr %t16
+ %t18 = sub i64 %t14, %t17
+ %t19 = load ptr, ptr %l.self
+ %t20 = getelementptr i8, ptr %t19, i64 <Ram.size>
+ %t21 = load i64, ptr %t20
+ %t22 = icmp sle i64 %t18, %t21
+ br i1 %t22, label %b13, label %b2
+b13:
+ %t23 = load i64, ptr %l.length
+ %t24 = load ptr, ptr %l.self
+ %t25 = getelementptr i8, ptr %t24, i64 <Ram.size>
+ %t26 = load i64, ptr %t25
+ %t27 = load i64, ptr %l.address
+ %t28 = load ptr, ptr %l.self
+ %t29 = getelementptr i8, ptr %t28, i64 <Ram.base>
+ %t30 = load i64, ptr %t29
+ %t31 = sub i64 %t27, %t30
+ %t32 = sub i64 %t26, %t31
+ %t33 = icmp sle i64 %t23, %t32
+ br i1 %t33, label %b1, label %b2
+b1:
+ store i1 true, ptr %l.choiceb3
+ br label %b3
+b2:
+ store i1 false, ptr %l.choiceb3
+ br label %b3
+b3:
+ %t34 = load i1, ptr %l.choiceb3
+ ret i1 %t34
+}
+define internal i64 @fetch_address(ptr %a.hart, i64 %a.pc) nounwind {
+ %l.hart = alloca ptr
+ %l.pc = alloca i64
+ %l.tlb = alloca ptr
+ %l.i = alloca i64
+ %l.physical = alloca i64
+ store ptr %a.hart, ptr %l.hart
+ store i64 %a.pc, ptr %l.pc
+ %t1 = load ptr, ptr %l.hart
+ %t2 = getelementptr i8, ptr %t1, i64 <Hart.tlb>
+ %t3 = load ptr, ptr %t2
+ store ptr %t3, ptr %l.tlb
+ %t4 = load i64, ptr %l.pc
+ %t5 = ashr i64 %t4, 12
+ %t6 = and i64 %t5, 255
+ store i64 %t6, ptr %l.i
+ %t10 = load ptr, ptr %l.tlb
+ %t11 = getelementptr i8, ptr %t10, i64 <Tlb.fetch_walked>
+ %t12 = getelementptr i8, ptr %t11, i64 8
+ %t13 = load ptr, ptr %t12
+ %t14 = load i64, ptr %l.i
+ %t15 = getelementptr i64, ptr %t13, i64 %t14
+ %t16 = load i64, ptr %t15
+ %t17 = load i64, ptr %l.pc
+ %t18 = and i64 %t17, -4096
+ %t19 = load ptr, ptr %l.tlb
+ %t20 = getelementptr i8, ptr %t19, i64 <Tlb.fetch_context>
+ %t21 = load i64, ptr %t20
+ %t22 = or i64 %t18, %t21
+ %t23 = icmp eq i64 %t16, %t22
+ br i1 %t23, label %b7, label %b8
+b7:
+ %t24 = load ptr, ptr %l.hart
+ %t25 = getelementptr i8, ptr %t24, i64 <Hart.walk_whole_page>
+ %t26 = zext i1 true to i8
+ store i8 %t26, ptr %t25
+ %t27 = load ptr, ptr %l.tlb
+ %t28 = getelementptr i8, ptr %t27, i64 <Tlb.fetch_ppns>
+ %t29 = getelementptr i8, ptr %t28, i64 8
+ %t30 = load ptr, ptr %t29
+ %t31 = load i64, ptr %l.i
+ %t32 = getelementptr i64, ptr %t30, i64 %t31
+ %t33 = load i64, ptr %t32
+ %t34 = shl i64 %t33, 12
+ %t35 = load i64, ptr %l.pc
+ %t36 = and i64 %t35, 4095
+ %t37 = or i64 %t34, %t36
+ ret i64 %t37
+b8:
+ br label %b9
+b9:
+ %t38 = load ptr, ptr %l.hart
+ %t39 = load i64, ptr %l.pc
+ %t40 = call i64 @translate(ptr %t38, i64 %t39, i64 2, i64 2)
+ store i64 %t40, ptr %l.physical
+ %t45 = load i64, ptr %l.physical
+ %t46 = icmp ne i64 %t45, -1
+ br i1 %t46, label %b44, label %b42
+b44:
+ %t48 = load ptr, ptr %l.hart
+ %t49 = getelementptr i8, ptr %t48, i64 <Hart.walk_whole_page>
+ %t50 = load i8, ptr %t49
+ %t51 = icmp ne i8 %t50, 0
+ br i1 %t51, label %b47, label %b42
+b47:
+ %t52 = load ptr, ptr %l.hart
+ %t53 = getelementptr i8, ptr %t52, i64 <Hart.event>
+ %t54 = load i64, ptr %t53
+ %t55 = and i64 %t54, 4
+ %t56 = icmp eq i64 %t55, 0
+ br i1 %t56, label %b41, label %b42
+b41:
+ %t57 = load ptr, ptr %l.tlb
+ %t58 = load i64, ptr %l.pc
+ %t59 = load i64, ptr %l.physical
+ %t60 = ashr i64 %t59, 12
+ call void @Tlb.enter_fetch(ptr %t57, i64 %t58, i64 %t60)
+ br label %b43
+b42:
+ br label %b43
+b43:
+ %t61 = load i64, ptr %l.physical
+ ret i64 %t61
+}
 define internal i64 @translate(ptr %a.hart, i64 %a.virtual, i64 %a.access, i64 %a.length) nounwind {
  %l.hart = alloca ptr
  %l.virtual = alloca i64
@@ -962,128 +1362,6 @@ b50:
  %t58 = load i64, ptr %l.priv
  %t59 = call i64 @_protect(ptr %t53, i64 %t54, i64 %t55, i64 %t56, i64 %t57, i64 %t58)
  ret i64 %t59
-}
-define internal i64 @Ram.readable(ptr %a.self, i64 %a.address, i64 %a.length) nounwind {
- %l.self = alloca ptr
- %l.address = alloca i64
- %l.length = alloca i64
- %l.offset = alloca i64
- %l.index = alloca i64
- store ptr %a.self, ptr %l.self
- store i64 %a.address, ptr %l.address
- store i64 %a.length, ptr %l.length
- %t4 = load ptr, ptr %l.self
- %t5 = load i64, ptr %l.address
- %t6 = load i64, ptr %l.length
- %t7 = call i1 @Ram.contains(ptr %t4, i64 %t5, i64 %t6)
- br i1 %t7, label %b1, label %b2
-b1:
- %t8 = load i64, ptr %l.address
- %t9 = load ptr, ptr %l.self
- %t10 = getelementptr i8, ptr %t9, i64 <Ram.base>
- %t11 = load i64, ptr %t10
- %t12 = sub i64 %t8, %t11
- %t13 = ashr i64 %t12, 12
- ret i64 %t13
-b2:
- br label %b3
-b3:
- %t14 = load i64, ptr %l.address
- %t15 = load ptr, ptr %l.self
- %t16 = getelementptr i8, ptr %t15, i64 <Ram.view_base>
- %t17 = load i64, ptr %t16
- %t18 = sub i64 %t14, %t17
- store i64 %t18, ptr %l.offset
- %t23 = load i64, ptr %l.offset
- %t24 = icmp sge i64 %t23, 0
- br i1 %t24, label %b22, label %b20
-b22:
- %t25 = load i64, ptr %l.offset
- %t26 = load ptr, ptr %l.self
- %t27 = getelementptr i8, ptr %t26, i64 <Ram.view_size>
- %t28 = load i64, ptr %t27
- %t29 = icmp slt i64 %t25, %t28
- br i1 %t29, label %b19, label %b20
-b19:
- %t30 = load ptr, ptr %l.self
- %t31 = getelementptr i8, ptr %t30, i64 <Ram.page_count>
- %t32 = load i64, ptr %t31
- %t33 = load i64, ptr %l.offset
- %t34 = ashr i64 %t33, 12
- %t35 = add i64 %t32, %t34
- store i64 %t35, ptr %l.index
- %t39 = load ptr, ptr %l.self
- %t40 = getelementptr i8, ptr %t39, i64 <Ram.kind>
- %t41 = getelementptr i8, ptr %t40, i64 8
- %t42 = load ptr, ptr %t41
- %t43 = load i64, ptr %l.index
- %t44 = getelementptr i64, ptr %t42, i64 %t43
- %t45 = load i64, ptr %t44
- %t46 = icmp ne i64 %t45, 0
- br i1 %t46, label %b36, label %b37
-b36:
- %t47 = load i64, ptr %l.index
- ret i64 %t47
-b37:
- br label %b38
-b38:
- br label %b21
-b20:
- br label %b21
-b21:
- ret i64 -1
-}
-define internal i1 @Ram.contains(ptr %a.self, i64 %a.address, i64 %a.length) nounwind {
- %l.self = alloca ptr
- %l.address = alloca i64
- %l.length = alloca i64
- %l.choiceb3 = alloca i1
- store ptr %a.self, ptr %l.self
- store i64 %a.address, ptr %l.address
- store i64 %a.length, ptr %l.length
- %t5 = load i64, ptr %l.length
- %t6 = icmp sge i64 %t5, 0
- br i1 %t6, label %b4, label %b2
-b4:
- %t8 = load i64, ptr %l.address
- %t9 = load ptr, ptr %l.self
- %t10 = getelementptr i8, ptr %t9, i64 <Ram.base>
- %t11 = load i64, ptr %t10
- %t12 = icmp sge i64 %t8, %t11
- br i1 %t12, label %b7, label %b2
-b7:
- %t14 = load i64, ptr %l.address
- %t15 = load ptr, ptr %l.self
- %t16 = getelementptr i8, ptr %t15, i64 <Ram.base>
- %t17 = load i64, ptr %t16
- %t18 = sub i64 %t14, %t17
- %t19 = load ptr, ptr %l.self
- %t20 = getelementptr i8, ptr %t19, i64 <Ram.size>
- %t21 = load i64, ptr %t20
- %t22 = icmp sle i64 %t18, %t21
- br i1 %t22, label %b13, label %b2
-b13:
- %t23 = load i64, ptr %l.length
- %t24 = load ptr, ptr %l.self
- %t25 = getelementptr i8, ptr %t24, i64 <Ram.size>
- %t26 = load i64, ptr %t25
- %t27 = load i64, ptr %l.address
- %t28 = load ptr, ptr %l.self
- %t29 = getelementptr i8, ptr %t28, i64 <Ram.base>
- %t30 = load i64, ptr %t29
- %t31 = sub i64 %t27, %t30
- %t32 = sub i64 %t26, %t31
- %t33 = icmp sle i64 %t23, %t32
- br i1 %t33, label %b1, label %b2
-b1:
- store i1 true, ptr %l.choiceb3
- br label %b3
-b2:
- store i1 false, ptr %l.choiceb3
- br label %b3
-b3:
- %t34 = load i1, ptr %l.choiceb3
- ret i1 %t34
 }
 define internal i64 @access(ptr %a.hart, i64 %a.csr, i64 %a.how, i64 %a.value, i1 %a.reads, i1 %a.writes) nounwind {
  %l.hart = alloca ptr
@@ -1657,6 +1935,199 @@ define internal i64 @HartTime.place_ns(ptr %a.self) nounwind {
  %t17 = call i64 @Clock.ns_for(ptr %t9, i64 %t16)
  %t18 = add i64 %t6, %t17
  ret i64 %t18
+}
+define internal void @Tlb.enter_load(ptr %a.self, i64 %a.virtual, i64 %a.ppn) nounwind {
+ %l.self = alloca ptr
+ %l.virtual = alloca i64
+ %l.ppn = alloca i64
+ %l.i = alloca i64
+ %l.native = alloca ptr
+ store ptr %a.self, ptr %l.self
+ store i64 %a.virtual, ptr %l.virtual
+ store i64 %a.ppn, ptr %l.ppn
+ %t1 = load i64, ptr %l.virtual
+ %t2 = ashr i64 %t1, 12
+ %t3 = and i64 %t2, 1023
+ store i64 %t3, ptr %l.i
+ %t4 = load i64, ptr %l.virtual
+ %t5 = and i64 %t4, -4096
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb.context>
+ %t8 = load i64, ptr %t7
+ %t9 = or i64 %t5, %t8
+ %t10 = load ptr, ptr %l.self
+ %t11 = getelementptr i8, ptr %t10, i64 <Tlb.load_walked>
+ %t12 = getelementptr i8, ptr %t11, i64 8
+ %t13 = load ptr, ptr %t12
+ %t14 = load i64, ptr %l.i
+ %t15 = getelementptr i64, ptr %t13, i64 %t14
+ store i64 %t9, ptr %t15
+ %t16 = load i64, ptr %l.ppn
+ %t17 = load ptr, ptr %l.self
+ %t18 = getelementptr i8, ptr %t17, i64 <Tlb.load_ppns>
+ %t19 = getelementptr i8, ptr %t18, i64 8
+ %t20 = load ptr, ptr %t19
+ %t21 = load i64, ptr %l.i
+ %t22 = getelementptr i64, ptr %t20, i64 %t21
+ store i64 %t16, ptr %t22
+ %t23 = load ptr, ptr %l.self
+ %t24 = getelementptr i8, ptr %t23, i64 <Tlb.load_tags>
+ %t25 = getelementptr i8, ptr %t24, i64 8
+ %t26 = load ptr, ptr %t25
+ %t27 = load i64, ptr %l.i
+ %t28 = getelementptr i64, ptr %t26, i64 %t27
+ store i64 1, ptr %t28
+ %t32 = load ptr, ptr %l.self
+ %t33 = getelementptr i8, ptr %t32, i64 <Tlb.has_native>
+ %t34 = load i8, ptr %t33
+ %t35 = icmp ne i8 %t34, 0
+ br i1 %t35, label %b29, label %b30
+b29:
+ %t36 = load ptr, ptr %l.self
+ %t37 = getelementptr i8, ptr %t36, i64 <Tlb.native>
+ %t38 = getelementptr i8, ptr %t37, i64 8
+ %t39 = load ptr, ptr %t38
+ store ptr %t39, ptr %l.native
+ %t40 = load ptr, ptr %l.native
+ %t41 = load i64, ptr %l.i
+ %t42 = mul i64 4, %t41
+ %t43 = add i64 576, %t42
+ %t44 = getelementptr i64, ptr %t40, i64 %t43
+ store i64 1, ptr %t44
+ br label %b31
+b30:
+ br label %b31
+b31:
+ ret void
+}
+define internal void @Tlb.enter_store(ptr %a.self, i64 %a.virtual, i64 %a.ppn) nounwind {
+ %l.self = alloca ptr
+ %l.virtual = alloca i64
+ %l.ppn = alloca i64
+ %l.i = alloca i64
+ %l.native = alloca ptr
+ store ptr %a.self, ptr %l.self
+ store i64 %a.virtual, ptr %l.virtual
+ store i64 %a.ppn, ptr %l.ppn
+ %t1 = load i64, ptr %l.virtual
+ %t2 = ashr i64 %t1, 12
+ %t3 = and i64 %t2, 1023
+ store i64 %t3, ptr %l.i
+ %t4 = load i64, ptr %l.virtual
+ %t5 = and i64 %t4, -4096
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb.context>
+ %t8 = load i64, ptr %t7
+ %t9 = or i64 %t5, %t8
+ %t10 = load ptr, ptr %l.self
+ %t11 = getelementptr i8, ptr %t10, i64 <Tlb.store_walked>
+ %t12 = getelementptr i8, ptr %t11, i64 8
+ %t13 = load ptr, ptr %t12
+ %t14 = load i64, ptr %l.i
+ %t15 = getelementptr i64, ptr %t13, i64 %t14
+ store i64 %t9, ptr %t15
+ %t16 = load i64, ptr %l.ppn
+ %t17 = load ptr, ptr %l.self
+ %t18 = getelementptr i8, ptr %t17, i64 <Tlb.store_ppns>
+ %t19 = getelementptr i8, ptr %t18, i64 8
+ %t20 = load ptr, ptr %t19
+ %t21 = load i64, ptr %l.i
+ %t22 = getelementptr i64, ptr %t20, i64 %t21
+ store i64 %t16, ptr %t22
+ %t23 = load ptr, ptr %l.self
+ %t24 = getelementptr i8, ptr %t23, i64 <Tlb.store_tags>
+ %t25 = getelementptr i8, ptr %t24, i64 8
+ %t26 = load ptr, ptr %t25
+ %t27 = load i64, ptr %l.i
+ %t28 = getelementptr i64, ptr %t26, i64 %t27
+ store i64 1, ptr %t28
+ %t32 = load ptr, ptr %l.self
+ %t33 = getelementptr i8, ptr %t32, i64 <Tlb.has_native>
+ %t34 = load i8, ptr %t33
+ %t35 = icmp ne i8 %t34, 0
+ br i1 %t35, label %b29, label %b30
+b29:
+ %t36 = load ptr, ptr %l.self
+ %t37 = getelementptr i8, ptr %t36, i64 <Tlb.native>
+ %t38 = getelementptr i8, ptr %t37, i64 8
+ %t39 = load ptr, ptr %t38
+ store ptr %t39, ptr %l.native
+ %t40 = load ptr, ptr %l.native
+ %t41 = load i64, ptr %l.i
+ %t42 = mul i64 4, %t41
+ %t43 = add i64 576, %t42
+ %t44 = add i64 %t43, 1
+ %t45 = getelementptr i64, ptr %t40, i64 %t44
+ store i64 1, ptr %t45
+ br label %b31
+b30:
+ br label %b31
+b31:
+ ret void
+}
+define internal void @Tlb.enter_fetch(ptr %a.self, i64 %a.virtual, i64 %a.ppn) nounwind {
+ %l.self = alloca ptr
+ %l.virtual = alloca i64
+ %l.ppn = alloca i64
+ %l.i = alloca i64
+ %l.native = alloca ptr
+ store ptr %a.self, ptr %l.self
+ store i64 %a.virtual, ptr %l.virtual
+ store i64 %a.ppn, ptr %l.ppn
+ %t1 = load i64, ptr %l.virtual
+ %t2 = ashr i64 %t1, 12
+ %t3 = and i64 %t2, 255
+ store i64 %t3, ptr %l.i
+ %t4 = load i64, ptr %l.virtual
+ %t5 = and i64 %t4, -4096
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb.fetch_context>
+ %t8 = load i64, ptr %t7
+ %t9 = or i64 %t5, %t8
+ %t10 = load ptr, ptr %l.self
+ %t11 = getelementptr i8, ptr %t10, i64 <Tlb.fetch_walked>
+ %t12 = getelementptr i8, ptr %t11, i64 8
+ %t13 = load ptr, ptr %t12
+ %t14 = load i64, ptr %l.i
+ %t15 = getelementptr i64, ptr %t13, i64 %t14
+ store i64 %t9, ptr %t15
+ %t16 = load i64, ptr %l.ppn
+ %t17 = load ptr, ptr %l.self
+ %t18 = getelementptr i8, ptr %t17, i64 <Tlb.fetch_ppns>
+ %t19 = getelementptr i8, ptr %t18, i64 8
+ %t20 = load ptr, ptr %t19
+ %t21 = load i64, ptr %l.i
+ %t22 = getelementptr i64, ptr %t20, i64 %t21
+ store i64 %t16, ptr %t22
+ %t23 = load ptr, ptr %l.self
+ %t24 = getelementptr i8, ptr %t23, i64 <Tlb.fetch_tags>
+ %t25 = getelementptr i8, ptr %t24, i64 8
+ %t26 = load ptr, ptr %t25
+ %t27 = load i64, ptr %l.i
+ %t28 = getelementptr i64, ptr %t26, i64 %t27
+ store i64 1, ptr %t28
+ %t32 = load ptr, ptr %l.self
+ %t33 = getelementptr i8, ptr %t32, i64 <Tlb.has_native>
+ %t34 = load i8, ptr %t33
+ %t35 = icmp ne i8 %t34, 0
+ br i1 %t35, label %b29, label %b30
+b29:
+ %t36 = load ptr, ptr %l.self
+ %t37 = getelementptr i8, ptr %t36, i64 <Tlb.native>
+ %t38 = getelementptr i8, ptr %t37, i64 8
+ %t39 = load ptr, ptr %t38
+ store ptr %t39, ptr %l.native
+ %t40 = load ptr, ptr %l.native
+ %t41 = load i64, ptr %l.i
+ %t42 = mul i64 2, %t41
+ %t43 = add i64 64, %t42
+ %t44 = getelementptr i64, ptr %t40, i64 %t43
+ store i64 1, ptr %t44
+ br label %b31
+b30:
+ br label %b31
+b31:
+ ret void
 }
 define internal i1 @physical_limit_exceeded(i64 %a.address) nounwind {
  %l.address = alloca i64
@@ -4629,7 +5100,7 @@ b7:
  %t45 = and i64 %t44, -4096
  store i64 %t45, ptr %l.page
  %t49 = load ptr, ptr %l.self
- %t50 = getelementptr i8, ptr %t49, i64 <Tlb.load_tags>
+ %t50 = getelementptr i8, ptr %t49, i64 <Tlb.load_walked>
  %t51 = getelementptr i8, ptr %t50, i64 8
  %t52 = load ptr, ptr %t51
  %t53 = load i64, ptr %l.i
@@ -4641,100 +5112,121 @@ b7:
  br i1 %t58, label %b46, label %b47
 b46:
  %t59 = load ptr, ptr %l.self
- %t60 = getelementptr i8, ptr %t59, i64 <Tlb.load_tags>
+ %t60 = getelementptr i8, ptr %t59, i64 <Tlb.load_walked>
  %t61 = getelementptr i8, ptr %t60, i64 8
  %t62 = load ptr, ptr %t61
  %t63 = load i64, ptr %l.i
  %t64 = getelementptr i64, ptr %t62, i64 %t63
  store i64 1, ptr %t64
+ %t65 = load ptr, ptr %l.self
+ %t66 = getelementptr i8, ptr %t65, i64 <Tlb.load_tags>
+ %t67 = getelementptr i8, ptr %t66, i64 8
+ %t68 = load ptr, ptr %t67
+ %t69 = load i64, ptr %l.i
+ %t70 = getelementptr i64, ptr %t68, i64 %t69
+ store i64 1, ptr %t70
  br label %b48
 b47:
  br label %b48
 b48:
- %t68 = load ptr, ptr %l.self
- %t69 = getelementptr i8, ptr %t68, i64 <Tlb.store_tags>
- %t70 = getelementptr i8, ptr %t69, i64 8
- %t71 = load ptr, ptr %t70
- %t72 = load i64, ptr %l.i
- %t73 = getelementptr i64, ptr %t71, i64 %t72
- %t74 = load i64, ptr %t73
- %t75 = and i64 %t74, -4096
- %t76 = load i64, ptr %l.page
- %t77 = icmp eq i64 %t75, %t76
- br i1 %t77, label %b65, label %b66
-b65:
- %t78 = load ptr, ptr %l.self
- %t79 = getelementptr i8, ptr %t78, i64 <Tlb.store_tags>
- %t80 = getelementptr i8, ptr %t79, i64 8
- %t81 = load ptr, ptr %t80
- %t82 = load i64, ptr %l.i
- %t83 = getelementptr i64, ptr %t81, i64 %t82
- store i64 1, ptr %t83
- br label %b67
-b66:
- br label %b67
-b67:
- %t84 = load i64, ptr %l.virtual
- %t85 = ashr i64 %t84, 12
- %t86 = and i64 %t85, 255
- store i64 %t86, ptr %l.j
+ %t74 = load ptr, ptr %l.self
+ %t75 = getelementptr i8, ptr %t74, i64 <Tlb.store_walked>
+ %t76 = getelementptr i8, ptr %t75, i64 8
+ %t77 = load ptr, ptr %t76
+ %t78 = load i64, ptr %l.i
+ %t79 = getelementptr i64, ptr %t77, i64 %t78
+ %t80 = load i64, ptr %t79
+ %t81 = and i64 %t80, -4096
+ %t82 = load i64, ptr %l.page
+ %t83 = icmp eq i64 %t81, %t82
+ br i1 %t83, label %b71, label %b72
+b71:
+ %t84 = load ptr, ptr %l.self
+ %t85 = getelementptr i8, ptr %t84, i64 <Tlb.store_walked>
+ %t86 = getelementptr i8, ptr %t85, i64 8
+ %t87 = load ptr, ptr %t86
+ %t88 = load i64, ptr %l.i
+ %t89 = getelementptr i64, ptr %t87, i64 %t88
+ store i64 1, ptr %t89
  %t90 = load ptr, ptr %l.self
- %t91 = getelementptr i8, ptr %t90, i64 <Tlb.fetch_tags>
+ %t91 = getelementptr i8, ptr %t90, i64 <Tlb.store_tags>
  %t92 = getelementptr i8, ptr %t91, i64 8
  %t93 = load ptr, ptr %t92
- %t94 = load i64, ptr %l.j
+ %t94 = load i64, ptr %l.i
  %t95 = getelementptr i64, ptr %t93, i64 %t94
- %t96 = load i64, ptr %t95
- %t97 = and i64 %t96, -4096
- %t98 = load i64, ptr %l.page
- %t99 = icmp eq i64 %t97, %t98
- br i1 %t99, label %b87, label %b88
-b87:
- %t100 = load ptr, ptr %l.self
- %t101 = getelementptr i8, ptr %t100, i64 <Tlb.fetch_tags>
- %t102 = getelementptr i8, ptr %t101, i64 8
- %t103 = load ptr, ptr %t102
- %t104 = load i64, ptr %l.j
- %t105 = getelementptr i64, ptr %t103, i64 %t104
- store i64 1, ptr %t105
- br label %b89
-b88:
- br label %b89
-b89:
- %t106 = load ptr, ptr %l.self
- %t107 = getelementptr i8, ptr %t106, i64 <Tlb.native>
- %t108 = getelementptr i8, ptr %t107, i64 8
- %t109 = load ptr, ptr %t108
- store ptr %t109, ptr %l.native
- %t113 = load ptr, ptr %l.self
- %t114 = getelementptr i8, ptr %t113, i64 <Tlb.has_native>
- %t115 = load i8, ptr %t114
- %t116 = icmp ne i8 %t115, 0
- br i1 %t116, label %b110, label %b111
-b110:
- %t117 = load ptr, ptr %l.native
- %t118 = load i64, ptr %l.i
- %t119 = mul i64 4, %t118
- %t120 = add i64 576, %t119
- %t121 = getelementptr i64, ptr %t117, i64 %t120
- store i64 1, ptr %t121
- %t122 = load ptr, ptr %l.native
- %t123 = load i64, ptr %l.i
- %t124 = mul i64 4, %t123
- %t125 = add i64 576, %t124
- %t126 = add i64 %t125, 1
- %t127 = getelementptr i64, ptr %t122, i64 %t126
- store i64 1, ptr %t127
- %t128 = load ptr, ptr %l.native
- %t129 = load i64, ptr %l.j
- %t130 = mul i64 2, %t129
- %t131 = add i64 64, %t130
- %t132 = getelementptr i64, ptr %t128, i64 %t131
- store i64 1, ptr %t132
- br label %b112
-b111:
- br label %b112
-b112:
+ store i64 1, ptr %t95
+ br label %b73
+b72:
+ br label %b73
+b73:
+ %t96 = load i64, ptr %l.virtual
+ %t97 = ashr i64 %t96, 12
+ %t98 = and i64 %t97, 255
+ store i64 %t98, ptr %l.j
+ %t102 = load ptr, ptr %l.self
+ %t103 = getelementptr i8, ptr %t102, i64 <Tlb.fetch_walked>
+ %t104 = getelementptr i8, ptr %t103, i64 8
+ %t105 = load ptr, ptr %t104
+ %t106 = load i64, ptr %l.j
+ %t107 = getelementptr i64, ptr %t105, i64 %t106
+ %t108 = load i64, ptr %t107
+ %t109 = and i64 %t108, -4096
+ %t110 = load i64, ptr %l.page
+ %t111 = icmp eq i64 %t109, %t110
+ br i1 %t111, label %b99, label %b100
+b99:
+ %t112 = load ptr, ptr %l.self
+ %t113 = getelementptr i8, ptr %t112, i64 <Tlb.fetch_walked>
+ %t114 = getelementptr i8, ptr %t113, i64 8
+ %t115 = load ptr, ptr %t114
+ %t116 = load i64, ptr %l.j
+ %t117 = getelementptr i64, ptr %t115, i64 %t116
+ store i64 1, ptr %t117
+ %t118 = load ptr, ptr %l.self
+ %t119 = getelementptr i8, ptr %t118, i64 <Tlb.fetch_tags>
+ %t120 = getelementptr i8, ptr %t119, i64 8
+ %t121 = load ptr, ptr %t120
+ %t122 = load i64, ptr %l.j
+ %t123 = getelementptr i64, ptr %t121, i64 %t122
+ store i64 1, ptr %t123
+ br label %b101
+b100:
+ br label %b101
+b101:
+ %t124 = load ptr, ptr %l.self
+ %t125 = getelementptr i8, ptr %t124, i64 <Tlb.native>
+ %t126 = getelementptr i8, ptr %t125, i64 8
+ %t127 = load ptr, ptr %t126
+ store ptr %t127, ptr %l.native
+ %t131 = load ptr, ptr %l.self
+ %t132 = getelementptr i8, ptr %t131, i64 <Tlb.has_native>
+ %t133 = load i8, ptr %t132
+ %t134 = icmp ne i8 %t133, 0
+ br i1 %t134, label %b128, label %b129
+b128:
+ %t135 = load ptr, ptr %l.native
+ %t136 = load i64, ptr %l.i
+ %t137 = mul i64 4, %t136
+ %t138 = add i64 576, %t137
+ %t139 = getelementptr i64, ptr %t135, i64 %t138
+ store i64 1, ptr %t139
+ %t140 = load ptr, ptr %l.native
+ %t141 = load i64, ptr %l.i
+ %t142 = mul i64 4, %t141
+ %t143 = add i64 576, %t142
+ %t144 = add i64 %t143, 1
+ %t145 = getelementptr i64, ptr %t140, i64 %t144
+ store i64 1, ptr %t145
+ %t146 = load ptr, ptr %l.native
+ %t147 = load i64, ptr %l.j
+ %t148 = mul i64 2, %t147
+ %t149 = add i64 64, %t148
+ %t150 = getelementptr i64, ptr %t146, i64 %t149
+ store i64 1, ptr %t150
+ br label %b130
+b129:
+ br label %b130
+b130:
  ret void
 }
 define internal void @Tlb.flush_space(ptr %a.self, i64 %a.space) nounwind {
@@ -5077,14 +5569,14 @@ b1:
  br i1 %t5, label %b2, label %b3
 b2:
  %t6 = load ptr, ptr %l.self
- %t7 = getelementptr i8, ptr %t6, i64 <Tlb.load_tags>
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb.load_walked>
  %t8 = getelementptr i8, ptr %t7, i64 8
  %t9 = load ptr, ptr %t8
  %t10 = load i64, ptr %l.i
  %t11 = getelementptr i64, ptr %t9, i64 %t10
  store i64 1, ptr %t11
  %t12 = load ptr, ptr %l.self
- %t13 = getelementptr i8, ptr %t12, i64 <Tlb.store_tags>
+ %t13 = getelementptr i8, ptr %t12, i64 <Tlb.store_walked>
  %t14 = getelementptr i8, ptr %t13, i64 8
  %t15 = load ptr, ptr %t14
  %t16 = load i64, ptr %l.i
@@ -5103,7 +5595,7 @@ b20:
  br i1 %t24, label %b21, label %b22
 b21:
  %t25 = load ptr, ptr %l.self
- %t26 = getelementptr i8, ptr %t25, i64 <Tlb.fetch_tags>
+ %t26 = getelementptr i8, ptr %t25, i64 <Tlb.fetch_walked>
  %t27 = getelementptr i8, ptr %t26, i64 8
  %t28 = load ptr, ptr %t27
  %t29 = load i64, ptr %l.i
@@ -5114,30 +5606,30 @@ b21:
  store i64 %t32, ptr %l.i
  br label %b20
 b22:
+ %t33 = load ptr, ptr %l.self
+ call void @Tlb._clear_tags(ptr %t33)
  store i64 0, ptr %l.i
- br label %b33
-b33:
- %t36 = load i64, ptr %l.i
- %t37 = icmp slt i64 %t36, 512
- br i1 %t37, label %b34, label %b35
+ br label %b34
 b34:
- %t38 = load ptr, ptr %l.self
- %t39 = getelementptr i8, ptr %t38, i64 <Tlb._contexts>
- %t40 = getelementptr i8, ptr %t39, i64 8
- %t41 = load ptr, ptr %t40
- %t42 = load i64, ptr %l.i
- %t43 = getelementptr i64, ptr %t41, i64 %t42
- store i64 0, ptr %t43
- %t44 = load i64, ptr %l.i
- %t45 = add i64 %t44, 1
- store i64 %t45, ptr %l.i
- br label %b33
+ %t37 = load i64, ptr %l.i
+ %t38 = icmp slt i64 %t37, 512
+ br i1 %t38, label %b35, label %b36
 b35:
- %t46 = load ptr, ptr %l.self
- %t47 = getelementptr i8, ptr %t46, i64 <Tlb._next>
- store i64 1, ptr %t47
- %t48 = load ptr, ptr %l.self
- call void @Tlb.clear_native(ptr %t48)
+ %t39 = load ptr, ptr %l.self
+ %t40 = getelementptr i8, ptr %t39, i64 <Tlb._contexts>
+ %t41 = getelementptr i8, ptr %t40, i64 8
+ %t42 = load ptr, ptr %t41
+ %t43 = load i64, ptr %l.i
+ %t44 = getelementptr i64, ptr %t42, i64 %t43
+ store i64 0, ptr %t44
+ %t45 = load i64, ptr %l.i
+ %t46 = add i64 %t45, 1
+ store i64 %t46, ptr %l.i
+ br label %b34
+b36:
+ %t47 = load ptr, ptr %l.self
+ %t48 = getelementptr i8, ptr %t47, i64 <Tlb._next>
+ store i64 1, ptr %t48
  ret void
 }
 define internal i64 @Tlb._context_of(ptr %a.self, i64 %a.space, i64 %a.mode) nounwind {
@@ -5282,6 +5774,59 @@ b3:
  %t14 = sub i64 %t13, 1
  %t15 = and i64 %t9, %t14
  ret i64 %t15
+}
+define internal void @Tlb._clear_tags(ptr %a.self) nounwind {
+ %l.self = alloca ptr
+ %l.i = alloca i64
+ store ptr %a.self, ptr %l.self
+ store i64 0, ptr %l.i
+ br label %b1
+b1:
+ %t4 = load i64, ptr %l.i
+ %t5 = icmp slt i64 %t4, 1024
+ br i1 %t5, label %b2, label %b3
+b2:
+ %t6 = load ptr, ptr %l.self
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb.load_tags>
+ %t8 = getelementptr i8, ptr %t7, i64 8
+ %t9 = load ptr, ptr %t8
+ %t10 = load i64, ptr %l.i
+ %t11 = getelementptr i64, ptr %t9, i64 %t10
+ store i64 1, ptr %t11
+ %t12 = load ptr, ptr %l.self
+ %t13 = getelementptr i8, ptr %t12, i64 <Tlb.store_tags>
+ %t14 = getelementptr i8, ptr %t13, i64 8
+ %t15 = load ptr, ptr %t14
+ %t16 = load i64, ptr %l.i
+ %t17 = getelementptr i64, ptr %t15, i64 %t16
+ store i64 1, ptr %t17
+ %t18 = load i64, ptr %l.i
+ %t19 = add i64 %t18, 1
+ store i64 %t19, ptr %l.i
+ br label %b1
+b3:
+ store i64 0, ptr %l.i
+ br label %b20
+b20:
+ %t23 = load i64, ptr %l.i
+ %t24 = icmp slt i64 %t23, 256
+ br i1 %t24, label %b21, label %b22
+b21:
+ %t25 = load ptr, ptr %l.self
+ %t26 = getelementptr i8, ptr %t25, i64 <Tlb.fetch_tags>
+ %t27 = getelementptr i8, ptr %t26, i64 8
+ %t28 = load ptr, ptr %t27
+ %t29 = load i64, ptr %l.i
+ %t30 = getelementptr i64, ptr %t28, i64 %t29
+ store i64 1, ptr %t30
+ %t31 = load i64, ptr %l.i
+ %t32 = add i64 %t31, 1
+ store i64 %t32, ptr %l.i
+ br label %b20
+b22:
+ %t33 = load ptr, ptr %l.self
+ call void @Tlb.clear_native(ptr %t33)
+ ret void
 }
 define internal void @Tlb.clear_native(ptr %a.self) nounwind {
  %l.self = alloca ptr

@@ -237,22 +237,28 @@ class Expander:
 
     def store_conditional(self, target: str, bits: int, address: str, value: str) -> None:
         """SC: 0 when it stored."""
-        place = self.lookup(address, bits, 8, f"cold.sc.{bits}")
-        held, same, different = self.fresh(), self.fresh(), self.fresh()
-        yes, no = self.fresh(), self.fresh()
+        # Without the reservation there is no access at all, and so no look at its page.
+        held, same, different, low, uneven = (self.fresh() for _ in range(5))
+        even, wrong, yes, no = (self.fresh() for _ in range(4))
         field = self.hart_field("reservation")
         self.emit(
+            f"{low} = and i64 {address}, {bits // 8 - 1}",
+            f"{uneven} = icmp ne i64 {low}, 0",
+            f"br i1 {uneven}, label {wrong}, label {even}, !prof !2",
+        )
+        self.lines += [f"{wrong[1:]}:", jump("@exit_slow", hole("fix")), f"{even[1:]}:"]
+        self.emit(
             f"{held} = load i64, ptr {field}",
-            f"store i64 -1, ptr {field}",
             f"{same} = icmp eq i64 {held}, {address}",
             f"{different} = xor i1 {same}, true",
             f"{target} = zext i1 {different} to i64",
             f"br i1 {same}, label {yes}, label {no}",
         )
         self.lines.append(f"{yes[1:]}:")
-        self.store(place, value, bits)
+        self.store(self.lookup(address, bits, 8, f"cold.sc.{bits}"), value, bits)
         self.emit(f"br label {no}")
         self.lines.append(f"{no[1:]}:")
+        self.emit(f"store i64 -1, ptr {field}")
 
     def count_steps(self) -> None:
         """Hart.steps at this instruction: a block has taken all of its steps when it was entered."""
@@ -377,7 +383,7 @@ COLDS: Final = tuple(f"cold.{kind}.{bits}" for kind in _COLD for bits in (8, 16,
 
 def _cold(kind: str, bits: int) -> str:
     table, misaligned = _COLD[kind]
-    # An SC without a reservation does not fault, whatever its address: the interpreter decides.
+    # The interpreter does what an SC's trap leaves of the reservation.
     trapped = jump("@system_done", hole("fix"), hole("done"))
     if kind == "sc":
         trapped = jump("@exit_refused", hole("fix"))

@@ -393,8 +393,8 @@ class Translator(CodeListener):
                 offset = slot << 1
                 bits = ram_page[offset >> 3] >> ((offset & 7) << 3)
                 reaches = slot == SLOTS - 1 and (bits & 3) == 3
-                if ahead and reaches:
-                    break
+                if reaches and (ahead or count > 0):
+                    break  # the next page is not to be looked at before it is the next to be executed
                 found = decode_slot(hart, code, base + offset)
                 if (hart.event & EVENT_TRAP) != 0:
                     hart.event = 0

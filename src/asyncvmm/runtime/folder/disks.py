@@ -11,10 +11,10 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import Blob
 from asyncvmm.machine import GuestConfig, Machine
 from asyncvmm.machine.config import DiskOptions, split_disk
+from asyncvmm.runtime.own_blocks import base_of, own_extents
 from asyncvmm.runtime.snapshot_files import Zeros
-from asyncvmm.storage import OverlayBlob, Progress, Qcow2Image, RawImage, create_image, open_image
-from asyncvmm.storage.chain import backing_format, backing_path, format_of
-from asyncvmm.storage.extents import UNALLOCATED, ZERO
+from asyncvmm.storage import OverlayBlob, Progress, create_image, open_image
+from asyncvmm.storage.chain import format_of
 from asyncvmm.storage.overlay import BLOCK_BYTES
 from asyncvmm.storage.progress import PIECE_BYTES, is_zero, silent
 from asyncvmm.storage.views import ViewBlob, ViewedBlob
@@ -66,10 +66,10 @@ def freeze_apart(machine: Machine, disks: tuple[Blob, ...]) -> list[tuple[Blob, 
 
 
 def _apart(image: Blob, view: ViewBlob) -> tuple[Blob, str]:
-    below, name = _base(image)
+    below, name = base_of(image)
     apart = OverlayBlob(below)
     try:
-        for start, length, zero in _own_extents(image, isinstance(below, Zeros)):
+        for start, length, zero in own_extents(image, isinstance(below, Zeros)):
             if zero:
                 apart.write_zeroes(start, length)
                 continue
@@ -91,35 +91,6 @@ def _differing(before: bytes, now: bytes) -> Iterator[tuple[int, bytes]]:
         block = now[at : at + BLOCK_BYTES]
         if before[at : at + BLOCK_BYTES] != block:
             yield at, block
-
-
-def _base(image: Blob) -> tuple[Blob, str]:
-    """A second handle on what is below a disk, and its name as ``split_disk`` reads it."""
-    below = image.backing if isinstance(image, Qcow2Image) else None
-    if isinstance(image, Qcow2Image) and below is not None and below.size_bytes == image.size_bytes:
-        path = backing_path(image.path, image.header)
-        assert path is not None
-        form = backing_format(image.path, image.header)
-        real = path.resolve()
-        return open_image(real, form, read_only=True), f"{real},format={form}"
-    return Zeros(image.size_bytes), str(getattr(image, "path", ""))
-
-
-def _own_extents(image: Blob, whole: bool) -> Iterator[tuple[int, int, bool]]:
-    """(start, length, reads as zeros) of what a disk has itself, or of all that is not zeros."""
-    if isinstance(image, RawImage):
-        for start, end, data in image.file.data_extents(0, image.size_bytes):
-            if data:
-                yield start, end - start, False
-    elif isinstance(image, Qcow2Image):
-        for extent in image.extents(0, image.size_bytes):
-            if extent.kind == UNALLOCATED and not (whole and image.backing is not None):
-                continue
-            if extent.kind == ZERO and whole:
-                continue
-            yield extent.start, extent.length, extent.kind == ZERO
-    else:
-        yield 0, image.size_bytes, False
 
 
 MAX_RUN_BLOCKS: Final = PIECE_BYTES // BLOCK_BYTES

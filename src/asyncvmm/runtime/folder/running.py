@@ -182,6 +182,8 @@ class RunningMachine:
             check_disks(self.guest.machine)
             taken = await self.guest.snapshot()
             nvram = self.nvram.now()
+            if self.host.journal is not None:
+                self.host.journal.compare()
             self.guest.finish(GuestExit("closed", detail="saved"))
             snapshot = await self._apart(taken)
             head = read_head(self.paths.head)
@@ -307,6 +309,13 @@ async def _start(
             reseed = identity(nvram)
         if options.date == HOST:
             date = time.time_ns() + nvram.clock_offset_ns
+    if name is not None and host.journal is not None:
+        # The state and its disks go on changing: what they are now stays beside the journal.
+        beside = host.journal.file.folder / "state"
+        with FolderSnapshots(paths).load(name) as state:
+            await trio.to_thread.run_sync(state.save, beside)
+        assert isinstance(source, Snapshot)
+        host.journal_refers(source, beside)
     before = read_head(paths.head)
     write_head(paths.head, Head(parent=before.parent))
     try:
