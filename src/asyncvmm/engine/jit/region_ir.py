@@ -7,7 +7,8 @@ one switch, if they stay among the function's blocks.
 
 Where an access is likely to hit the page of an earlier one, that is tried before the TLB: after an access
 with the same base register, and in a block that jumps to itself, after the same access the last time.
-Nothing that a region does changes what an address means: whatever does leaves it.
+Nothing that a region does changes what an address means: whatever does leaves it. The guest cannot
+tell: a page is remembered as long as the TLB has its entry for that kind of access.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ SWITCH_SLOTS: Final = 256  # how far from a switch its cases are looked for, in 
 assert (NOT_HERE | TRAPPED) & 1 == 0 and ENTERED & MISALIGNED & 1 == 1
 
 # How likely an access is to hit the page of an earlier one: a miss is a call, or looked up in place.
+FORGET: Final = " FORGET"  # stands where an entry may have left the TLB for another
+NO_PAGE: Final = 1
 LIKELY: Final = 1
 MAYBE: Final = 2
 NO_REGISTER: Final = 32  # what an instruction that writes x0 has for a destination
@@ -176,12 +179,11 @@ class _Template(Expander):
 
     def _near(self, address: str, bits: int, kind: str, tag_offset: int) -> None:
         """Try the page of an earlier access first."""
-        difference, outside, inside, same, whole = (self.fresh() for _ in range(5))
+        want, inside, same, whole = (self.fresh() for _ in range(4))
         how, end, join, page, addend = (self.fresh() for _ in range(5))
         self.emit(
-            f"{difference} = xor i64 {address}, PAGE",
-            f"{outside} = and i64 {difference}, {-4096 | (bits // 8 - 1)}",
-            f"{inside} = icmp eq i64 {outside}, 0",
+            f"{want} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
+            f"{inside} = icmp eq i64 {want}, PAGE",
             f"br i1 {inside}, label {same}, label {whole}, !prof !1",
         )
         self.lines.append(f"{whole[1:]}:")
@@ -228,7 +230,7 @@ class _Template(Expander):
         self.lines.append(f"{failed[1:]}:")
         self.emit(f"store i64 {how}, ptr %how.out")
         self.go_out("fill", hole("fix"), hole("done"))
-        self.lines.append(f"{filled[1:]}:")
+        self.lines += [f"{filled[1:]}:", FORGET]
 
 
 @dataclass(frozen=True)
@@ -326,37 +328,29 @@ class _At:
     block: list[int]
     k: int
     following: str
-    near: int  # how likely a page is, of which ``first`` has the name and its addend's
-    first: tuple[str, str] | None
-    site: str  # where to keep the page that was found for the next turn, or ""
+    near: int  # how likely the page is that is remembered at ``first``
+    first: str | None
+    site: str | None  # where to remember the page that is found
+    others: tuple[str, ...]  # sites of this block that a fill may have made wrong
 
 
 class _Pages:
-    """Which pages accesses of a block have found, by base register, as names of values."""
+    """By base register and kind of access, the place that remembers the page of a block's first one."""
 
     def __init__(self) -> None:
-        self._loads: dict[int, tuple[str, str]] = {}
-        self._stores: dict[int, tuple[str, str]] = {}
+        self._sites: dict[tuple[int, bool], str] = {}
 
-    def of(self, w: int) -> tuple[str, str] | None:
-        """The page and addend that are likely to be this access's; what is stored to can be loaded."""
-        base = (w >> 15) & 31
-        found = self._stores.get(base)
-        if found is None and not _is_store(w & 511):
-            found = self._loads.get(base)
-        return found
+    def of(self, w: int) -> str | None:
+        """Of the page that is likely to be this access's."""
+        return self._sites.get(((w >> 15) & 31, _is_store(w & 511)))
 
-    def note(self, w: int, unique: str, near: int) -> None:
-        """An instruction comes."""
-        base = (w >> 15) & 31
-        made = _must(w & 511, near)
-        if made.page:
-            pages = self._stores if _is_store(w & 511) else self._loads
-            found = f"%{unique}.{made.page[1:]}", f"%{unique}.{made.addend[1:]}"
-            pages.setdefault(base, found)
-        if made.writes:
-            for pages in (self._loads, self._stores):
-                pages.pop((w >> 9) & 63, None)
+    def note(self, w: int, site: str | None) -> None:
+        """An instruction comes; what it finds is remembered at ``site``."""
+        if site is not None:
+            self._sites.setdefault(((w >> 15) & 31, _is_store(w & 511)), site)
+        if _must(w & 511).writes:
+            for store in (False, True):
+                self._sites.pop(((w >> 9) & 63, store), None)
 
 
 class Region:
@@ -384,9 +378,7 @@ class Region:
         self.written: set[int] = set()
         self.floats: set[int] = set()  # floating-point registers
         self.written_floats: set[int] = set()
-        self.pages: set[str] = (
-            set()
-        )  # places that accesses found, from one turn of a loop to the next
+        self.sites: set[str] = set()  # places that remember pages
         budget = MAX_INSTRUCTIONS
         self.blocks: dict[int, list[int]] = {}
         leaders = _Leaders(words)
@@ -540,6 +532,7 @@ class Region:
         start = f"{part}.0:\n store i64 %{label}.r, ptr %left\n"
         known = _Pages()
         walks = self._walks(block)
+        sites = self._sites(slot, block)
         for k, place in enumerate(block):
             w = self.words[place]
             following = f"{part}.{k + 1}"
@@ -548,21 +541,40 @@ class Region:
                 following = self._target(npc, slot)
                 self._want(npc)
             self.parts.append(start if k == 0 else f"{part}.{k}:\n")
+            site = sites.get(k)
             first = known.of(w) if _must(w & 511).page else None
             near = LIKELY if first else 0
-            site = ""
-            if _must(w & 511).page and slot in self.loops and not near:
+            if again and site is not None:
+                first = site
+                near = LIKELY if (w >> 15) & 31 in walks else MAYBE
+            known.note(w, site)
+            store = _is_store(w & 511)
+            others = (
+                other
+                for index, other in sites.items()
+                if index != k and _is_store(self.words[block[index]] & 511) == store
+            )
+            here = _At(f"{part}.{k}", block, k, following, near, first, site, tuple(others))
+            self._instruction(here)
+
+    def _sites(self, slot: int, block: list[int]) -> dict[int, str]:
+        """By instruction of a block, where to remember the page: of accesses to whose page others come.
+
+        A near hit must be one of the TLB's: what is in that is state of the guest. The entry was there
+        after the access that is remembered, of the same kind; what may have taken its place is a fill, and
+        after any that all sites of the block are forgotten.
+        """
+        found: dict[int, str] = {}
+        known = _Pages()
+        for k, place in enumerate(block):
+            w = self.words[place]
+            site = None
+            if _must(w & 511).page and known.of(w) is None:
                 site = f"{slot}.{k}"
-                self.pages.add(site)
-                if again:
-                    near = LIKELY if (w >> 15) & 31 in walks else MAYBE
-                    first = f"%{part}.{k}.page", f"%{part}.{k}.addend"
-                    self.parts.append(
-                        f" {first[0]} = load i64, ptr %page.{site}\n"
-                        f" {first[1]} = load i64, ptr %addend.{site}\n"
-                    )
-            known.note(w, f"{part}.{k}", near)
-            self._instruction(_At(f"{part}.{k}", block, k, following, near, first, site))
+                found[k] = site
+            known.note(w, site)
+        self.sites.update(found.values())
+        return found
 
     def _want(self, offset: int) -> None:
         """A way out is needed when the place is not in the function."""
@@ -621,14 +633,22 @@ class Region:
             if mark:
                 line = f"{line[:-2].rstrip()}, !tbaa {_METADATA[mark]}"
             out.append(line)
-            if here.site and line.startswith(f" {found.page} = "):
+            if line == FORGET:
+                out.pop()
+                out += [f" store i64 {NO_PAGE}, ptr %page.{other}" for other in here.others]
+            if here.site is not None and line.startswith(f" {found.page} = "):
                 out.append(f" store i64 {found.page}, ptr %page.{here.site}")
                 out.append(f" store i64 {found.addend}, ptr %addend.{here.site}")
         text = "\n".join(out)
         text = re.sub(r"%([vz]\d|float\.slow)", rf"%{unique}.\1", text)
         text = re.sub(r"(?m)^([vz]\d[\w.]*|float\.slow):", rf"{unique}.\1:", text)
-        if here.first:
-            text = text.replace("PAGE", here.first[0]).replace("ADDEND", here.first[1])
+        if here.first is not None:
+            page, addend = f"%{unique}.page", f"%{unique}.addend"
+            self.parts.append(
+                f" {page} = load i64, ptr %page.{here.first}\n"
+                f" {addend} = load i64, ptr %addend.{here.first}\n"
+            )
+            text = text.replace("PAGE", page).replace("ADDEND", addend)
         self.parts.append(text + "\n")
 
     def _mode(self, unique: str, mode: int, fix: int) -> None:
@@ -745,7 +765,7 @@ class Region:
         )
         locals_ += "".join(
             f" %page.{site} = alloca i64\n %addend.{site} = alloca i64\n"
-            for site in sorted(self.pages)
+            for site in sorted(self.sites)
         )
         fill = _FILL[bool(self.floats)]
         body = "".join(self.parts).replace("FILL_", fill)
