@@ -19,9 +19,13 @@ from asyncvmm.arch.hart import SUPERVISOR, Hart
 from asyncvmm.arch.mmu import flush_all, update_context
 from asyncvmm.arch.status import ADUE
 from asyncvmm.engine.interpreter import Engine, Interpreter
-from asyncvmm.engine.jit.build import make_engine
+from asyncvmm.engine.jit.build import Native, make_engine
+from asyncvmm.engine.jit.engine import TranslatingEngine
+from asyncvmm.engine.jit.hot import HotPages
+from asyncvmm.engine.jit.translator import Translator
 from asyncvmm.isa.asm import assemble
 from asyncvmm.machine.registers import hart_values, restore_hart
+from tests.differential.test_jit import optimise
 from tools.differential.lockstep import new_hart
 from tools.differential.wild import RAM_BASE
 
@@ -222,3 +226,27 @@ def test_no_saved_tables_do_harm(place: int) -> None:
                 assert hart.tlb.state() == empty.state()
             update_context(hart)
             Interpreter().run(hart, 50)
+
+
+@pytest.mark.parametrize("between", [keep, forget, renew])
+@pytest.mark.parametrize("seed", range(6, 12))
+def test_nor_do_regions(seed: int, between: Callable[[Hart, Random], Hart]) -> None:
+    """They remember pages of earlier accesses: as long only as the TLB has them."""
+    random = Random(f"{seed} regions")
+    native = Native(hot=HotPages(), watch=False, threshold=0)
+    engine = TranslatingEngine(native, native.enter)
+    expected, hart = begin(seed), begin(seed)
+    for number in range(ROUNDS):
+        steps = random.randrange(1, 1500)
+        Interpreter().run(expected, steps)
+        run(engine, hart, steps, random)
+        assert look(hart) == look(expected), f"seed {seed}, after {expected.steps} steps"
+        if number % 8 == 2:
+            translator = hart.code.listener
+            assert isinstance(translator, Translator)
+            for page in translator.pages.values():
+                page.tried = set()
+            optimise(native, translator)
+        hart = between(hart, random)
+    assert native.hot is not None
+    assert native.hot.regions >= 1

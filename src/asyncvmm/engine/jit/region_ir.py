@@ -24,7 +24,7 @@ from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit.lowerings import LOWERINGS
 from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, NOT_HERE, TRAPPED
 from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
-from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
+from asyncvmm.engine.jit.support import CODE, SIGNATURE, THERE, jump, word
 from asyncvmm.isa.opcodes import NAMES, OP_ADDI, OP_AUIPC, OP_JALR
 
 SLOTS: Final = 2048
@@ -32,10 +32,11 @@ MAX_INSTRUCTIONS: Final = 600
 MAX_BLOCK: Final = 64
 SWITCH_SLOTS: Final = 256  # how far from a switch its cases are looked for, in either direction
 # Success is odd, see _unless_filled.
-assert (NOT_HERE | TRAPPED) & 1 == 0 and ENTERED & MISALIGNED & 1 == 1
+assert (NOT_HERE | TRAPPED) & 1 == 0 and ENTERED & MISALIGNED & THERE & 1 == 1
 
 # How likely an access is to hit the page of an earlier one: a miss is a call, or looked up in place.
-FORGET: Final = " FORGET"  # stands where an entry may have left the TLB for another
+# Stands where an entry may have left the TLB for another.
+FORGET: Final = " FORGET unless "
 NO_PAGE: Final = 1
 LIKELY: Final = 1
 MAYBE: Final = 2
@@ -230,7 +231,9 @@ class _Template(Expander):
         self.lines.append(f"{failed[1:]}:")
         self.emit(f"store i64 {how}, ptr %how.out")
         self.go_out("fill", hole("fix"), hole("done"))
-        self.lines += [f"{filled[1:]}:", FORGET]
+        kept = self.fresh()
+        self.lines.append(f"{filled[1:]}:")
+        self.emit(f"{kept} = icmp eq i64 {how}, {THERE}", f"FORGET unless {kept}")
 
 
 @dataclass(frozen=True)
@@ -633,9 +636,8 @@ class Region:
             if mark:
                 line = f"{line[:-2].rstrip()}, !tbaa {_METADATA[mark]}"
             out.append(line)
-            if line == FORGET:
-                out.pop()
-                out += [f" store i64 {NO_PAGE}, ptr %page.{other}" for other in here.others]
+            if line.startswith(FORGET):
+                out[-1:] = self._forget(unique, line.removeprefix(FORGET), here.others)
             if here.site is not None and line.startswith(f" {found.page} = "):
                 out.append(f" store i64 {found.page}, ptr %page.{here.site}")
                 out.append(f" store i64 {found.addend}, ptr %addend.{here.site}")
@@ -650,6 +652,18 @@ class Region:
             )
             text = text.replace("PAGE", page).replace("ADDEND", addend)
         self.parts.append(text + "\n")
+
+    def _forget(self, unique: str, unless: str, sites: Iterable[str]) -> list[str]:
+        """Lines after which these sites remember nothing."""
+        lines = []
+        for site in sites:
+            now, then = f"%{unique}.now.{site}", f"%{unique}.then.{site}"
+            lines += [
+                f" {now} = load i64, ptr %page.{site}",
+                f" {then} = select i1 {unless}, i64 {now}, i64 {NO_PAGE}",
+                f" store i64 {then}, ptr %page.{site}",
+            ]
+        return lines
 
     def _mode(self, unique: str, mode: int, fix: int) -> None:
         self.parts.append(

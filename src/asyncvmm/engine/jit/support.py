@@ -10,9 +10,9 @@ from asyncvmm.arch.hart import EVENT_TRAP
 from asyncvmm.arch.status import ILLEGAL
 from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit.float_ir import FLOAT_SUPPORT
-from asyncvmm.engine.jit.native import ENTERED
 from asyncvmm.engine.jit.native_ir import NATIVE_IR
 
+THERE = 5  # odd, as what fills say of success
 CODE = "preserve_nonecc void"
 SIGNATURE = "(ptr %s, i64 %a, i64 %b)"
 
@@ -54,7 +54,8 @@ def _exit(name: str, reason: int, refund: bool) -> str:
 def _region_fills(prefix: str, convention: str) -> str:
     """Fills for optimised code, which keeps its values in registers: with floating-point ones or not.
 
-    ``PREFIX_KIND`` is called when the TLB has no entry, ``PREFIX_near_KIND`` before it was looked at.
+    ``PREFIX_KIND`` is called when the TLB has no entry, ``PREFIX_near_KIND`` before it was looked at:
+    THERE when it has one.
     """
     return "".join(
         f"""define {convention} i64 @{prefix}_{kind}(ptr %hart, i64 %a, i64 %n, i1 %m) nounwind noinline {{
@@ -76,7 +77,7 @@ define {convention} i64 @{prefix}_near_{kind}(ptr %s, i64 %a, i64 %n) nounwind n
  %hit = icmp eq i64 %want, %tag
  br i1 %hit, label %there, label %miss
 there:
- ret i64 {ENTERED}
+ ret i64 {THERE}
 miss:
  %ph = {word(at.HART)}
  %hart = load ptr, ptr %ph
