@@ -21,27 +21,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
-from asyncvmm.engine.jit.lowerings import LOWERINGS
-from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, NOT_HERE, TRAPPED
-from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
-from asyncvmm.engine.jit.support import CODE, SIGNATURE, THERE, jump, word
-from asyncvmm.isa.opcodes import NAMES, OP_ADDI, OP_AUIPC, OP_JALR
+from asyncvmm.engine.jit.native import TRAPPED
+from asyncvmm.engine.jit.region_template import (
+    FORGET,
+    LIKELY,
+    MAYBE,
+    is_store,
+    known_template,
+    leaving,
+    template,
+)
+from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
+from asyncvmm.isa.opcodes import OP_ADDI, OP_AUIPC, OP_JALR
 
 SLOTS: Final = 2048
 MAX_INSTRUCTIONS: Final = 600
 MAX_BLOCK: Final = 64
 SWITCH_SLOTS: Final = 256  # how far from a switch its cases are looked for, in either direction
-# Success is odd, see _unless_filled.
-assert (NOT_HERE | TRAPPED) & 1 == 0 and ENTERED & MISALIGNED & THERE & 1 == 1
-
-# How likely an access is to hit the page of an earlier one: a miss is a call, or looked up in place.
-# Stands where an entry may have left the TLB for another.
-FORGET: Final = " FORGET unless "
 NO_PAGE: Final = 1
-LIKELY: Final = 1
-MAYBE: Final = 2
 NO_REGISTER: Final = 32  # what an instruction that writes x0 has for a destination
-_OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
 # What fills the TLB keeps all registers that a region uses, so that the hot path has no spills.
@@ -56,233 +54,8 @@ _WAYS: Final = {
 }
 
 
-def leaving(way: str, a: str, b: str = "") -> list[str]:
-    """Lines that go out by a way, with its arguments."""
-    lines = [f" store i64 {a}, ptr %a.out"]
-    if b:
-        lines.append(f" store i64 {b}, ptr %b.out")
-    return [*lines, f" br label %out.{way}"]
-
-
 def _text(lines: list[str]) -> str:
     return "\n".join(lines)
-
-
-class _Template(Expander):
-    """One operation's lines, with constants and labels still to be filled in.
-
-    With ``near`` (LIKELY, MAYBE or 0), PAGE and ADDEND stand for those of an earlier access. ``page`` and
-    ``addend`` name this one's.
-    """
-
-    def __init__(self, lowering: str, near: int) -> None:
-        self.near = near
-        self.page = ""
-        self.addend = ""
-        super().__init__(lowering)
-
-    def leave(self, target: str, a: str = "poison") -> None:
-        """Jumps: inside the function where that is possible."""
-        if target == "@next":
-            self.emit("br label %NEXT")
-        elif target == "@taken":
-            self.emit("br label %TAKEN")
-        elif target == "@refuse":
-            self.go_out("slow", hole("fix"))
-        elif target == "@dispatch":
-            self.go_out("dispatch", a)
-        else:
-            raise UnsupportedError(target)
-
-    def go_out(self, way: str, a: str, b: str = "") -> None:
-        """Out of the function by one of the ways that all instructions share."""
-        self.lines += leaving(way, a, b)
-
-    def read(self, target: str, register: str) -> None:
-        """See Expander."""
-        self.emit(f"{target} = READ {register}")
-
-    def write(self, value: str) -> None:
-        """See Expander."""
-        self.emit(f"WRITE {value}")
-
-    def read_float(self, target: str, register: str) -> None:
-        """See Expander."""
-        self.emit(f"{target} = FREAD {register}")
-
-    def write_float(self, value: str) -> None:
-        """See Expander."""
-        self.emit(f"FWRITE {value}")
-
-    def guard(self) -> None:
-        """See Expander; nothing in a region changes what it depends on, so it is read once."""
-        go = self.fresh()
-        self.emit(f"br i1 %fpu, label {go}, label %float.slow, !prof !1")
-        self.lines.append(f"{go[1:]}:")
-        self.leaves = True
-
-    def csr(self, target: str, how: int, value: str) -> None:
-        """Left to the first tier."""
-        raise UnsupportedError("csr")
-
-    def system(self, name: str, arguments: list[str]) -> None:
-        """Left to the first tier."""
-        raise UnsupportedError(name)
-
-    def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
-        """The host pointer; on a miss the entry is made here."""
-        kind = "store" if tag_offset else "load"
-        if self.near:
-            self._near(address, bits, kind, tag_offset)
-        else:
-            self._whole(address, bits, kind, tag_offset)
-        host, pointer = self.fresh(), self.fresh()
-        self.emit(
-            f"{host} = add i64 {self.addend}, {address}",
-            f"{pointer} = inttoptr i64 {host} to ptr",
-        )
-        return pointer
-
-    def _whole(self, address: str, bits: int, kind: str, tag_offset: int) -> str:
-        """Look the address up in the TLB; the label where that ends."""
-        tag, mask, pc, context, want, hit, te = (self.fresh() for _ in range(7))
-        yes, no, near, ph, hart, how, filled, far, join = (self.fresh() for _ in range(9))
-        self.page, self.addend = self.fresh(), self.fresh()
-        e, pa = self._entry(address)
-        self.emit(
-            f"{te} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + tag_offset}",
-            f"{tag} = load i64, ptr {te} ;T",
-            f"{mask} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
-            f"{pc} = {word(at.CONTEXT)}",
-            f"{context} = load i64, ptr {pc} ;S",
-            f"{want} = or i64 {mask}, {context}",
-            f"{hit} = icmp eq i64 {want}, {tag}",
-            f"br i1 {hit}, label {yes}, label {no}, !prof !1",
-        )
-        self.lines.append(f"{no[1:]}:")
-        self.emit(
-            f"{ph} = {word(at.HART)}",
-            f"{hart} = load ptr, ptr {ph} ;S",
-            # It changes the TLB, and nothing else that this function reads: without the mark, code
-            # after it could pair a tag read before it with an addend read after it.
-            f"{how} = call FILL_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true) ;T",
-        )
-        self._unless_filled(how, filled)
-        self.emit(f"{far} = load i64, ptr {pa} ;T", f"br label {join}")
-        self.lines.append(f"{yes[1:]}:")
-        self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
-        self.lines.append(f"{join[1:]}:")
-        self.emit(
-            f"{self.addend} = phi i64 [ {near}, {yes} ], [ {far}, {filled} ]",
-            f"{self.page} = and i64 {address}, -4096",
-        )
-        return join
-
-    def _near(self, address: str, bits: int, kind: str, tag_offset: int) -> None:
-        """Try the page of an earlier access first."""
-        want, inside, same, whole = (self.fresh() for _ in range(4))
-        how, end, join, page, addend = (self.fresh() for _ in range(5))
-        self.emit(
-            f"{want} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
-            f"{inside} = icmp eq i64 {want}, PAGE",
-            f"br i1 {inside}, label {same}, label {whole}, !prof !1",
-        )
-        self.lines.append(f"{whole[1:]}:")
-        if self.near == MAYBE:
-            end = self._whole(address, bits, kind, tag_offset)
-        else:
-            self.emit(
-                f"{how} = call FILL_near_{kind}(ptr %s, i64 {address}, i64 {bits // 8}) ;T",
-            )
-            self._unless_filled(how, end)
-            self.page, self.addend = self.fresh(), self.fresh()
-            _, pa = self._entry(address)
-            self.emit(
-                f"{self.addend} = load i64, ptr {pa} ;T", f"{self.page} = and i64 {address}, -4096"
-            )
-        self.emit(f"br label {join}")
-        self.lines.append(f"{same[1:]}:")
-        self.emit(f"br label {join}")
-        self.lines.append(f"{join[1:]}:")
-        self.emit(
-            f"{addend} = phi i64 [ {self.addend}, {end} ], [ ADDEND, {same} ]",
-            f"{page} = phi i64 [ {self.page}, {end} ], [ PAGE, {same} ]",
-        )
-        self.page, self.addend = page, addend
-
-    def _entry(self, address: str) -> tuple[str, str]:
-        """Pointers: to an address's place in the TLB (less the TLB's own), and to its addend."""
-        t0, t1, e, pa = (self.fresh() for _ in range(4))
-        self.emit(
-            f"{t0} = lshr i64 {address}, 7",
-            f"{t1} = and i64 {t0}, {1023 << 5}",
-            f"{e} = getelementptr i8, ptr %s, i64 {t1}",
-            f"{pa} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + 16}",
-        )
-        return e, pa
-
-    def _unless_filled(self, how: str, filled: str) -> None:
-        """Leave by what became of a fill, or go on at a label that is placed here."""
-        failed, good = self.fresh(), self.fresh()
-        self.emit(
-            f"{good} = trunc i64 {how} to i1",  # of what fills say, only success is odd
-            f"br i1 {good}, label {filled}, label {failed}, !prof !1",
-        )
-        self.lines.append(f"{failed[1:]}:")
-        self.emit(f"store i64 {how}, ptr %how.out")
-        self.go_out("fill", hole("fix"), hole("done"))
-        kept = self.fresh()
-        self.lines.append(f"{filled[1:]}:")
-        self.emit(f"{kept} = icmp eq i64 {how}, {THERE}", f"FORGET unless {kept}")
-
-
-@dataclass(frozen=True)
-class _Operation:
-    """``ends`` says whether it ends a block: 1 always, 2 may."""
-
-    lines: tuple[str, ...]
-    declared: frozenset[str]
-    ends: int
-    page: str  # names of what an access found, "" where there is none
-    addend: str
-
-    @functools.cached_property
-    def jumps(self) -> bool:
-        """Whether it goes to a fixed distance."""
-        return any("TAKEN" in line for line in self.lines)
-
-    @functools.cached_property
-    def writes(self) -> bool:
-        """Whether it changes an integer register."""
-        return any(line.lstrip().startswith("WRITE") for line in self.lines)
-
-
-@functools.cache
-def _template(op: int, near: int = 0) -> _Operation | None:
-    """What is known of an operation; None when it is not supported."""
-    name = NAMES[op] if op < len(NAMES) else ""
-    lowering = LOWERINGS.get(name)
-    if lowering is None or any(word in lowering for word in _OUTSIDE):
-        return None
-    try:
-        made = _Template(lowering, near)
-    except UnsupportedError:
-        return None
-    ends = 2 if "goto if" in lowering else int(made.ended)
-    text = "\n".join(made.lines)
-    lines = [line for line in text.split("\n") if line.strip()]
-    return _Operation(tuple(lines), frozenset(made.declared), ends, made.page, made.addend)
-
-
-def _must(op: int, near: int = 0) -> _Operation:
-    """A supported operation."""
-    found = _template(op, near)
-    assert found is not None
-    return found
-
-
-def _is_store(op: int) -> bool:
-    return any("FILL_store" in line for line in _must(op).lines)
 
 
 class _Leaders:
@@ -299,7 +72,7 @@ class _Leaders:
         for slot, w in enumerate(words):
             if w == 0:
                 continue
-            found = _template(w & 511)
+            found = template(w & 511)
             if found is not None and not found.ends:
                 self.before[slot + ((w >> 26) & 3)] = slot
             elif found is not None:
@@ -345,13 +118,13 @@ class _Pages:
 
     def of(self, w: int) -> str | None:
         """Of the page that is likely to be this access's."""
-        return self._sites.get(((w >> 15) & 31, _is_store(w & 511)))
+        return self._sites.get(((w >> 15) & 31, is_store(w & 511)))
 
     def note(self, w: int, site: str | None) -> None:
         """An instruction comes; what it finds is remembered at ``site``."""
         if site is not None:
-            self._sites.setdefault(((w >> 15) & 31, _is_store(w & 511)), site)
-        if _must(w & 511).writes:
+            self._sites.setdefault(((w >> 15) & 31, is_store(w & 511)), site)
+        if known_template(w & 511).writes:
             for store in (False, True):
                 self._sites.pop(((w >> 9) & 63, store), None)
 
@@ -417,7 +190,7 @@ class Region:
 
     def _supported(self, w: int) -> bool:
         op = w & 511
-        if _template(op) is None:
+        if template(op) is None:
             return False
         return self.rounds.get(op, 0) != 2 or (w >> 28) & 7 == 1
 
@@ -429,7 +202,7 @@ class Region:
                 break
             block.append(slot)
             slot += (w >> 26) & 3
-            found = _template(w & 511)
+            found = template(w & 511)
             if found is not None and found.ends:
                 break
         return block
@@ -438,7 +211,7 @@ class Region:
         """The slots of this page where a block may go on, and those where a call of it comes back."""
         slot = block[-1]
         w = self.words[slot]
-        found = _template(w & 511)
+        found = template(w & 511)
         assert found is not None
         npc = (slot << 1) + ((w >> 25) & 7)
         offsets = [npc]
@@ -469,7 +242,7 @@ class Region:
             reached.update(place for place in after if place != slot)
             entered.update(place for place in after if place <= block[-1])
             w = self.words[block[-1]]
-            if _must(w & 511).ends == 1 and (w >> 9) & 63 != NO_REGISTER:
+            if known_template(w & 511).ends == 1 and (w >> 9) & 63 != NO_REGISTER:
                 entered.update(after)  # a function, and where it comes back
         return entered.union(self.blocks.keys() - reached)
 
@@ -493,17 +266,17 @@ class Region:
             slot
             for slot, block in self.blocks.items()
             if slot in self._after(block)
-            and any(_must(self.words[place] & 511).page for place in block)
+            and any(known_template(self.words[place] & 511).page for place in block)
         }
 
     def _walks(self, block: list[int]) -> set[int]:
         """Base registers of a block's accesses that go on by a constant from turn to turn."""
         words = [self.words[place] for place in block]
-        bases = {(w >> 15) & 31 for w in words if _must(w & 511).page}
+        bases = {(w >> 15) & 31 for w in words if known_template(w & 511).page}
         for w in words:
             target = (w >> 9) & 63
             step = w & 511 == OP_ADDI and (w >> 15) & 31 == target
-            if _must(w & 511).writes and not step:
+            if known_template(w & 511).writes and not step:
                 bases.discard(target)
         return bases
 
@@ -545,17 +318,17 @@ class Region:
                 self._want(npc)
             self.parts.append(start if k == 0 else f"{part}.{k}:\n")
             site = sites.get(k)
-            first = known.of(w) if _must(w & 511).page else None
+            first = known.of(w) if known_template(w & 511).page else None
             near = LIKELY if first else 0
             if again and site is not None:
                 first = site
                 near = LIKELY if (w >> 15) & 31 in walks else MAYBE
             known.note(w, site)
-            store = _is_store(w & 511)
+            store = is_store(w & 511)
             others = (
                 other
                 for index, other in sites.items()
-                if index != k and _is_store(self.words[block[index]] & 511) == store
+                if index != k and is_store(self.words[block[index]] & 511) == store
             )
             here = _At(f"{part}.{k}", block, k, following, near, first, site, tuple(others))
             self._instruction(here)
@@ -572,7 +345,7 @@ class Region:
         for k, place in enumerate(block):
             w = self.words[place]
             site = None
-            if _must(w & 511).page and known.of(w) is None:
+            if known_template(w & 511).page and known.of(w) is None:
                 site = f"{slot}.{k}"
                 found[k] = site
             known.note(w, site)
@@ -597,7 +370,7 @@ class Region:
         op = w & 511
         offset = place << 1
         refund = len(here.block) - here.k
-        found = _must(op, here.near)
+        found = known_template(op, here.near)
         self.declared |= found.declared
         imm = w >> 32
         npc = offset + ((w >> 25) & 7)
