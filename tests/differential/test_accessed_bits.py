@@ -18,6 +18,7 @@ pytest.importorskip("llvmlite")
 from asyncvmm.arch.hart import SUPERVISOR, Hart
 from asyncvmm.arch.mmu import flush_all, update_context
 from asyncvmm.arch.status import ADUE
+from asyncvmm.arch.tlb_words import restore_tlb, tlb_words
 from asyncvmm.engine.interpreter import Engine, Interpreter
 from asyncvmm.engine.jit.build import Native, make_engine
 from asyncvmm.engine.jit.engine import TranslatingEngine
@@ -136,7 +137,7 @@ def begin(seed: int, code: bytes = b"") -> Hart:
 
 
 def look(hart: Hart) -> tuple[list[int], list[int], bytes]:
-    return hart_values(hart), hart.tlb.state(), hart.ram.read(RAM_BASE, PAGES * 4096)
+    return hart_values(hart), tlb_words(hart.tlb), hart.ram.read(RAM_BASE, PAGES * 4096)
 
 
 def run(engine: Engine, hart: Hart, steps: int, random: Random) -> None:
@@ -164,8 +165,8 @@ def renew(hart: Hart, random: Random) -> Hart:
     """Another hart with what a snapshot keeps of this one."""
     other = new_hart(hart.ram.read(RAM_BASE, PAGES * 4096))
     restore_hart(other, hart_values(hart))
-    assert other.tlb.restore(hart.tlb.state())
-    assert other.tlb.state() == hart.tlb.state()
+    assert restore_tlb(other.tlb, tlb_words(hart.tlb))
+    assert tlb_words(other.tlb) == tlb_words(hart.tlb)
     return other
 
 
@@ -215,15 +216,15 @@ def test_no_saved_tables_do_harm(place: int) -> None:
     """Any words: taken, or refused with the tables empty."""
     hart = begin(1)
     Interpreter().run(hart, 5000)
-    good = hart.tlb.state()
+    good = tlb_words(hart.tlb)
     empty = begin(1).tlb
-    empty.restore([])
+    restore_tlb(empty, [])
     for value in (-1, 0, 1, 7, 511, 512, 1 << 20, -(1 << 63), (1 << 63) - 1):
         words = [*good]
         words[place % len(words)] = value
         for bad in (words, words[:place]):
-            if not hart.tlb.restore(bad):
-                assert hart.tlb.state() == empty.state()
+            if not restore_tlb(hart.tlb, bad):
+                assert tlb_words(hart.tlb) == tlb_words(empty)
             update_context(hart)
             Interpreter().run(hart, 50)
 

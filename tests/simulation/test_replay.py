@@ -16,6 +16,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import GuestConfig
 from asyncvmm.runtime.host import open_host
 from asyncvmm.runtime.journal_file import (
+    ANSWER,
     FORMAT,
     LOST,
     RESERVE_BYTES,
@@ -27,7 +28,7 @@ from asyncvmm.runtime.journal_file import (
 from asyncvmm.runtime.replay import Replay, open_replay
 from asyncvmm.testing import assemble, to_elf
 from asyncvmm_plugins.demo_image.image import build_program
-from tests.simulation.hostile import PING_PONG, Programs
+from tests.simulation.hostile import COMPUTATION, PING_PONG, Programs
 from tests.simulation.seeded import Run
 from tests.unit.runtime.test_realtime import TELL_TIME, HandClock
 
@@ -107,6 +108,49 @@ async def test_a_realtime_session_is_repeated(
         assert replay.host.now_ns == end_ns
         assert digests == lived
         assert replay.guests["tell"].console.unread == said
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_answers_within_a_quantum_are_repeated(
+    seed: int, programs: Programs, tmp_path: Path
+) -> None:
+    """In real time a stretch ends where everybody sleeps and something was said, and what comes back
+    enters there: with guests that sleep, that wake up by themselves and that never sleep.
+    """
+    rng = random.Random(seed)
+    tell = tmp_path / "tell.elf"
+    tell.write_bytes(to_elf(assemble(TELL_TIME, 0x80000000)))
+    wall = HandClock()
+    journal = tmp_path / "journal"
+    async with open_host(wall=wall, cpus=6, mips=20, journal=journal) as host:
+        guests = [
+            await host.start(GuestConfig(name=name, elf=tell, clock="realtime", harts=harts))
+            for name, harts in (("one", 1), ("two", 2))
+        ]
+        if seed % 3:
+            source = (COMPUTATION, PING_PONG)[seed % 3 - 1]
+            elf = programs.elf(source, f"neighbour{seed}")
+            guests.append(
+                await host.start(GuestConfig(name="busy", elf=elf, memory="8M", harts=seed % 3))
+            )
+        for _ in range(40):
+            await wall.move(rng.choice((0, 1, 33_333, MS // 2, 3 * MS + 17)))
+            await rng.choice(guests[:2]).console.send_all(bytes(rng.randrange(1, 4)))
+        await wall.move(5 * MS)
+        lived = {guest.name: guest.machine.digest() for guest in guests}
+        usage = {guest.name: str(guest.usage()) for guest in guests}
+        said = [guest.console.unread for guest in guests]
+        quantum_ns = host.quantum_ns
+    recorded = read_journal(journal)
+    answers = [record for record in recorded.records if record.kind == ANSWER]
+    assert all(one.time_ns < one.names["until_ns"] for one in answers)
+    assert any(one.time_ns % quantum_ns for one in answers) or len(guests) > 2
+    for engine, workers in WAYS:
+        replay, digests = await replayed(journal, engine, workers)
+        assert replay.differing == []
+        assert digests == lived
+        assert {name: str(guest.usage()) for name, guest in replay.guests.items()} == usage
+        assert [replay.guests[guest.name].console.unread for guest in guests] == said
 
 
 @pytest.mark.parametrize("seed", (1, 4, 6, 9))

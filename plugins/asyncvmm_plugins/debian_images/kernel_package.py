@@ -37,6 +37,8 @@ SUITES_NEWEST_FIRST: Final = ("sid", "forky", "trixie")
 META_PACKAGE: Final = "linux-image-riscv64"
 BUSYBOX: Final = "busybox-static"
 RECIPE: Final = "debian-full 1"
+SMALL_CMA: Final = "cma=16M"
+"""Its default of 128 MiB is kept from everything but movable pages: of 256 MiB modules find too little."""
 FULL_MODULES: Final = (*MODULES, "overlay", "squashfs", "virtiofs", "virtio_console")
 
 
@@ -82,7 +84,7 @@ class DebianFullImage(ImageType):
         return BootFiles(
             kernel=directory / "Image",
             initrd=directory / "initrd.cpio",
-            append=APPEND,
+            append=f"{APPEND} {SMALL_CMA}",
             memory="256M",
             run_protocol="agent",
         )

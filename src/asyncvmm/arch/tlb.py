@@ -57,37 +57,44 @@ class Tlb:
         self.fetch_ppns: vec[i64] = vec[i64]([0] * FETCH_ENTRIES)
         self.context: i64 = 0
         self.fetch_context: i64 = 0
-        self._next: i64 = 1
+        self.next_context: i64 = 1
         # Contexts by (address space slot, mode): 0 means none allocated.
-        self._spaces: vec[i64] = vec[i64]([-1] * ASID_SLOTS)
-        self._contexts: vec[i64] = vec[i64]([0] * (ASID_SLOTS * 8))
+        self.spaces: vec[i64] = vec[i64]([-1] * ASID_SLOTS)
+        self.contexts: vec[i64] = vec[i64]([0] * (ASID_SLOTS * 8))
         # Superpages of which slices may be in the tables, by virtual address: their FENCE of one
         # address must take all slices with it. Sets of region numbers, direct-mapped.
-        self._mega: vec[i64] = vec[i64]([-1] * 256)  # 2 MiB regions
-        self._giga: vec[i64] = vec[i64]([-1] * 64)  # 1 GiB regions
-        self._overflow: bool = False
+        self.mega: vec[i64] = vec[i64]([-1] * 256)  # 2 MiB regions
+        self.giga: vec[i64] = vec[i64]([-1] * 64)  # 1 GiB regions
+        self.overflow: bool = False
         self.flushes: i64 = 0
         # The same translations once more as host addresses, or nothing: words of engine.jit.
         self.native: vec[i64] = nothing
         self.has_native: bool = False
 
+    def empty(self) -> None:
+        """As new: no entries, no contexts."""
+        self._start_over()
+        self.flush_all()
+        self.context = 0
+        self.fetch_context = 0
+
     def select(self, data_space: i64, data_mode: i64, fetch_space: i64, fetch_mode: i64) -> None:
         """Make current the contexts of two (address space >= 0, mode 0..7) pairs."""
-        if self._next + 2 > CONTEXTS:
+        if self.next_context + 2 > CONTEXTS:
             self._start_over()
         self.context = self._context_of(data_space, data_mode) << 3
         self.fetch_context = self._context_of(fetch_space, fetch_mode) << 3
 
     def _context_of(self, space: i64, mode: i64) -> i64:
         slot = space & (ASID_SLOTS - 1)
-        if self._spaces[slot] != space:
-            self._spaces[slot] = space
+        if self.spaces[slot] != space:
+            self.spaces[slot] = space
             self._forget(slot)
-        context = self._contexts[slot * 8 + mode]
+        context = self.contexts[slot * 8 + mode]
         if context == 0:
-            context = self._next
-            self._next += 1
-            self._contexts[slot * 8 + mode] = context
+            context = self.next_context
+            self.next_context += 1
+            self.contexts[slot * 8 + mode] = context
         return context
 
     def enter_load(self, virtual: i64, ppn: i64) -> None:
@@ -124,24 +131,24 @@ class Tlb:
         """A slice of a superpage is about to be entered: level 1 is 2 MiB, 2 is 1 GiB, 3 512 GiB."""
         if level == 1:
             mega = virtual >> 21
-            old = self._mega[mega & 255]
+            old = self.mega[mega & 255]
             if old != -1 and old != mega:
-                self._overflow = True
-            self._mega[mega & 255] = mega
+                self.overflow = True
+            self.mega[mega & 255] = mega
         elif level == 3:
-            self._overflow = True  # too large for the tables below: every flush is of all
+            self.overflow = True  # too large for the tables below: every flush is of all
         else:
             giga = virtual >> 30
-            old = self._giga[giga & 63]
+            old = self.giga[giga & 63]
             if old != -1 and old != giga:
-                self._overflow = True
-            self._giga[giga & 63] = giga
+                self.overflow = True
+            self.giga[giga & 63] = giga
 
     def _forget(self, slot: i64) -> None:
         i: i64 = slot * 8
         end = i + 8
         while i < end:
-            self._contexts[i] = 0
+            self.contexts[i] = 0
             i += 1
 
     def _start_over(self) -> None:
@@ -158,9 +165,9 @@ class Tlb:
         self._clear_tags()
         i = 0
         while i < ASID_SLOTS * 8:
-            self._contexts[i] = 0
+            self.contexts[i] = 0
             i += 1
-        self._next = 1
+        self.next_context = 1
 
     def _clear_tags(self) -> None:
         i: i64 = 0
@@ -220,17 +227,17 @@ class Tlb:
         self.flushes += 1
         i: i64 = 0
         while i < 256:
-            self._mega[i] = -1
+            self.mega[i] = -1
             i += 1
         i = 0
         while i < 64:
-            self._giga[i] = -1
+            self.giga[i] = -1
             i += 1
-        self._overflow = False
+        self.overflow = False
         slot: i64 = 0
         while slot < ASID_SLOTS:
-            if self._spaces[slot] != -1:
-                self._spaces[slot] = -1
+            if self.spaces[slot] != -1:
+                self.spaces[slot] = -1
                 self._forget(slot)
             slot += 1
 
@@ -238,7 +245,7 @@ class Tlb:
         """Forget all translations of one address space. The caller selects contexts again."""
         self.flushes += 1
         slot = space & (ASID_SLOTS - 1)
-        if self._spaces[slot] == space:
+        if self.spaces[slot] == space:
             self._forget(slot)
 
     def flush_page(self, virtual: i64) -> None:
@@ -248,7 +255,7 @@ class Tlb:
         """
         mega = virtual >> 21
         giga = virtual >> 30
-        if self._overflow or self._mega[mega & 255] == mega or self._giga[giga & 63] == giga:
+        if self.overflow or self.mega[mega & 255] == mega or self.giga[giga & 63] == giga:
             self.flush_all()
             return
         self.flushes += 1
@@ -337,142 +344,3 @@ class Tlb:
             while i < NATIVE_END:
                 native[i + 1] = NO_TAG
                 i += 4
-
-    def state(self) -> list[int]:
-        """What ``restore`` takes: everything by which a guest could tell this TLB from another."""
-        found: list[int] = [int(self._next), 1 if self._overflow else 0]
-        found.append(int(self.context))
-        found.append(int(self.fetch_context))
-        slot: i64 = 0
-        part: list[int] = []
-        while slot < ASID_SLOTS:
-            if self._spaces[slot] != -1:
-                part.append(int(slot))
-                part.append(int(self._spaces[slot]))
-                mode: i64 = 0
-                while mode < 8:
-                    part.append(int(self._contexts[slot * 8 + mode]))
-                    mode += 1
-            slot += 1
-        found.append(len(part) // 10)
-        found += part
-        for regions in (self._mega, self._giga):
-            part = []
-            i: i64 = 0
-            while i < len(regions):
-                if regions[i] != -1:
-                    part.append(int(regions[i]))
-                i += 1
-            found.append(len(part))
-            found += part
-        alive: vec[i64] = vec[i64]([0] * (CONTEXTS + 1))
-        slot = 0
-        while slot < ASID_SLOTS * 8:
-            alive[self._contexts[slot]] = 1
-            slot += 1
-        alive[0] = 0
-        found += _entries(self.load_walked, self.load_ppns, alive)
-        found += _entries(self.store_walked, self.store_ppns, alive)
-        found += _entries(self.fetch_walked, self.fetch_ppns, alive)
-        return found
-
-    def restore(self, words: list[int]) -> bool:
-        """Be the TLB that ``state`` told of; False, and empty, when there can be no such one.
-
-        Any 64-bit words will do as ``words``. The contexts that were current are so again.
-        """
-        self._empty()
-        if self._read(words):
-            return True
-        self._empty()
-        return False
-
-    def _empty(self) -> None:
-        self._start_over()
-        self.flush_all()
-        self.context = 0
-        self.fetch_context = 0
-
-    def _read(self, words: list[int]) -> bool:
-        end: i64 = len(words)
-        if end < 5:
-            return False
-        self._next = words[0]
-        self._overflow = words[1] != 0
-        self.context = words[2]
-        self.fetch_context = words[3]
-        count: i64 = words[4]
-        at: i64 = 5
-        if self._next < 1 or self._next > CONTEXTS or count < 0 or count > ASID_SLOTS:
-            return False
-        for current in (self.context, self.fetch_context):
-            if (current & 7) != 0 or current < 0 or current >> 3 >= self._next:
-                return False
-        if at + 10 * count > end:
-            return False
-        while count > 0:
-            slot: i64 = words[at]
-            space: i64 = words[at + 1]
-            if slot < 0 or slot >= ASID_SLOTS or space < 0 or space & (ASID_SLOTS - 1) != slot:
-                return False
-            self._spaces[slot] = space
-            mode: i64 = 0
-            while mode < 8:
-                context: i64 = words[at + 2 + mode]
-                if context < 0 or context >= self._next:
-                    return False
-                self._contexts[slot * 8 + mode] = context
-                mode += 1
-            at += 10
-            count -= 1
-        for regions in (self._mega, self._giga):
-            if at >= end:
-                return False
-            count = words[at]
-            at += 1
-            if count < 0 or count > len(regions) or at + count > end:
-                return False
-            while count > 0:
-                region: i64 = words[at]
-                regions[region & (len(regions) - 1)] = region
-                at += 1
-                count -= 1
-        at = _read_entries(words, at, self.load_walked, self.load_ppns)
-        at = _read_entries(words, at, self.store_walked, self.store_ppns)
-        at = _read_entries(words, at, self.fetch_walked, self.fetch_ppns)
-        return at == end
-
-
-def _entries(tags: vec[i64], ppns: vec[i64], alive: vec[i64]) -> list[int]:
-    """How many entries are of contexts in use, and each one's tag and page."""
-    found: list[int] = [0]
-    i: i64 = 0
-    while i < len(tags):
-        if tags[i] != NO_TAG and alive[(tags[i] & 4095) >> 3] != 0:
-            found.append(int(tags[i]))
-            found.append(int(ppns[i]))
-        i += 1
-    found[0] = len(found) // 2
-    return found
-
-
-def _read_entries(words: list[int], at: i64, tags: vec[i64], ppns: vec[i64]) -> i64:
-    """Where in ``words`` the entries end that begin at ``at``, or -1."""
-    end: i64 = len(words)
-    if at < 0 or at >= end:
-        return -1
-    count: i64 = words[at]
-    at += 1
-    if count < 0 or count > len(tags) or at + 2 * count > end:
-        return -1
-    while count > 0:
-        tag: i64 = words[at]
-        ppn: i64 = words[at + 1]
-        if (tag & 7) != 0 or (tag & 4095) >> 3 == 0 or ppn < 0 or ppn >> 44 != 0:
-            return -1
-        i = (tag >> 12) & (len(tags) - 1)
-        tags[i] = tag
-        ppns[i] = ppn
-        at += 2
-        count -= 1
-    return at

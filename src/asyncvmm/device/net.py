@@ -176,6 +176,11 @@ class NetPort:
 
     # The host's side; only between two stretches.
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether ``take_sent`` would give any."""
+        return len(self._outbox) > 0
+
     def take_sent(self) -> list[Sent]:
         """Everything sent since the last call, in order."""
         sent = self._outbox

@@ -13,6 +13,7 @@ from typing import Any, Final
 import attrs
 
 from asyncvmm.arch.code import DecodedPages
+from asyncvmm.arch.tlb_words import restore_tlb, tlb_words
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine.machine import Machine
 from asyncvmm.machine.registers import hart_values, restore_hart
@@ -56,7 +57,7 @@ def save_values(machine: Machine) -> dict[str, Any]:
         "now_ns": int(machine.timeline.now_ns),
         "highest_ns": int(machine.clock.highest_ns),
         "harts": [hart_values(hart) for hart in machine.harts],
-        "tlbs": [hart.tlb.state() for hart in machine.harts],
+        "tlbs": [tlb_words(hart.tlb) for hart in machine.harts],
         "scheduler": machine.scheduler.state(),
         "aclint": machine.aclint.state(),
         "plic": machine.plic.state(),
@@ -105,7 +106,7 @@ def restore(machine: Machine, state: MachineState) -> None:
         for hart, saved in zip(machine.harts, values["harts"], strict=True):
             restore_hart(hart, saved)
         for hart, saved in zip(machine.harts, values["tlbs"], strict=False):
-            if not hart.tlb.restore(saved):
+            if not restore_tlb(hart.tlb, saved):
                 raise SnapshotError(f"guest {machine.config.name}: no TLB is like a saved one")
         machine.scheduler.restore(values["scheduler"])
     except SnapshotError:

@@ -10,6 +10,9 @@ whoever waits for a guest's output has had its turn before the next quantum begi
 Where somebody waits for a CPU, a stretch is cut where a hart that has one falls asleep. Guests that
 ran beyond the cut already keep their CPUs until the others have caught up.
 
+In real time a stretch ends where all sleep who had something to do and one of them has said something:
+the answer leaves, and what comes back enters, without waiting for the wall (see ``_run_to_answer``).
+
 A stretch that takes long in wall time (a slow guest) lets trio go on in between, for cancellations
 and deadlines. What tasks do to guests, and what guests tell tasks, waits until the stretch is over.
 """
@@ -50,7 +53,7 @@ from asyncvmm.machine import (
 )
 from asyncvmm.runtime.host_saved import ConductorState, PlaceState
 from asyncvmm.runtime.inputs import Inputs, Script
-from asyncvmm.runtime.journal_file import CUT
+from asyncvmm.runtime.journal_file import ANSWER, CUT
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
 from asyncvmm.runtime.watchdog import Watchdog
@@ -143,6 +146,10 @@ class Exchange(Protocol):
         """Every guest has lived to ``now_ns``."""
         ...
 
+    def has_sent(self, guest: str) -> bool:
+        """Whether a guest has sent something that ``advance`` has not moved yet. For its thread."""
+        ...
+
 
 class NoExchange:
     """Guests that have nothing between them."""
@@ -153,6 +160,10 @@ class NoExchange:
 
     def advance(self, now_ns: int) -> None:
         """See Exchange."""
+
+    def has_sent(self, guest: str) -> bool:
+        """See Exchange."""
+        return False
 
 
 @attrs.define(eq=False)  # a frozen one takes a microsecond to make
@@ -183,10 +194,14 @@ class _Place:
         self.name = self.guest.name
 
     @property
+    def awake(self) -> bool:
+        """It has a CPU and uses it; whoever only stands by does not."""
+        return any(map(self.guest.machine.scheduler.runnable, self.slices))
+
+    @property
     def wants_thread(self) -> bool:
-        """It has a CPU and uses it outside Python's lock; whoever only stands by does not."""
-        runnable = self.guest.machine.scheduler.runnable
-        return self.guest.machine.runs_unlocked and any(runnable(hart) for hart in self.slices)
+        """It has a CPU and uses it outside Python's lock."""
+        return self.guest.machine.runs_unlocked and self.awake
 
     @property
     def unfinished(self) -> bool:
@@ -257,6 +272,7 @@ class Conductor:
         self._roomy = True  # every hart has a CPU
         self._contended = False  # somebody waits for one
         self._tasks_turn = True  # not in a stretch, nor between two in the same quantum
+        self._answers = False  # the stretch ends where all sleep of whom one has said something
         self._later: dict[Callable[[], object], None] = {}
         self._turn = trio.lowlevel.ParkingLot()
         self._breath_ns = wall.now_ns()
@@ -477,6 +493,8 @@ class Conductor:
                 await self._wait_kick()
                 continue
             realtime = self._realtime()
+            if realtime and self._due_while_idle():
+                self._pass_idle(self.now_ns)
             if realtime and await self._paced():
                 continue
             runnable = self._anyone_runnable()
@@ -492,9 +510,15 @@ class Conductor:
                 self._quiet.set()
                 await self._wait_kick()
                 continue
-            await self._live(until)
-            if self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
-                await self._settle()
+            early = runnable and self._roomy and not self._isolates
+            early = early and (realtime or self.script.answer_ns() < until)
+            await self._live(until, early=early)
+            answered = early and self.now_ns < until
+            if realtime and answered and not self._anyone_runnable():
+                self._idle_wait = True  # time goes on with the wall while tasks have their turn
+            if answered or self.now_ns % self._grid_ns == 0 or not (busy or self._talked):
+                await (self._attend() if realtime else self._settle())
+                self._idled()
 
     async def _follow(self) -> None:
         """Something enters that the script has here."""
@@ -524,6 +548,15 @@ class Conductor:
         self._turn_ns = time.monotonic_ns()
         self._woken_then = self._woken.count
         self._breath_ns = self._wall.now_ns()
+
+    async def _attend(self) -> None:
+        """``_settle`` in real time: whoever a guest's output has woken has its turn, and everybody in
+        good time. What comes of it is in no order that would have to be repeated without a journal.
+        """
+        woken = self._woken.count
+        self._tell()
+        if self._woken.count > woken or time.monotonic_ns() - self._turn_ns >= TURN_NS:
+            await self._settle()
 
     def _tell(self) -> None:
         """Wake whoever waits for something that a guest did, or for a turn."""
@@ -581,6 +614,10 @@ class Conductor:
         self._idled()
         return True
 
+    def _due_while_idle(self) -> bool:
+        """Whether something is due now, such as what has just entered, and no hart has a CPU."""
+        return not (self._busy or self._anyone_runnable()) and self._next_event_ns() <= self.now_ns
+
     def _idled(self) -> None:
         """While the host waited as nobody had anything to do, virtual time went on with the wall."""
         if self._idle_wait:
@@ -592,8 +629,10 @@ class Conductor:
     async def _sleep(self, ns: int) -> None:
         """Wait for outside input, at most ``ns``."""
         if isinstance(self._wall, TrioWallClock):  # without a task for it: every input waits here
-            with trio.move_on_after(ns / 1e9):
+            with trio.CancelScope(deadline=trio.current_time() + ns / 1e9):
                 await self._kick.wait()
+            self._turn_ns = time.monotonic_ns()
+            self._breath_ns = self._wall.now_ns()
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sleep_then_wake, ns, self._kick)
@@ -712,9 +751,9 @@ class Conductor:
             until = min(until, self._next_event_ns())
         return max(until, self.now_ns + 1) if busy else until
 
-    async def _live(self, until_ns: int) -> None:
+    async def _live(self, until_ns: int, *, early: bool = False) -> None:
         """Every guest lives to ``until_ns``, or to where a CPU that somebody waits for falls free;
-        then the books are closed.
+        then the books are closed. ``early``: see ``_run_to_answer``.
 
         Time just passes for those who have nothing to do. After something came from outside all
         are looked at.
@@ -723,9 +762,12 @@ class Conductor:
         self.in_stretch = True
         busy = [self._busy[number] for number in sorted(self._busy)]
         ran = [place for place in busy if place.lived_ns <= until_ns]
-        end_ns = until_ns
+        end_ns = planned_ns = until_ns
         try:
-            await self._run_guests(ran, until_ns)
+            if early:
+                until_ns = await self._run_to_answer(ran, until_ns)
+            else:
+                await self._run_guests(ran, until_ns)
             end_ns = min([until_ns, *(place.lived_ns for place in ran if place.slices)])
             others = self._others(end_ns)
             ran += others
@@ -736,6 +778,8 @@ class Conductor:
         for place in ran:
             self._lived(place)
         self._came_to(end_ns)
+        if until_ns < planned_ns:  # harts of one guest share a quantum, and see where it was to end
+            self.inputs.note(ANSWER, until_ns=planned_ns)
         for place in busy:
             if place.lived_ns > end_ns:
                 continue
@@ -755,7 +799,7 @@ class Conductor:
 
     def _pass_idle(self, until_ns: int) -> None:
         """Time passes in which no hart has anything to do."""
-        places = list(self._places.values())
+        places = [*self._busy.values(), *self._others(until_ns)]
         for place in places:
             self._run_guest(place, until_ns)
             place.guest.outbox.open()
@@ -769,6 +813,25 @@ class Conductor:
         self.turns = 0 if now_ns > self.now_ns else self.turns + 1
         self.now_ns = now_ns
         self.exchange.advance(now_ns)
+
+    async def _run_to_answer(self, ran: list[_Place], until_ns: int) -> int:
+        """Run guests up to ``until_ns``, or to where nobody has anything to do any more of those that
+        had, and one of them has said something: where they are. In real time the answer need not
+        wait for the quantum's end, nor what comes back for the wall to get there.
+        """
+        awake = [place for place in ran if place.awake]
+        self._answers = True
+        try:
+            await self._run_guests(awake, until_ns)
+        finally:
+            self._answers = False
+        if awake and all(place.why == RAN_ASLEEP and place.error is None for place in awake):
+            until_ns = max(place.lived_ns for place in awake)
+        behind = [place for place in awake if place.why == RAN_ASLEEP and place.lived_ns < until_ns]
+        await self._run_guests(
+            [place for place in ran if place not in awake or place in behind], until_ns
+        )
+        return until_ns
 
     async def _run_guests(self, places: list[_Place], until_ns: int) -> None:
         """Run guests up to ``until_ns``: in threads what gains from it, here the others."""
@@ -822,10 +885,11 @@ class Conductor:
         guest = place.guest
         machine = guest.machine
         scheduler = machine.scheduler
-        scheduler.yields = self._contended and bool(place.slices)
         limit = UNLIMITED
         if guest.max_steps is not None:
             limit = max(0, guest.max_steps - sum([int(hart.steps) for hart in machine.harts]))
+        answers = self._answers and limit == UNLIMITED
+        scheduler.yields = (self._contended or answers) and bool(place.slices)
         started = time.perf_counter_ns()  # for what no guest can see
         place.error = None
         guest.outbox.close()
@@ -835,6 +899,8 @@ class Conductor:
                 if time.perf_counter_ns() - started > BREATH_NS:
                     break
                 place.why = machine.run(until_ns - place.since_ns, limit)
+            if answers and place.why == RAN_ASLEEP:
+                self._sleep_until_said(place, until_ns - place.since_ns)
         except Exception as error:  # whatever it is: the neighbours go on
             place.error = error
         finally:
@@ -844,6 +910,21 @@ class Conductor:
             if place.why == RAN_ASLEEP:
                 lived_ns = min(until_ns, place.since_ns + int(machine.timeline.now_ns))
             place.lived_ns = max(place.lived_ns, lived_ns)
+
+    def _sleep_until_said(self, place: _Place, until_ns: int) -> None:
+        """A hart fell asleep: go on unless all have and something was said."""
+        machine, outbox = place.guest.machine, place.guest.outbox
+        scheduler, timeline = machine.scheduler, machine.timeline
+        while place.why == RAN_ASLEEP:
+            if not any(map(scheduler.runnable, place.slices)):
+                if outbox.waiting or self.exchange.has_sent(place.name):
+                    return
+                scheduler.yields = False
+                place.why = machine.run(min(int(timeline.next_time_ns()), until_ns), UNLIMITED)
+                scheduler.yields = True
+                if place.why != RAN_TIME or int(timeline.now_ns) >= until_ns:
+                    return
+            place.why = machine.run(until_ns, UNLIMITED)
 
     def _lived(self, place: _Place) -> None:
         """A guest has had its stretch: what became of it is seen to."""

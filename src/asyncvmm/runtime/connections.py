@@ -125,11 +125,18 @@ class GuestStream(trio.abc.HalfCloseableStream):
         self._changed = trio.lowlevel.ParkingLot()
         self._send_conflict = trio.Lock()
         self._closed = False
+        # Called in tasks' turn when there is news, before tasks are woken for it.
+        self.on_turn: Callable[[], None] | None = None
         connection.on_change = self._wake
 
     def _wake(self) -> None:
-        if self._changed:
-            self._entrance.later(self._changed.unpark_all)
+        if self._changed or self.on_turn is not None:
+            self._entrance.later(self._tell)
+
+    def _tell(self) -> None:
+        if self.on_turn is not None:
+            self.on_turn()
+        self._changed.unpark_all()
 
     def _enter(
         self, action: Callable[[int], T], kind: int, data: bytes = b"", **names: object
@@ -191,11 +198,41 @@ class GuestStream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError("this stream was closed")
             if self.connection.readable:
                 return self._take(max_bytes or CHUNK)
-            if self.connection.state == CLOSED and self.connection.failure:
+            if self.cut:
                 raise trio.BrokenResourceError(self.connection.failure)
             if self.connection.eof:
                 return b""
             await self._changed.park()
+
+    async def turn(self) -> None:
+        """Return when tasks have their turn, as ``take_now`` and ``send_now`` need."""
+        await self._entrance.turn()
+
+    def send_now(self, data: bytes) -> bool:
+        """Queue all of ``data`` without waiting; False, with nothing done, when that cannot be now."""
+        if not self._entrance.between or self._closed or self._send_conflict.locked():
+            return False
+        if self.connection.send_room < len(data):
+            return False
+        self._enter(functools.partial(self.connection.send, data), SEND, data)
+        return True
+
+    def take_now(self, limit: int) -> bytes | None:
+        """What has come, b"" at the end, None when it is too early for either. In tasks' turn only.
+        trio.BrokenResourceError when the connection was cut.
+        """
+        if self._closed:
+            return b""
+        if self.connection.readable:
+            return self._take(limit)
+        if self.cut:
+            raise trio.BrokenResourceError(self.connection.failure)
+        return b"" if self.connection.eof else None
+
+    @property
+    def cut(self) -> bool:
+        """Whether the connection is over otherwise than in good order."""
+        return self.connection.state == CLOSED and bool(self.connection.failure)
 
     def _take(self, limit: int) -> bytes:
         note = self._note(RECEIVE, b"", {"limit": limit})
@@ -244,23 +281,3 @@ def key_text(key: Any) -> list[str | int]:
 
 def _nothing() -> None:
     return None
-
-
-async def splice(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseableStream) -> None:
-    """Copy both ways until both have finished or one breaks; then both are closed."""
-    async with one, other, trio.open_nursery() as nursery:
-        nursery.start_soon(_copy, one, other, nursery.cancel_scope)
-        nursery.start_soon(_copy, other, one, nursery.cancel_scope)
-
-
-async def _copy(
-    source: trio.abc.HalfCloseableStream,
-    target: trio.abc.HalfCloseableStream,
-    scope: trio.CancelScope,
-) -> None:
-    try:
-        while data := await source.receive_some(CHUNK):
-            await target.send_all(data)
-        await target.send_eof()
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        scope.cancel()

@@ -19,9 +19,10 @@ from asyncvmm.network.gateway import (
     ResolveRequest,
 )
 from asyncvmm.network.nat import DatagramFlow
-from asyncvmm.runtime.connections import ConnectFailedError, GuestStream, splice
+from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
 from asyncvmm.runtime.entrance import Entrance
 from asyncvmm.runtime.journal_file import DATAGRAM, OPENED, RESOLVED
+from asyncvmm.runtime.splice import Splice
 
 CONNECT_S: Final = 30
 RESOLVE_S: Final = 10
@@ -89,7 +90,7 @@ class Edge:
             except ConnectFailedError:
                 await trio.aclose_forcefully(stream)
                 return
-            await _splice_socket(stream, inside)
+            await Splice(inside, stream).run()
 
         self._nursery.start_soon(trio.serve_listeners, handle, listeners)
         return int(listeners[0].socket.getsockname()[1])
@@ -113,7 +114,7 @@ class Edge:
             await trio.aclose_forcefully(stream)
             return
         inside = GuestStream(gateway, request.key, connection, self._entrance, live=True)
-        await _splice_socket(stream, inside)
+        await Splice(inside, stream).run()
 
     async def _resolve(self, gateway: Gateway, request: ResolveRequest, number: int) -> None:
         found: list[bytes] = []
@@ -196,12 +197,3 @@ def flow_text(flow: DatagramFlow) -> list[str | int]:
 async def _try_send(outside: trio.socket.SocketType, payload: bytes) -> None:
     with suppress(ConnectionError):
         await outside.send(payload)
-
-
-async def _splice_socket(stream: trio.SocketStream, inside: GuestStream) -> None:
-    """As ``splice``; what breaks outside is cut inside."""
-    try:
-        await splice(stream, inside)
-    except trio.BrokenResourceError:
-        inside.abort()
-        await trio.aclose_forcefully(stream)

@@ -70,6 +70,11 @@ class Entrance:
         """Return when tasks have their turn: nothing may enter in the middle of a quantum."""
         await self._conductor.turn()
 
+    @property
+    def between(self) -> bool:
+        """Whether tasks have their turn now."""
+        return self._conductor.between
+
     def later(self, call: Callable[[], object]) -> None:
         """Call it when tasks have their turn: the inside said something that one waits for."""
         self._conductor.later(call)

@@ -57,7 +57,13 @@ class Script:
         return False
 
     def next_ns(self) -> int:
-        """The instant of what enters next, or FOREVER."""
+        """How far the next stretch may go: to what enters next, or to where one was to go that ended
+        at ``answer_ns``; or FOREVER.
+        """
+        return FOREVER
+
+    def answer_ns(self) -> int:
+        """Where a stretch ended early when it was noted, if that is what comes next; or FOREVER."""
         return FOREVER
 
     async def enter(self) -> None:

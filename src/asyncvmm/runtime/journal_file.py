@@ -55,12 +55,13 @@ CUT: Final = 18  # time stood still here, where it need not have
 VSOCK: Final = 19  # a program connects to a guest's vsock, listens there, accepts, or ends that
 BALLOON: Final = 20  # a guest is asked for memory, or for its statistics
 OUTLET: Final = 21  # the outside gave a network backend something
+ANSWER: Final = 22  # a stretch that was to go to ``until_ns`` ended where all slept
 # What is not an input: for whoever replays it, or reads it.
 DIGESTS: Final = 32  # what the guests were at this instant
 GONE: Final = 33  # a guest ended by itself
 LOST: Final = 34  # something entered that cannot be repeated, or did not fit: it ends here
 END: Final = 35
-KINDS: Final = frozenset((*range(HEADER, OUTLET + 1), *range(DIGESTS, END + 1)))
+KINDS: Final = frozenset((*range(HEADER, ANSWER + 1), *range(DIGESTS, END + 1)))
 
 _FRAME: Final = struct.Struct("<II")
 _HEAD: Final = struct.Struct("<BHQH")

@@ -278,6 +278,10 @@ class Networks:
         """See Exchange."""
         return min((network.next_ns() for network in self.by_name.values()), default=FOREVER)
 
+    def has_sent(self, guest: str) -> bool:
+        """See Exchange."""
+        return any(plugged.cable.port.has_sent for plugged in self._cables.get(guest, ()))
+
     def _entered(self, now_ns: int) -> None:
         for network in self.by_name.values():
             network.entered(now_ns)

@@ -28,6 +28,11 @@ class Outbox:
         else:
             function(*arguments)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether calls wait."""
+        return bool(self._calls)
+
     def open(self) -> None:
         """The guest does not run any more: make the calls that waited, in their order."""
         self._closed = False

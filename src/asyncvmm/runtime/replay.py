@@ -36,7 +36,7 @@ from asyncvmm.timeline.events import FOREVER
 
 MARK_EVERY_NS: Final = 20 * MS  # of virtual time, at first
 MAX_MARKS: Final = 24
-WITHOUT_EFFECT: Final = frozenset((kinds.CUT, kinds.END, kinds.LOST))
+WITHOUT_EFFECT: Final = frozenset((kinds.ANSWER, kinds.CUT, kinds.END, kinds.LOST))
 
 
 @attrs.frozen
@@ -249,8 +249,20 @@ class Replay(Script):
 
     def next_ns(self) -> int:
         """See Script."""
+        if self._at >= len(self.recorded.records):
+            return FOREVER
+        record = self.recorded.records[self._at]
+        planned = record.names.get("until_ns") if record.kind == kinds.ANSWER else None
+        if isinstance(planned, int) and record.time_ns < planned < FOREVER:
+            return planned
+        return record.time_ns
+
+    def answer_ns(self) -> int:
+        """See Script."""
         if self._at < len(self.recorded.records):
-            return self.recorded.records[self._at].time_ns
+            record = self.recorded.records[self._at]
+            if record.kind == kinds.ANSWER:
+                return record.time_ns
         return FOREVER
 
     def due(self, now_ns: int, turn: int) -> bool:

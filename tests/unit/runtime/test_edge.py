@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
 from asyncvmm.runtime.edge import Edge, Forward
 from asyncvmm.runtime.entrance import Entrance
 from asyncvmm.runtime.inputs import Inputs
+from asyncvmm.runtime.splice import Splice
 from tests.unit.network.guest import FakeGuest, address, dns_query, tcp_of, udp_of
 
 LOOPBACK = address("127.0.0.1")
@@ -26,6 +28,8 @@ MSS = 1460
 
 class Clock:
     """Stands in for the conductor: time goes on by a millisecond at each kick."""
+
+    between = True
 
     def __init__(self) -> None:
         self.now_ns = 0
@@ -177,6 +181,71 @@ async def test_a_forward_leads_from_a_socket_into_the_guest() -> None:
         world.accept = False
         async with await trio.open_tcp_stream("127.0.0.1", port) as outside:
             assert await _ends(outside)
+
+    await run(test)
+
+
+def small_sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Two ends that hold a few kilobytes."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    one, other = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in ends)
+    return one, other
+
+
+async def test_an_end_outside_that_is_slow_loses_nothing() -> None:
+    async def test(world: World) -> None:
+        data = bytes(range(256)) * 1000
+        outside, far = small_sockets()
+        splice = Splice(await connect(world, live=True), outside)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(splice.run)
+            await far.send_all(data)
+            await far.send_eof()
+            for _ in range(100):  # the guest has answered, and what goes into the socket is there
+                await trio.sleep(0)
+            got = b"".join([piece async for piece in far])
+        assert got == data
+        await far.aclose()
+
+    await run(test)
+
+
+async def test_an_end_outside_that_breaks_is_cut_in_the_guest() -> None:
+    async def test(world: World) -> None:
+        inside = await connect(world, live=True)
+        (server,) = world.connections.values()
+        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        port = listener.socket.getsockname()[1]
+        far = await trio.open_tcp_stream("127.0.0.1", port)
+        outside = await listener.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Splice(inside, outside).run)
+            await far.send_all(b"hello")
+            assert await far.receive_some() == b"hello"
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await far.aclose()  # RST
+        while server.state != CLOSED:
+            await trio.sleep(0)
+        assert server.failure == "reset by the guest"
+        await listener.aclose()
+
+    await run(test)
+
+
+async def test_a_guest_that_resets_ends_the_socket_outside() -> None:
+    async def test(world: World) -> None:
+        inside = await connect(world, live=True)
+        outside, far = small_sockets()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Splice(inside, outside).run)
+            await far.send_all(b"hello")
+            assert await far.receive_some() == b"hello"
+            next(iter(world.connections.values())).abort()
+            assert await _ends(far)
+        assert inside.cut
+        await far.aclose()
 
     await run(test)
 

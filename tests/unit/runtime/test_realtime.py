@@ -115,3 +115,20 @@ async def test_time_goes_on_while_the_guest_sleeps(program: Path) -> None:
             expected += PACE_NS // MS
         # It slept: hardly anything ran in that hour.
         assert guest.stats.instructions < 2000
+
+
+async def test_an_answer_waits_neither_for_the_quantums_end_nor_for_the_wall(program: Path) -> None:
+    wall = HandClock()
+    with trio.fail_after(60):
+        async with open_host(wall=wall) as host:
+            guest = await host.start(GuestConfig(elf=program, clock="realtime", harts=2))
+            other = await host.start(GuestConfig(elf=program, name="other"))
+            await wall.move(5 * MS)
+            instants = []
+            for _ in range(50):
+                for each in (guest, other):
+                    await each.console.send_all(b"x")
+                    await each.console.expect("\n")
+                    instants.append(host.now_ns)
+            assert instants[0] < instants[-1]
+            assert instants[-1] - instants[0] < host.quantum_ns

@@ -3887,7 +3887,7 @@ b1:
  %t7 = ashr i64 %t6, 21
  store i64 %t7, ptr %l.mega
  %t8 = load ptr, ptr %l.self
- %t9 = getelementptr i8, ptr %t8, i64 <Tlb._mega>
+ %t9 = getelementptr i8, ptr %t8, i64 <Tlb.mega>
  %t10 = getelementptr i8, ptr %t9, i64 8
  %t11 = load ptr, ptr %t10
  %t12 = load i64, ptr %l.mega
@@ -3905,7 +3905,7 @@ b19:
  br i1 %t24, label %b16, label %b17
 b16:
  %t25 = load ptr, ptr %l.self
- %t26 = getelementptr i8, ptr %t25, i64 <Tlb._overflow>
+ %t26 = getelementptr i8, ptr %t25, i64 <Tlb.overflow>
  %t27 = zext i1 true to i8
  store i8 %t27, ptr %t26
  br label %b18
@@ -3914,7 +3914,7 @@ b17:
 b18:
  %t28 = load i64, ptr %l.mega
  %t29 = load ptr, ptr %l.self
- %t30 = getelementptr i8, ptr %t29, i64 <Tlb._mega>
+ %t30 = getelementptr i8, ptr %t29, i64 <Tlb.mega>
  %t31 = getelementptr i8, ptr %t30, i64 8
  %t32 = load ptr, ptr %t31
  %t33 = load i64, ptr %l.mega
@@ -3928,7 +3928,7 @@ b2:
  br i1 %t40, label %b36, label %b37
 b36:
  %t41 = load ptr, ptr %l.self
- %t42 = getelementptr i8, ptr %t41, i64 <Tlb._overflow>
+ %t42 = getelementptr i8, ptr %t41, i64 <Tlb.overflow>
  %t43 = zext i1 true to i8
  store i8 %t43, ptr %t42
  br label %b38
@@ -3937,7 +3937,7 @@ b37:
  %t45 = ashr i64 %t44, 30
  store i64 %t45, ptr %l.giga
  %t46 = load ptr, ptr %l.self
- %t47 = getelementptr i8, ptr %t46, i64 <Tlb._giga>
+ %t47 = getelementptr i8, ptr %t46, i64 <Tlb.giga>
  %t48 = getelementptr i8, ptr %t47, i64 8
  %t49 = load ptr, ptr %t48
  %t50 = load i64, ptr %l.giga
@@ -3955,7 +3955,7 @@ b57:
  br i1 %t62, label %b54, label %b55
 b54:
  %t63 = load ptr, ptr %l.self
- %t64 = getelementptr i8, ptr %t63, i64 <Tlb._overflow>
+ %t64 = getelementptr i8, ptr %t63, i64 <Tlb.overflow>
  %t65 = zext i1 true to i8
  store i8 %t65, ptr %t64
  br label %b56
@@ -3964,7 +3964,7 @@ b55:
 b56:
  %t66 = load i64, ptr %l.giga
  %t67 = load ptr, ptr %l.self
- %t68 = getelementptr i8, ptr %t67, i64 <Tlb._giga>
+ %t68 = getelementptr i8, ptr %t67, i64 <Tlb.giga>
  %t69 = getelementptr i8, ptr %t68, i64 8
  %t70 = load ptr, ptr %t69
  %t71 = load i64, ptr %l.giga
@@ -5002,7 +5002,7 @@ define internal void @Tlb.select(ptr %a.self, i64 %a.data_space, i64 %a.data_mod
  store i64 %a.fetch_space, ptr %l.fetch_space
  store i64 %a.fetch_mode, ptr %l.fetch_mode
  %t4 = load ptr, ptr %l.self
- %t5 = getelementptr i8, ptr %t4, i64 <Tlb._next>
+ %t5 = getelementptr i8, ptr %t4, i64 <Tlb.next_context>
  %t6 = load i64, ptr %t5
  %t7 = add i64 %t6, 2
  %t8 = icmp sgt i64 %t7, 511
@@ -5050,13 +5050,13 @@ define internal void @Tlb.flush_page(ptr %a.self, i64 %a.virtual) nounwind {
  %t4 = ashr i64 %t3, 30
  store i64 %t4, ptr %l.giga
  %t9 = load ptr, ptr %l.self
- %t10 = getelementptr i8, ptr %t9, i64 <Tlb._overflow>
+ %t10 = getelementptr i8, ptr %t9, i64 <Tlb.overflow>
  %t11 = load i8, ptr %t10
  %t12 = icmp ne i8 %t11, 0
  br i1 %t12, label %b5, label %b8
 b8:
  %t14 = load ptr, ptr %l.self
- %t15 = getelementptr i8, ptr %t14, i64 <Tlb._mega>
+ %t15 = getelementptr i8, ptr %t14, i64 <Tlb.mega>
  %t16 = getelementptr i8, ptr %t15, i64 8
  %t17 = load ptr, ptr %t16
  %t18 = load i64, ptr %l.mega
@@ -5068,7 +5068,7 @@ b8:
  br i1 %t23, label %b5, label %b13
 b13:
  %t24 = load ptr, ptr %l.self
- %t25 = getelementptr i8, ptr %t24, i64 <Tlb._giga>
+ %t25 = getelementptr i8, ptr %t24, i64 <Tlb.giga>
  %t26 = getelementptr i8, ptr %t25, i64 8
  %t27 = load ptr, ptr %t26
  %t28 = load i64, ptr %l.giga
@@ -5246,7 +5246,7 @@ define internal void @Tlb.flush_space(ptr %a.self, i64 %a.space) nounwind {
  %t8 = and i64 %t7, 63
  store i64 %t8, ptr %l.slot
  %t12 = load ptr, ptr %l.self
- %t13 = getelementptr i8, ptr %t12, i64 <Tlb._spaces>
+ %t13 = getelementptr i8, ptr %t12, i64 <Tlb.spaces>
  %t14 = getelementptr i8, ptr %t13, i64 8
  %t15 = load ptr, ptr %t14
  %t16 = load i64, ptr %l.slot
@@ -5285,7 +5285,7 @@ b7:
  br i1 %t11, label %b8, label %b9
 b8:
  %t12 = load ptr, ptr %l.self
- %t13 = getelementptr i8, ptr %t12, i64 <Tlb._mega>
+ %t13 = getelementptr i8, ptr %t12, i64 <Tlb.mega>
  %t14 = getelementptr i8, ptr %t13, i64 8
  %t15 = load ptr, ptr %t14
  %t16 = load i64, ptr %l.i
@@ -5304,7 +5304,7 @@ b20:
  br i1 %t24, label %b21, label %b22
 b21:
  %t25 = load ptr, ptr %l.self
- %t26 = getelementptr i8, ptr %t25, i64 <Tlb._giga>
+ %t26 = getelementptr i8, ptr %t25, i64 <Tlb.giga>
  %t27 = getelementptr i8, ptr %t26, i64 8
  %t28 = load ptr, ptr %t27
  %t29 = load i64, ptr %l.i
@@ -5316,7 +5316,7 @@ b21:
  br label %b20
 b22:
  %t33 = load ptr, ptr %l.self
- %t34 = getelementptr i8, ptr %t33, i64 <Tlb._overflow>
+ %t34 = getelementptr i8, ptr %t33, i64 <Tlb.overflow>
  %t35 = zext i1 false to i8
  store i8 %t35, ptr %t34
  store i64 0, ptr %l.slot
@@ -5327,7 +5327,7 @@ b36:
  br i1 %t40, label %b37, label %b38
 b37:
  %t44 = load ptr, ptr %l.self
- %t45 = getelementptr i8, ptr %t44, i64 <Tlb._spaces>
+ %t45 = getelementptr i8, ptr %t44, i64 <Tlb.spaces>
  %t46 = getelementptr i8, ptr %t45, i64 8
  %t47 = load ptr, ptr %t46
  %t48 = load i64, ptr %l.slot
@@ -5337,7 +5337,7 @@ b37:
  br i1 %t51, label %b41, label %b42
 b41:
  %t52 = load ptr, ptr %l.self
- %t53 = getelementptr i8, ptr %t52, i64 <Tlb._spaces>
+ %t53 = getelementptr i8, ptr %t52, i64 <Tlb.spaces>
  %t54 = getelementptr i8, ptr %t53, i64 8
  %t55 = load ptr, ptr %t54
  %t56 = load i64, ptr %l.slot
@@ -5616,7 +5616,7 @@ b34:
  br i1 %t38, label %b35, label %b36
 b35:
  %t39 = load ptr, ptr %l.self
- %t40 = getelementptr i8, ptr %t39, i64 <Tlb._contexts>
+ %t40 = getelementptr i8, ptr %t39, i64 <Tlb.contexts>
  %t41 = getelementptr i8, ptr %t40, i64 8
  %t42 = load ptr, ptr %t41
  %t43 = load i64, ptr %l.i
@@ -5628,7 +5628,7 @@ b35:
  br label %b34
 b36:
  %t47 = load ptr, ptr %l.self
- %t48 = getelementptr i8, ptr %t47, i64 <Tlb._next>
+ %t48 = getelementptr i8, ptr %t47, i64 <Tlb.next_context>
  store i64 1, ptr %t48
  ret void
 }
@@ -5645,7 +5645,7 @@ define internal i64 @Tlb._context_of(ptr %a.self, i64 %a.space, i64 %a.mode) nou
  %t2 = and i64 %t1, 63
  store i64 %t2, ptr %l.slot
  %t6 = load ptr, ptr %l.self
- %t7 = getelementptr i8, ptr %t6, i64 <Tlb._spaces>
+ %t7 = getelementptr i8, ptr %t6, i64 <Tlb.spaces>
  %t8 = getelementptr i8, ptr %t7, i64 8
  %t9 = load ptr, ptr %t8
  %t10 = load i64, ptr %l.slot
@@ -5657,7 +5657,7 @@ define internal i64 @Tlb._context_of(ptr %a.self, i64 %a.space, i64 %a.mode) nou
 b3:
  %t15 = load i64, ptr %l.space
  %t16 = load ptr, ptr %l.self
- %t17 = getelementptr i8, ptr %t16, i64 <Tlb._spaces>
+ %t17 = getelementptr i8, ptr %t16, i64 <Tlb.spaces>
  %t18 = getelementptr i8, ptr %t17, i64 8
  %t19 = load ptr, ptr %t18
  %t20 = load i64, ptr %l.slot
@@ -5671,7 +5671,7 @@ b4:
  br label %b5
 b5:
  %t24 = load ptr, ptr %l.self
- %t25 = getelementptr i8, ptr %t24, i64 <Tlb._contexts>
+ %t25 = getelementptr i8, ptr %t24, i64 <Tlb.contexts>
  %t26 = getelementptr i8, ptr %t25, i64 8
  %t27 = load ptr, ptr %t26
  %t28 = load i64, ptr %l.slot
@@ -5686,19 +5686,19 @@ b5:
  br i1 %t38, label %b34, label %b35
 b34:
  %t39 = load ptr, ptr %l.self
- %t40 = getelementptr i8, ptr %t39, i64 <Tlb._next>
+ %t40 = getelementptr i8, ptr %t39, i64 <Tlb.next_context>
  %t41 = load i64, ptr %t40
  store i64 %t41, ptr %l.context
  %t42 = load ptr, ptr %l.self
- %t43 = getelementptr i8, ptr %t42, i64 <Tlb._next>
+ %t43 = getelementptr i8, ptr %t42, i64 <Tlb.next_context>
  %t44 = load i64, ptr %t43
  %t45 = add i64 %t44, 1
  %t46 = load ptr, ptr %l.self
- %t47 = getelementptr i8, ptr %t46, i64 <Tlb._next>
+ %t47 = getelementptr i8, ptr %t46, i64 <Tlb.next_context>
  store i64 %t45, ptr %t47
  %t48 = load i64, ptr %l.context
  %t49 = load ptr, ptr %l.self
- %t50 = getelementptr i8, ptr %t49, i64 <Tlb._contexts>
+ %t50 = getelementptr i8, ptr %t49, i64 <Tlb.contexts>
  %t51 = getelementptr i8, ptr %t50, i64 8
  %t52 = load ptr, ptr %t51
  %t53 = load i64, ptr %l.slot
@@ -5735,7 +5735,7 @@ b5:
  br i1 %t10, label %b6, label %b7
 b6:
  %t11 = load ptr, ptr %l.self
- %t12 = getelementptr i8, ptr %t11, i64 <Tlb._contexts>
+ %t12 = getelementptr i8, ptr %t11, i64 <Tlb.contexts>
  %t13 = getelementptr i8, ptr %t12, i64 8
  %t14 = load ptr, ptr %t13
  %t15 = load i64, ptr %l.i
