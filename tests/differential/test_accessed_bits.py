@@ -20,9 +20,13 @@ from asyncvmm.arch.mmu import flush_all, update_context
 from asyncvmm.arch.status import ADUE
 from asyncvmm.arch.tlb_words import restore_tlb, tlb_words
 from asyncvmm.engine.interpreter import Engine, Interpreter
-from asyncvmm.engine.jit.build import make_engine
+from asyncvmm.engine.jit.build import Native, make_engine
+from asyncvmm.engine.jit.engine import TranslatingEngine
+from asyncvmm.engine.jit.hot import HotPages
+from asyncvmm.engine.jit.translator import Translator
 from asyncvmm.isa.asm import assemble
 from asyncvmm.machine.registers import hart_values, restore_hart
+from tests.differential.test_jit import optimise
 from tools.differential.lockstep import new_hart
 from tools.differential.wild import RAM_BASE
 
@@ -109,11 +113,11 @@ def program(random: Random) -> bytes:
     return assemble("\n".join(lines), WINDOW + CODE_AT * 4096).data
 
 
-def begin(seed: int) -> Hart:
-    """A hart at the start of the program of ``seed``, in S-mode with Sv39."""
+def begin(seed: int, code: bytes = b"") -> Hart:
+    """A hart at the start of ``code``, or of the program of ``seed``, in S-mode with Sv39."""
     random = Random(seed)
     handler = assemble("csrr t0, sepc\naddi t0, t0, 4\ncsrw sepc, t0\nsret").data
-    hart = new_hart(memory(program(random), handler, random))
+    hart = new_hart(memory(code or program(random), handler, random))
     hart.menvcfg = ADUE
     hart.medeleg = 0xB3FF
     hart.pmpaddr[0] = 0x3FFFFFFFFFFFFF
@@ -223,3 +227,59 @@ def test_no_saved_tables_do_harm(place: int) -> None:
                 assert tlb_words(hart.tlb) == tlb_words(empty)
             update_context(hart)
             Interpreter().run(hart, 50)
+
+
+@pytest.mark.parametrize("between", [keep, forget, renew])
+@pytest.mark.parametrize("seed", range(7, 12))
+def test_nor_do_regions(seed: int, between: Callable[[Hart, Random], Hart]) -> None:
+    """They remember pages of earlier accesses: as long only as the TLB has them."""
+    random = Random(f"{seed} regions")
+    native = Native(hot=HotPages(), watch=False, threshold=0)
+    engine = TranslatingEngine(native, native.enter)
+    expected, hart = begin(seed), begin(seed)
+    for number in range(ROUNDS):
+        steps = random.randrange(1, 1500)
+        Interpreter().run(expected, steps)
+        run(engine, hart, steps, random)
+        assert look(hart) == look(expected), f"seed {seed}, after {expected.steps} steps"
+        if number % 8 == 2:
+            translator = hart.code.listener
+            assert isinstance(translator, Translator)
+            for page in translator.pages.values():
+                page.tried = set()
+            optimise(native, translator)
+        hart = between(hart, random)
+    assert native.hot is not None
+    assert native.hot.regions >= 1
+
+
+@pytest.mark.parametrize("kind", ["ld", "sd"])
+@pytest.mark.parametrize("between", ["", "addi s2, s2, 0", "j next"])
+def test_a_page_whose_place_another_took_is_looked_up(kind: str, between: str) -> None:
+    """Within a block, and from one turn of a loop to the next."""
+    code = assemble(
+        f"""
+        again: {kind} a0, 0(s2)
+        {kind} a1, 0(s3)
+        {between}
+        next: {kind} a2, 8(s2)
+        addi a3, a3, 1
+        j again
+        """,
+        WINDOW + CODE_AT * 4096,
+    ).data
+    native = Native(hot=HotPages(), watch=False, threshold=0)
+    engine = TranslatingEngine(native, native.enter)
+    expected, hart = begin(1, code), begin(1, code)
+    for one in (expected, hart):
+        one.x[18], one.x[19] = WINDOW, WINDOW + FAR
+    for number in range(30):
+        Interpreter().run(expected, 31 + number)
+        engine.run(hart, 31 + number)
+        assert look(hart) == look(expected), f"after {expected.steps} steps"
+        if number == 5:
+            translator = hart.code.listener
+            assert isinstance(translator, Translator)
+            optimise(native, translator)
+    assert native.hot is not None
+    assert native.hot.regions == 1

@@ -38,7 +38,10 @@ _WORDS: Final = struct.Struct(f"<{SLOTS}q")
 
 @dataclass(frozen=True)
 class Request:
-    """What a region is made of: ``words`` are the page's decoded words, eight bytes each."""
+    """What a region is made of: ``words`` are the page's decoded words, eight bytes each.
+
+    It is made for ``roots``, and has what other slots lead to, that were ``hot`` before, if that fits.
+    """
 
     translator: Translator
     page: Page
@@ -47,6 +50,7 @@ class Request:
     words: bytes
     entries: tuple[int, ...]
     roots: tuple[int, ...]
+    hot: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ def compile_request(request: Request, rounds: Mapping[int, int]) -> Made | None:
     from asyncvmm.engine.jit.region_ir import Region
 
     began = time.perf_counter_ns()
-    region = Region(_WORDS.unpack(request.words), request.entries, request.roots, rounds)
+    region = Region(
+        _WORDS.unpack(request.words), request.entries, request.roots, rounds, request.hot
+    )
     if not region.entries:
         return None
     data = compile_region(region.text())
@@ -174,6 +180,9 @@ class HotPages:
         if not wanted:
             return None
         page.tried |= wanted
+        # One region of all that is hot is better than several that leave for each other.
+        hot = page.hot - wanted
+        page.hot |= wanted
         words = bytes(memoryview(page.code))[: _WORDS.size]
         return Request(
             translator,
@@ -183,6 +192,7 @@ class HotPages:
             words,
             tuple(entries),
             tuple(sorted(wanted)),
+            tuple(sorted(hot)),
         )
 
     def install(
@@ -223,7 +233,7 @@ class HotPages:
                 memory.change(old, _jump(old, place))
             page.enter_at(slot, place)
             place += STUB_BYTES
-        page.tried |= set(region.entries)
+        page.tried |= set(region.slots)
         return True
 
 

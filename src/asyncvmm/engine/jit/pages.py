@@ -95,6 +95,7 @@ class Page:
         self.version: i64 = 0  # how often its code was forgotten
         self.table_address: i64 = memory.table_address(self.entries)
         self.tried: set[int] = set()  # slots from which this version was optimised, or could not be
+        self.hot: set[int] = set()  # slots where harts were seen often in this version
         self.placed: i64 = 0  # how many of the regions known for its bytes are in place
         self.looked: i64 = -1  # the version for whose bytes regions were looked up
         self.learnt: list[int] = []  # slots of blocks, for the next run of the same bytes

@@ -2,7 +2,13 @@
 
 Registers and what is left of the slice are locals: read when the function is entered, stored whenever
 it is left, by a few ways that all instructions share. LLVM is told that the guest's memory, the hart's
-words, the floating-point registers and the TLB do not overlap.
+words, the floating-point registers and the TLB do not overlap. Jumps to where a register says go through
+one switch, if they stay among the function's blocks.
+
+Where an access is likely to hit the page of an earlier one, that is tried before the TLB: after an access
+with the same base register, and in a block that jumps to itself, after the same access the last time.
+Nothing that a region does changes what an address means: whatever does leaves it. The guest cannot
+tell: a page is remembered as long as the TLB has its entry for that kind of access.
 """
 
 from __future__ import annotations
@@ -11,19 +17,29 @@ import functools
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from asyncvmm.engine.jit import state_words as at
-from asyncvmm.engine.jit.lowerings import LOWERINGS
-from asyncvmm.engine.jit.native import ENTERED, MISALIGNED, TRAPPED
-from asyncvmm.engine.jit.stencil_ir import Expander, UnsupportedError, hole
+from asyncvmm.engine.jit.native import TRAPPED
+from asyncvmm.engine.jit.region_template import (
+    FORGET,
+    LIKELY,
+    MAYBE,
+    is_store,
+    known_template,
+    leaving,
+    template,
+)
 from asyncvmm.engine.jit.support import CODE, SIGNATURE, jump, word
-from asyncvmm.isa.opcodes import NAMES
+from asyncvmm.isa.opcodes import OP_ADDI, OP_AUIPC, OP_JALR
 
 SLOTS: Final = 2048
 MAX_INSTRUCTIONS: Final = 600
 MAX_BLOCK: Final = 64
-_OUTSIDE: Final = frozenset(("lr", "sc", "amo_load", "amo_store"))
+SWITCH_SLOTS: Final = 256  # how far from a switch its cases are looked for, in either direction
+NO_PAGE: Final = 1
+NO_REGISTER: Final = 32  # what an instruction that writes x0 has for a destination
 _METADATA: Final = {"S": "!10", "F": "!11", "G": "!12", "T": "!13"}
 
 # What fills the TLB keeps all registers that a region uses, so that the hot path has no spills.
@@ -34,136 +50,12 @@ _WAYS: Final = {
     "slow": "@exit_slow",
     "trap": "@system_done",
     "budget": "@exit_budget",
-    "dispatch": "@dispatch",
+    "far": "@dispatch",
 }
-
-
-def leaving(way: str, a: str, b: str = "") -> list[str]:
-    """Lines that go out by a way, with its arguments."""
-    lines = [f" store i64 {a}, ptr %a.out"]
-    if b:
-        lines.append(f" store i64 {b}, ptr %b.out")
-    return [*lines, f" br label %out.{way}"]
 
 
 def _text(lines: list[str]) -> str:
     return "\n".join(lines)
-
-
-class _Template(Expander):
-    """One operation's lines, with constants and labels still to be filled in."""
-
-    def leave(self, target: str, a: str = "poison") -> None:
-        """Jumps: inside the function where that is possible."""
-        if target == "@next":
-            self.emit("br label %NEXT")
-        elif target == "@taken":
-            self.emit("br label %TAKEN")
-        elif target == "@refuse":
-            self.go_out("slow", hole("fix"))
-        elif target == "@dispatch":
-            self.go_out("dispatch", a)
-        else:
-            raise UnsupportedError(target)
-
-    def go_out(self, way: str, a: str, b: str = "") -> None:
-        """Out of the function by one of the ways that all instructions share."""
-        self.lines += leaving(way, a, b)
-
-    def read(self, target: str, register: str) -> None:
-        """See Expander."""
-        self.emit(f"{target} = READ {register}")
-
-    def write(self, value: str) -> None:
-        """See Expander."""
-        self.emit(f"WRITE {value}")
-
-    def read_float(self, target: str, register: str) -> None:
-        """See Expander."""
-        self.emit(f"{target} = FREAD {register}")
-
-    def write_float(self, value: str) -> None:
-        """See Expander."""
-        self.emit(f"FWRITE {value}")
-
-    def guard(self) -> None:
-        """See Expander; nothing in a region changes what it depends on, so it is read once."""
-        go = self.fresh()
-        self.emit(f"br i1 %fpu, label {go}, label %float.slow, !prof !1")
-        self.lines.append(f"{go[1:]}:")
-        self.leaves = True
-
-    def csr(self, target: str, how: int, value: str) -> None:
-        """Left to the first tier."""
-        raise UnsupportedError("csr")
-
-    def system(self, name: str, arguments: list[str]) -> None:
-        """Left to the first tier."""
-        raise UnsupportedError(name)
-
-    def lookup(self, address: str, bits: int, tag_offset: int, cold: str) -> str:
-        """The host pointer; on a miss the entry is made here."""
-        kind = "store" if tag_offset else "load"
-        t0, t1, e, tag, mask, pc, context, want, hit = (self.fresh() for _ in range(9))
-        yes, no, pa, near, te, ph, hart, how = (self.fresh() for _ in range(8))
-        filled, trapped, slow, far, join = (self.fresh() for _ in range(5))
-        addend, host, pointer = (self.fresh() for _ in range(3))
-        self.emit(
-            f"{t0} = lshr i64 {address}, 7",
-            f"{t1} = and i64 {t0}, {1023 << 5}",
-            f"{e} = getelementptr i8, ptr %s, i64 {t1}",
-            f"{te} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + tag_offset}",
-            f"{pa} = getelementptr i8, ptr {e}, i64 {8 * at.TLB + 16}",
-            f"{tag} = load i64, ptr {te} ;T",
-            f"{mask} = and i64 {address}, {-4096 | (bits // 8 - 1)}",
-            f"{pc} = {word(at.CONTEXT)}",
-            f"{context} = load i64, ptr {pc} ;S",
-            f"{want} = or i64 {mask}, {context}",
-            f"{hit} = icmp eq i64 {want}, {tag}",
-            f"br i1 {hit}, label {yes}, label {no}, !prof !1",
-        )
-        self.lines.append(f"{no[1:]}:")
-        self.emit(
-            f"{ph} = {word(at.HART)}",
-            f"{hart} = load ptr, ptr {ph} ;S",
-            # It changes the TLB, and nothing else that this function reads: without the mark, code
-            # after it could pair a tag read before it with an addend read after it.
-            f"{how} = call FILL_{kind}(ptr {hart}, i64 {address}, i64 {bits // 8}, i1 true) ;T",
-            f"switch i64 {how}, label {slow} [ i64 {ENTERED}, label {filled}"
-            f" i64 {MISALIGNED}, label {filled} i64 {TRAPPED}, label {trapped} ]",
-        )
-        self.lines.append(f"{trapped[1:]}:")
-        self.go_out("trap", hole("fix"), hole("done"))
-        self.lines.append(f"{slow[1:]}:")
-        self.go_out("slow", hole("fix"))
-        self.lines.append(f"{filled[1:]}:")
-        self.emit(f"{far} = load i64, ptr {pa} ;T", f"br label {join}")
-        self.lines.append(f"{yes[1:]}:")
-        self.emit(f"{near} = load i64, ptr {pa} ;T", f"br label {join}")
-        self.lines.append(f"{join[1:]}:")
-        self.emit(
-            f"{addend} = phi i64 [ {near}, {yes} ], [ {far}, {filled} ]",
-            f"{host} = add i64 {addend}, {address}",
-            f"{pointer} = inttoptr i64 {host} to ptr",
-        )
-        return pointer
-
-
-@functools.cache
-def _template(op: int) -> tuple[tuple[str, ...], frozenset[str], int] | None:
-    """Lines, declarations and whether it ends a block (1 always, 2 may); None when unsupported."""
-    name = NAMES[op] if op < len(NAMES) else ""
-    lowering = LOWERINGS.get(name)
-    if lowering is None or any(word in lowering for word in _OUTSIDE):
-        return None
-    try:
-        made = _Template(lowering)
-    except UnsupportedError:
-        return None
-    ends = 2 if "goto if" in lowering else int(made.ended)
-    text = "\n".join(made.lines)
-    lines = [line for line in text.split("\n") if line.strip()]
-    return tuple(lines), frozenset(made.declared), ends
 
 
 class _Leaders:
@@ -176,18 +68,26 @@ class _Leaders:
     def __init__(self, words: Sequence[int]) -> None:
         self.before: dict[int, int] = {}  # the instruction that goes on at a slot
         self.targets: set[int] = set()
+        self.returns: set[int] = set()  # where a branch or a call goes on
         for slot, w in enumerate(words):
             if w == 0:
                 continue
-            found = _template(w & 511)
-            if found is not None and not found[2]:
+            found = template(w & 511)
+            if found is not None and not found.ends:
                 self.before[slot + ((w >> 26) & 3)] = slot
-            elif found is not None and any("TAKEN" in line for line in found[0]):
-                self.targets.add(((slot << 1) + ((w >> 25) & 7) + (w >> 32)) >> 1)
+            elif found is not None:
+                if found.jumps:
+                    self.targets.add(((slot << 1) + ((w >> 25) & 7) + (w >> 32)) >> 1)
+                if found.ends == 2 or (w >> 9) & 63 != NO_REGISTER:
+                    self.returns.add(slot + ((w >> 26) & 3))
 
     def is_one(self, slot: int) -> bool:
         """Whether a block begins there."""
         return slot in self.targets or slot not in self.before
+
+    def is_lone(self, slot: int) -> bool:
+        """Whether only jumps to registers lead there."""
+        return not (slot in self.targets or slot in self.before or slot in self.returns)
 
     def of(self, slot: int) -> int:
         """Where the block begins that holds the instruction at ``slot``."""
@@ -196,11 +96,44 @@ class _Leaders:
         return slot
 
 
+@dataclass(frozen=True)
+class _At:
+    """An instruction where it is emitted: the ``k``-th of ``block``, after which ``following`` comes."""
+
+    unique: str
+    block: list[int]
+    k: int
+    following: str
+    near: int  # how likely the page is that is remembered at ``first``
+    first: str | None
+    site: str | None  # where to remember the page that is found
+    others: tuple[str, ...]  # sites of this block that a fill may have made wrong
+
+
+class _Pages:
+    """By base register and kind of access, the place that remembers the page of a block's first one."""
+
+    def __init__(self) -> None:
+        self._sites: dict[tuple[int, bool], str] = {}
+
+    def of(self, w: int) -> str | None:
+        """Of the page that is likely to be this access's."""
+        return self._sites.get(((w >> 15) & 31, is_store(w & 511)))
+
+    def note(self, w: int, site: str | None) -> None:
+        """An instruction comes; what it finds is remembered at ``site``."""
+        if site is not None:
+            self._sites.setdefault(((w >> 15) & 31, is_store(w & 511)), site)
+        if known_template(w & 511).writes:
+            for store in (False, True):
+                self._sites.pop(((w >> 9) & 63, store), None)
+
+
 class Region:
     """Blocks of one page. ``words`` are its decoded words by slot, ``entries`` where blocks start.
 
-    Of these it takes the ones that ``roots`` lead to, the nearest first, up to MAX_INSTRUCTIONS; a root's
-    straight line is taken to its end, however long that is.
+    Of these it takes the ones that ``roots`` lead to, and then ``others``, the nearest first, up to
+    MAX_INSTRUCTIONS; a root's straight line is taken to its end, however long that is.
     """
 
     def __init__(
@@ -209,6 +142,7 @@ class Region:
         entries: Iterable[int],
         roots: Iterable[int],
         rounds: Mapping[int, int],
+        others: Iterable[int] = (),
     ) -> None:
         self.words = words
         self.rounds = rounds
@@ -220,12 +154,15 @@ class Region:
         self.written: set[int] = set()
         self.floats: set[int] = set()  # floating-point registers
         self.written_floats: set[int] = set()
+        self.sites: set[str] = set()  # places that remember pages
         budget = MAX_INSTRUCTIONS
         self.blocks: dict[int, list[int]] = {}
         leaders = _Leaders(words)
         first = [leaders.of(slot) for slot in roots]
-        starts = {slot for slot in entries if leaders.is_one(slot)}.union(first)
-        near = deque(dict.fromkeys(first))
+        starts = {slot for slot in entries if leaders.is_one(slot)}.union(
+            first, map(leaders.of, others)
+        )
+        near = deque(dict.fromkeys((*first, *map(leaders.of, others))))
         met = set(near)
         while near:
             slot = near.popleft()
@@ -236,18 +173,24 @@ class Region:
                 if len(block) == MAX_BLOCK:
                     # Cut for its length: what follows was no leader, and is not far from a root.
                     starts.add(block[-1] + ((words[block[-1]] >> 26) & 3))
-                    first += self._after(block[-1]) if slot in first else []
-                found = [place for place in self._after(block[-1]) if place in starts - met]
+                    first += self._after(block) if slot in first else []
+                found = [place for place in self._after(block) if place in starts - met]
+                if self._is_switch(block):
+                    lone = (place for place in starts - met if leaders.is_lone(place))
+                    found += sorted(place for place in lone if abs(place - slot) < SWITCH_SLOTS)
                 met.update(found)
                 near.extend(found)
+        entered = self._entered().union(first, map(leaders.of, others))
         for slot, block in self.blocks.items():
             self._emit(slot, block)
+            if slot in self.loops:
+                self._emit(slot, block, again=True)
             self.instructions += len(block)
-        self.entries = list(self.blocks)
+        self.entries = [slot for slot in self.blocks if slot in entered]
 
     def _supported(self, w: int) -> bool:
         op = w & 511
-        if _template(op) is None:
+        if template(op) is None:
             return False
         return self.rounds.get(op, 0) != 2 or (w >> 28) & 7 == 1
 
@@ -259,53 +202,155 @@ class Region:
                 break
             block.append(slot)
             slot += (w >> 26) & 3
-            found = _template(w & 511)
-            if found is not None and found[2]:
+            found = template(w & 511)
+            if found is not None and found.ends:
                 break
         return block
 
-    def _after(self, slot: int) -> list[int]:
-        """The slots of this page where a block may go on that ends with the instruction there."""
+    def _after(self, block: list[int]) -> list[int]:
+        """The slots of this page where a block may go on, and those where a call of it comes back."""
+        slot = block[-1]
         w = self.words[slot]
-        found = _template(w & 511)
+        found = template(w & 511)
         assert found is not None
         npc = (slot << 1) + ((w >> 25) & 7)
         offsets = [npc]
-        if found[2] and any("TAKEN" in line for line in found[0]):
-            offsets = [npc, npc + (w >> 32)] if found[2] == 2 else [npc + (w >> 32)]
-        elif found[2]:
-            offsets = []
+        if found.ends:
+            fixed = self._fixed(block, len(block) - 1)
+            if found.jumps:
+                fixed = npc + (w >> 32)
+            offsets = [] if fixed is None else [fixed]
+            if found.ends == 2 or (w >> 9) & 63 != NO_REGISTER:
+                offsets.append(npc)
         return [offset >> 1 for offset in offsets if 0 <= offset < 4096 and offset % 2 == 0]
 
-    def _target(self, offset: int) -> str:
-        """The label of a block, or of a way out to that place (in bytes from the page's start)."""
+    def _is_switch(self, block: list[int]) -> bool:
+        """Whether a block ends with a jump to a register that is no return."""
+        w = self.words[block[-1]]
+        return w & 511 == OP_JALR and (w >> 9) & 63 == NO_REGISTER and (w >> 15) & 31 not in (1, 5)
+
+    def _entered(self) -> set[int]:
+        """Blocks where the function may have to be entered: every way round meets one of them.
+
+        The first tier has code for the others, too, and comes to one of these from there. Each entry
+        costs: where one is, nothing is known of what was before.
+        """
+        reached: set[int] = set()
+        entered: set[int] = set()
+        for slot, block in self.blocks.items():
+            after = self._after(block)
+            reached.update(place for place in after if place != slot)
+            entered.update(place for place in after if place <= block[-1])
+            w = self.words[block[-1]]
+            if known_template(w & 511).ends == 1 and (w >> 9) & 63 != NO_REGISTER:
+                entered.update(after)  # a function, and where it comes back
+        return entered.union(self.blocks.keys() - reached)
+
+    def _fixed(self, block: list[int], k: int) -> int | None:
+        """Where a jump to a register goes that the instruction before it has made of the pc."""
+        w = self.words[block[k]]
+        if w & 511 != OP_JALR or k == 0:
+            return None
+        before = self.words[block[k - 1]]
+        if before & 511 != OP_AUIPC or (before >> 9) & 63 != (w >> 15) & 31:
+            return None
+        return (block[k - 1] << 1) + (before >> 32) + (w >> 32) & -2
+
+    @functools.cached_property
+    def loops(self) -> set[int]:
+        """Blocks that jump to themselves and access memory: they are there twice.
+
+        The second one is entered from both. It tries the pages of the turn before.
+        """
+        return {
+            slot
+            for slot, block in self.blocks.items()
+            if slot in self._after(block)
+            and any(known_template(self.words[place] & 511).page for place in block)
+        }
+
+    def _walks(self, block: list[int]) -> set[int]:
+        """Base registers of a block's accesses that go on by a constant from turn to turn."""
+        words = [self.words[place] for place in block]
+        bases = {(w >> 15) & 31 for w in words if known_template(w & 511).page}
+        for w in words:
+            target = (w >> 9) & 63
+            step = w & 511 == OP_ADDI and (w >> 15) & 31 == target
+            if known_template(w & 511).writes and not step:
+                bases.discard(target)
+        return bases
+
+    def _target(self, offset: int, within: int = -1) -> str:
+        """The label of a block, or of a way out to that place (in bytes from the page's start).
+
+        ``within`` is the block from which it is reached.
+        """
         if offset % 2 == 0 and offset >> 1 in self.blocks:
-            return f"b{offset >> 1}"
+            again = offset >> 1 == within and within in self.loops
+            return f"{'c' if again else 'b'}{offset >> 1}"
         return f"out{offset}".replace("-", "m")
 
-    def _emit(self, slot: int, block: list[int]) -> None:
+    def _emit(self, slot: int, block: list[int], again: bool = False) -> None:
+        """A block; ``again`` makes the second one of a loop."""
         count = len(block)
-        label = f"b{slot}"
+        label = f"{'c' if again else 'b'}{slot}"
+        part = f"{'j' if again else 'i'}{slot}"
         self.parts.append(
             f"""{label}:
  %{label}.l = load i64, ptr %left
  %{label}.r = sub i64 %{label}.l, {count}
  %{label}.ok = icmp sge i64 %{label}.r, 0
- br i1 %{label}.ok, label %i{slot}.0, label %{label}.out, !prof !1
+ br i1 %{label}.ok, label %{part}.0, label %{label}.out, !prof !1
 {label}.out:
 {_text(leaving("budget", str(slot << 1)))}
 """
         )
-        first = f"i{slot}.0:\n store i64 %{label}.r, ptr %left\n"
+        start = f"{part}.0:\n store i64 %{label}.r, ptr %left\n"
+        known = _Pages()
+        walks = self._walks(block)
+        sites = self._sites(slot, block)
         for k, place in enumerate(block):
             w = self.words[place]
-            following = f"i{slot}.{k + 1}"
+            following = f"{part}.{k + 1}"
             npc = (place << 1) + ((w >> 25) & 7)
             if k == count - 1:
-                following = self._target(npc)
+                following = self._target(npc, slot)
                 self._want(npc)
-            self.parts.append(first if k == 0 else f"i{slot}.{k}:\n")
-            self._instruction(f"i{slot}.{k}", w, place << 1, count - k, following)
+            self.parts.append(start if k == 0 else f"{part}.{k}:\n")
+            site = sites.get(k)
+            first = known.of(w) if known_template(w & 511).page else None
+            near = LIKELY if first else 0
+            if again and site is not None:
+                first = site
+                near = LIKELY if (w >> 15) & 31 in walks else MAYBE
+            known.note(w, site)
+            store = is_store(w & 511)
+            others = (
+                other
+                for index, other in sites.items()
+                if index != k and is_store(self.words[block[index]] & 511) == store
+            )
+            here = _At(f"{part}.{k}", block, k, following, near, first, site, tuple(others))
+            self._instruction(here)
+
+    def _sites(self, slot: int, block: list[int]) -> dict[int, str]:
+        """By instruction of a block, where to remember the page: of accesses to whose page others come.
+
+        A near hit must be one of the TLB's: what is in that is state of the guest. The entry was there
+        after the access that is remembered, of the same kind; what may have taken its place is a fill, and
+        after any that all sites of the block are forgotten.
+        """
+        found: dict[int, str] = {}
+        known = _Pages()
+        for k, place in enumerate(block):
+            w = self.words[place]
+            site = None
+            if known_template(w & 511).page and known.of(w) is None:
+                site = f"{slot}.{k}"
+                found[k] = site
+            known.note(w, site)
+        self.sites.update(found.values())
+        return found
 
     def _want(self, offset: int) -> None:
         """A way out is needed when the place is not in the function."""
@@ -318,29 +363,35 @@ class Region:
         """Ways out by label."""
         return {}
 
-    def _instruction(self, unique: str, w: int, offset: int, refund: int, following: str) -> None:
+    def _instruction(self, here: _At) -> None:
+        unique = here.unique
+        place = here.block[here.k]
+        w = self.words[place]
         op = w & 511
-        found = _template(op)
-        assert found is not None
-        lines, declared, ends = found
-        self.declared |= declared
+        offset = place << 1
+        refund = len(here.block) - here.k
+        found = known_template(op, here.near)
+        self.declared |= found.declared
         imm = w >> 32
         npc = offset + ((w >> 25) & 7)
-        target = (npc if ends else offset) + imm
+        target = (npc if found.ends else offset) + imm
         registers = {"rd": (w >> 9) & 63, "rs1": (w >> 15) & 31, "rs2": (w >> 20) & 31}
         values = {
             "rd": registers["rd"] * 8, "rs1": registers["rs1"] * 8, "rs2": registers["rs2"] * 8,
             "rs3": imm * 8, "imm": imm, "uimm": registers["rs1"], "npc": npc, "target": target,
             "fix": offset | (refund << 16), "done": npc | ((refund - 1) << 16),
         }  # fmt: skip
+        fixed = self._fixed(here.block, here.k)
+        if fixed is not None:
+            target = fixed
         taken = ""
-        if any("TAKEN" in line for line in lines):
-            taken = self._target(target)
+        if found.jumps or fixed is not None:
+            taken = self._target(target, here.block[0])
             self._want(target)
         if self.rounds.get(op, 0) == 1 and (w >> 28) & 7 != 7:
             self._mode(unique, (w >> 28) & 7, values["fix"])
         out: list[str] = []
-        for line in lines:
+        for line in found.lines:
             if "FREAD" in line or "FWRITE" in line:
                 line = self._float_register(line, registers, imm)
             elif "READ" in line or "WRITE" in line:
@@ -351,15 +402,41 @@ class Region:
                 line = re.sub(
                     r"ptrtoint \(ptr @h\.(\w+) to i64\)", lambda m: str(values[m[1]]), line
                 )
-            line = line.replace("%NEXT", f"%{following}").replace("%TAKEN", f"%{taken}")
+            if fixed is not None and line.endswith("%out.dispatch"):
+                line = " br label %TAKEN"
+            line = line.replace("%NEXT", f"%{here.following}").replace("%TAKEN", f"%{taken}")
             mark = line[-1] if line[-2:-1] == ";" else ""
             if mark:
                 line = f"{line[:-2].rstrip()}, !tbaa {_METADATA[mark]}"
             out.append(line)
+            if line.startswith(FORGET):
+                out[-1:] = self._forget(unique, line.removeprefix(FORGET), here.others)
+            if here.site is not None and line.startswith(f" {found.page} = "):
+                out.append(f" store i64 {found.page}, ptr %page.{here.site}")
+                out.append(f" store i64 {found.addend}, ptr %addend.{here.site}")
         text = "\n".join(out)
         text = re.sub(r"%([vz]\d|float\.slow)", rf"%{unique}.\1", text)
         text = re.sub(r"(?m)^([vz]\d[\w.]*|float\.slow):", rf"{unique}.\1:", text)
+        if here.first is not None:
+            page, addend = f"%{unique}.page", f"%{unique}.addend"
+            self.parts.append(
+                f" {page} = load i64, ptr %page.{here.first}\n"
+                f" {addend} = load i64, ptr %addend.{here.first}\n"
+            )
+            text = text.replace("PAGE", page).replace("ADDEND", addend)
         self.parts.append(text + "\n")
+
+    def _forget(self, unique: str, unless: str, sites: Iterable[str]) -> list[str]:
+        """Lines after which these sites remember nothing."""
+        lines = []
+        for site in sites:
+            now, then = f"%{unique}.now.{site}", f"%{unique}.then.{site}"
+            lines += [
+                f" {now} = load i64, ptr %page.{site}",
+                f" {then} = select i1 {unless}, i64 {now}, i64 {NO_PAGE}",
+                f" store i64 {then}, ptr %page.{site}",
+            ]
+        return lines
 
     def _mode(self, unique: str, mode: int, fix: int) -> None:
         self.parts.append(
@@ -441,7 +518,7 @@ class Region:
  %{label}.q = {word(at.BASE)}
  %{label}.b = load i64, ptr %{label}.q, !tbaa !10
  %{label}.t = add i64 %{label}.b, {offset}
-{_text(leaving("dispatch", f"%{label}.t"))}
+{_text(leaving("far", f"%{label}.t"))}
 """
             for label, offset in self.outs.items()
         )
@@ -473,6 +550,10 @@ class Region:
 """
             for number in sorted(self.floats)
         )
+        locals_ += "".join(
+            f" %page.{site} = alloca i64\n %addend.{site} = alloca i64\n"
+            for site in sorted(self.sites)
+        )
         fill = _FILL[bool(self.floats)]
         body = "".join(self.parts).replace("FILL_", fill)
         declared = "\n".join(sorted(self.declared))
@@ -484,10 +565,14 @@ class Region:
         return f"""{exits}{declared}
 declare {fill}load(ptr, i64, i64, i1) nounwind
 declare {fill}store(ptr, i64, i64, i1) nounwind
+declare {fill}near_load(ptr, i64, i64) nounwind
+declare {fill}near_store(ptr, i64, i64) nounwind
 define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  %left = alloca i64
  %a.out = alloca i64
  %b.out = alloca i64
+ %how.out = alloca i64
+ %slot = alloca i64
 {locals_} %fpu.p = {word(at.FLOAT_READY)}
  %fpu.v = load i64, ptr %fpu.p, !tbaa !10
  %fpu = icmp ne i64 %fpu.v, 0
@@ -498,11 +583,25 @@ define {CODE} @region(ptr %s, i64 %a, i64 %b) nounwind{strict} {{
  store i64 %l, ptr %left
  %where = {word(at.WHERE)}
  store i64 -1, ptr %where, !tbaa !10
- switch i64 %a, label %bad [
+ store i64 %a, ptr %slot
+ br label %within
+within:
+ %within.s = load i64, ptr %slot
+ switch i64 %within.s, label %out.far [
 {cases}
  ]
-bad:
- unreachable
+out.fill:
+ %out.how = load i64, ptr %how.out
+ %out.trapped = icmp eq i64 %out.how, {TRAPPED}
+ br i1 %out.trapped, label %out.trap, label %out.slow
+out.dispatch:
+ %out.a = load i64, ptr %a.out
+ %out.p = {word(at.BASE)}
+ %out.base = load i64, ptr %out.p, !tbaa !10
+ %out.o = sub i64 %out.a, %out.base
+ %out.s = lshr i64 %out.o, 1
+ store i64 %out.s, ptr %slot
+ br label %within
 {body}{outs}{ways}}}
 !1 = !{{!"branch_weights", i32 1000, i32 1}}
 !2 = !{{!"branch_weights", i32 1, i32 1000}}

@@ -12,6 +12,7 @@ from asyncvmm.engine.jit import state_words as at
 from asyncvmm.engine.jit.float_ir import FLOAT_SUPPORT
 from asyncvmm.engine.jit.native_ir import NATIVE_IR
 
+THERE = 5  # odd, as what fills say of success
 CODE = "preserve_nonecc void"
 SIGNATURE = "(ptr %s, i64 %a, i64 %b)"
 
@@ -51,14 +52,40 @@ def _exit(name: str, reason: int, refund: bool) -> str:
 
 
 def _region_fills(prefix: str, convention: str) -> str:
-    """Fills for optimised code, which keeps its values in registers: with floating-point ones or not."""
+    """Fills for optimised code, which keeps its values in registers: with floating-point ones or not.
+
+    ``PREFIX_KIND`` is called when the TLB has no entry, ``PREFIX_near_KIND`` before it was looked at:
+    THERE when it has one.
+    """
     return "".join(
         f"""define {convention} i64 @{prefix}_{kind}(ptr %hart, i64 %a, i64 %n, i1 %m) nounwind noinline {{
  %r = call i64 @fill_{kind}(ptr %hart, i64 %a, i64 %n, i1 %m)
  ret i64 %r
 }}
+define {convention} i64 @{prefix}_near_{kind}(ptr %s, i64 %a, i64 %n) nounwind noinline {{
+ %t0 = lshr i64 %a, 7
+ %t1 = and i64 %t0, {1023 << 5}
+ %e = getelementptr i8, ptr %s, i64 %t1
+ %te = getelementptr i8, ptr %e, i64 {8 * at.TLB + offset}
+ %tag = load i64, ptr %te
+ %low = sub i64 %n, 1
+ %bits = or i64 %low, -4096
+ %mask = and i64 %a, %bits
+ %pc = {word(at.CONTEXT)}
+ %context = load i64, ptr %pc
+ %want = or i64 %mask, %context
+ %hit = icmp eq i64 %want, %tag
+ br i1 %hit, label %there, label %miss
+there:
+ ret i64 {THERE}
+miss:
+ %ph = {word(at.HART)}
+ %hart = load ptr, ptr %ph
+ %r = call i64 @fill_{kind}(ptr %hart, i64 %a, i64 %n, i1 true)
+ ret i64 %r
+}}
 """
-        for kind in ("load", "store")
+        for kind, offset in (("load", 0), ("store", 8))
     )
 
 

@@ -201,6 +201,7 @@ class Translator(CodeListener):
             return
         page.version += 1
         page.tried = set()
+        page.hot = set()
         page.placed = 0
         page.learnt = []
         i: i64 = 0
