@@ -106,6 +106,15 @@ def instruction_bits(hart: Hart, pc: i64) -> i64:
     return bits
 
 
+def second_half(hart: Hart, pc: i64) -> i64:
+    """The upper 16 bits of the instruction at ``pc``, which may be in the next page.
+
+    That page is looked up, and nothing else: the lower ones have been fetched, and a look at where they
+    are might set an A bit.
+    """
+    return _fetch_half(hart, pc + 2)
+
+
 def _fetch_half(hart: Hart, address: i64) -> i64:
     physical = translate(hart, address, FETCH, 2)
     if physical == -1:

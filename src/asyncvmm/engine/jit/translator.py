@@ -15,7 +15,7 @@ from mypy_extensions import i32, i64, u8
 
 from asyncvmm.arch.code import PPN_SLOT, WHOLE_SLOT, CodeListener
 from asyncvmm.arch.hart import EVENT_TRAP, Hart
-from asyncvmm.engine.fetch import decode_slot, instruction_bits
+from asyncvmm.engine.fetch import decode_slot, second_half
 from asyncvmm.engine.jit.pages import SLOTS, CodeMemory, Page, SharedPages
 from asyncvmm.engine.jit.regions import page_key
 from asyncvmm.engine.jit.state_words import WORDS
@@ -402,7 +402,7 @@ class Translator(CodeListener):
                     break
                 w = found[slot]
                 if reaches:
-                    half = (instruction_bits(hart, base + offset) >> 16) & 0xFFFF
+                    half = second_half(hart, base + offset)
             op = w & 511
             if stencils.start[op] < 0 or (stencils.rounds[op] == 2 and ((w >> 28) & 7) != 1):
                 slow = True
