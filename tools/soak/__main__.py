@@ -16,10 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 from asyncvmm.engine.jit.regions import RegionStore
 from tools.soak.linux import LinuxWorks, missing_images
 from tools.soak.rounds import compare, growth, halves, plan
+
+STORE_BYTES: Final = 8 << 20  # of optimised code in memory
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     memory: list[int] = []
     linux = None if options.bare else LinuxWorks()
     with tempfile.TemporaryDirectory(prefix="asyncvmm-soak-") as folder:
-        store = RegionStore(Path(folder))
+        # So little that it is full, and evicts, after some rounds: growth after that is a leak.
+        store = RegionStore(Path(folder), STORE_BYTES)
         number = options.first_round
         while number < options.first_round + options.rounds:
             if memory and time.monotonic() - began >= options.minutes * 60:
