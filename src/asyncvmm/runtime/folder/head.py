@@ -63,6 +63,8 @@ def _checked(path: Path, values: Any) -> Head:
         numbers = isinstance(stamp, list) and len(stamp) == 2 and all(type(n) is int for n in stamp)
         if not numbers:
             raise HeadError(f"{path}: disks: {name[:80]!r} has no size and time")
+        if "\0" in name:
+            raise HeadError(f"{path}: disks: {name[:80]!r} is no path")
     stamps = {name: (stamp[0], stamp[1]) for name, stamp in disks.items()}
     return Head(values["parent"], values["resume"], stamps)
 

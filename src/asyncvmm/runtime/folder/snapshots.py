@@ -239,8 +239,10 @@ class FolderSnapshots:
             manifest = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):
             return  # loading it says what is wrong
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("disks"), list):
+            return
         moved = _moved(manifest, info.root, here)
-        for number, disk in enumerate(moved.get("disks", [])):
+        for number, disk in enumerate(moved["disks"]):
             _restamp(disk, manifest["disks"][number])
         write_durably(path, json.dumps(moved, indent=1).encode())
         _write_info(self._info_path(name), attrs.evolve(info, root=here))
@@ -275,7 +277,7 @@ def _restamp(disk: Any, before: Any) -> None:
     """A copied folder has copies of the files below its disks, of the same size and another time."""
     if not isinstance(disk, dict) or disk.get("base") != snapshot_files.FILE:
         return
-    if disk.get("file") == before.get("file"):
+    if disk.get("file") == before.get("file") or not isinstance(disk.get("file"), str):
         return
     path = split_disk(disk["file"]).path
     if path.is_file() and path.stat().st_size == disk.get("size_bytes"):
@@ -311,7 +313,9 @@ def _read_intent(path: Path) -> tuple[str, list[tuple[Path, Path]]]:
     values = _read_json(path)
     moves = values.get("moves")
     shape = isinstance(moves, list) and all(
-        isinstance(move, list) and len(move) == 2 and all(isinstance(p, str) for p in move)
+        isinstance(move, list)
+        and len(move) == 2
+        and all(isinstance(place, str) and "\0" not in place for place in move)
         for move in moves
     )
     if not shape or not isinstance(values.get("name"), str):

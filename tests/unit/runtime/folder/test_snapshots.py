@@ -182,6 +182,36 @@ async def test_damaged_files_are_typed_errors(demo: VmFolder, name: str) -> None
         use_everything(demo.paths)
 
 
+@pytest.mark.parametrize(
+    "manifest", ["[]", "{}", '{"disks": {}}', '{"disks": [{}, 1, null]}', None]
+)
+async def test_damage_in_a_folder_that_was_moved(demo: VmFolder, manifest: str | None) -> None:
+    """What a state says of its files is corrected there, before anybody has checked it."""
+    write(demo, 3, b"first")
+    await demo.snapshot("one")
+    moved = FolderPaths(demo.path.rename(demo.path.with_name("moved")))
+    path = moved.snapshots / "one" / "manifest.json"
+    values = json.loads(path.read_text())
+    if manifest is None:  # of all types that are no path
+        values["disks"] = [{**disk, "file": 7} for disk in values["disks"]]
+    path.write_text(json.dumps(values) if manifest is None else manifest)
+    with pytest.raises(AsyncvmmError, match="manifest"):
+        FolderSnapshots(moved).load("one")
+    use_everything(moved)
+
+
+@pytest.mark.parametrize("name", ["disks/\0", "\0"])
+def test_a_nul_is_in_no_path(demo: VmFolder, name: str) -> None:
+    head = {"format": 1, "parent": None, "resume": None, "disks": {name: [1, 2]}}
+    demo.paths.head.write_text(json.dumps(head))
+    with pytest.raises(ConfigError, match="is no path"):
+        _ = demo.head
+    intent = {"format": 1, "name": "x", "moves": [[f"{name}.restored", name]]}
+    (demo.paths.snapshots / RESTORE).write_text(json.dumps(intent))
+    with pytest.raises(ConfigError, match=r"restore\.json"), locked(demo.paths):
+        pass
+
+
 def test_an_intent_moves_nothing_else(demo: VmFolder, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
