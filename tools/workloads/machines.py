@@ -18,7 +18,7 @@ import attrs
 
 from asyncvmm.api import find_image, image_config
 from asyncvmm.base.errors import BackendError
-from asyncvmm.plugin.images import default_cache_root
+from asyncvmm.plugin.images import ImageCache
 from tools.workloads.work import BEGIN, END, MAX_COMMAND_LINE, Work
 
 OURS: Final = "asyncvmm"
@@ -64,10 +64,13 @@ def qemu_command(work: Work) -> list[str]:
 
 @contextmanager
 def cold_cache(work: Work) -> Iterator[dict[str, str]]:
-    """The environment of a process of ours that finds the work's image and nothing translated before."""
+    """The environment of a process of ours that finds all images and nothing translated before."""
     find_image(work.image)
     with tempfile.TemporaryDirectory(prefix="asyncvmm-cold-") as folder:
-        (Path(folder) / work.image).symlink_to(default_cache_root() / work.image)
+        cache = ImageCache()
+        for place in cache.root.iterdir():
+            if cache.manifest(place.name) is not None:
+                (Path(folder) / place.name).symlink_to(place)
         yield {**os.environ, "ASYNCVMM_CACHE": folder}
 
 
