@@ -56,6 +56,7 @@ from asyncvmm.runtime.inputs import Inputs, Script
 from asyncvmm.runtime.journal_file import ANSWER, CUT
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.sharing import Sharing
+from asyncvmm.runtime.wall import TrioWallClock, WallClock
 from asyncvmm.runtime.watchdog import Watchdog
 from asyncvmm.runtime.workers import FEW_LOOKS, LOOKS, Workers
 from asyncvmm.timeline.events import FOREVER
@@ -67,30 +68,6 @@ IMPATIENT_S: Final = 0.001  # ... once that happened
 TURN_NS: Final = 5 * MS  # wall time after which the event loop has its turn whatever happens
 LONG_CHUNK: Final = 3  # so many guests in a row are a long job for a worker
 BREATH_NS: Final = 10 * MS  # wall time after which trio has its turn in the middle of a stretch
-
-
-class WallClock(Protocol):
-    """Where realtime hosts take the time from; injected, so that tests need not wait."""
-
-    def now_ns(self) -> int:
-        """Monotonic wall time."""
-        ...
-
-    async def sleep_ns(self, ns: int) -> None:
-        """Return after ``ns``."""
-        ...
-
-
-class TrioWallClock:
-    """The event loop's own clock."""
-
-    def now_ns(self) -> int:
-        """See WallClock."""
-        return int(trio.current_time() * 1e9)
-
-    async def sleep_ns(self, ns: int) -> None:
-        """See WallClock."""
-        await trio.sleep(ns / 1e9)
 
 
 class Resident(Protocol):

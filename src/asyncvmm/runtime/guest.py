@@ -182,8 +182,7 @@ class Guest:
         self._attach(rates)
         old.before_run = None
         old.ram.clear()
-        for device in old.devices:
-            device.close()
+        old.close()
 
     @property
     def name(self) -> str:
@@ -575,8 +574,7 @@ class Guest:
         if self._history is not None:
             self._history.close()
         self._conductor.remove(self, f"{ended.reason} {ended.detail}".strip())
-        for device in self.machine.devices:
-            device.close()
+        self.machine.close()
         self._on_end(self)
         self._conductor.later(self._tell_end)
 

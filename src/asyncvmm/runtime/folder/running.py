@@ -315,7 +315,7 @@ async def _start(
         with FolderSnapshots(paths).load(name) as state:
             await trio.to_thread.run_sync(state.save, beside)
         assert isinstance(source, Snapshot)
-        host.journal_refers(source, beside)
+        source.folder = beside
     before = read_head(paths.head)
     write_head(paths.head, Head(parent=before.parent))
     try:
