@@ -58,7 +58,7 @@ class Recording:
             settings,
             digests=digests,
         )
-        conductor.inputs = journal
+        conductor.record(journal)
         return cls(journal, guests)
 
     async def name_of(self, snapshot: Snapshot) -> str | int:
