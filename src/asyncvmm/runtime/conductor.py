@@ -28,6 +28,7 @@ import trio
 from asyncvmm.base.units import MS
 from asyncvmm.hypervisor import Cpus, HostMemory, Ledger, Vcpu
 from asyncvmm.runtime.books import Books
+from asyncvmm.runtime.goal import Goal
 from asyncvmm.runtime.host_saved import ConductorState
 from asyncvmm.runtime.inputs import Inputs, Script
 from asyncvmm.runtime.journal_file import ANSWER, CUT
@@ -75,26 +76,17 @@ class Conductor:
         self.turns = 0
         self.in_stretch = False  # also after one that was cancelled
         self._realtime = realtime
-        self._places = Places()
-        self._books = Books(cpus, memory, self.sharing, self._places)
-        self._tasks = TaskTurns(wall)
-        self._pace = Pace(wall, self._tasks)
-        self._runner = Runner(
-            workers,
-            self._tasks,
-            self._places,
-            self._books,
-            lambda guest: self.exchange.has_sent(guest),
-        )
-        self._outcomes = Outcomes(ledger, self.watchdog, self._places)
+        places = self._places = Places()
+        books = self._books = Books(cpus, memory, self.sharing, places)
+        tasks = self._tasks = TaskTurns(wall)
+        self._pace = Pace(wall, tasks)
+        self._runner = Runner(workers, tasks, places, books, lambda g: self.exchange.has_sent(g))
+        self._outcomes = Outcomes(ledger, self.watchdog, places)
         self._touched = True  # something outside may have changed any guest
         self._kick = trio.Event()
         self._quiet = trio.Event()
-        self._goal_ns: int = FOREVER
-        self._exact = False
-        self._reached = trio.Event()
-        self._held = 0
         self._grid_ns = cpus.spec.quantum_ns
+        self._goal = Goal(places, self._grid_ns)
 
     def record(self, inputs: Inputs) -> None:
         """Tell ``inputs`` what enters, from the beginning on."""
@@ -117,11 +109,10 @@ class Conductor:
 
     def guest_ns(self, name: str) -> int:
         """Where the host's clock is in a guest's time."""
-        return self.now_ns - self._places.by_name[name].since_ns
+        return self.now_ns - self.since_ns(name)
 
     def _joined(self, place: Place) -> None:
-        if not self._exact:
-            self._goal_ns = self._common(self._goal_ns)
+        self._goal.guest_came(self.now_ns)
         self.watchdog.enter(place.name, place.guest.machine.bus)
         self._pace.begin(self.now_ns)
 
@@ -197,43 +188,26 @@ class Conductor:
 
     def hold(self) -> None:
         """Time stands still from the end of this stretch on, until as many calls of ``let_go``."""
-        self._held += 1
+        self._goal.held += 1
 
     def let_go(self) -> None:
         """See ``hold``."""
-        self._held -= 1
+        self._goal.held -= 1
         self.kick()
 
     @property
     def paused(self) -> bool:
         """Whether time moves to a goal only."""
-        return self._goal_ns != FOREVER
+        return self._goal.time_ns != FOREVER
 
     def set_goal(self, time_ns: int, exact: bool = False) -> None:
-        """Run to ``time_ns`` and stand still there (FOREVER: never), or as soon after it as that
-        changes nothing: see ``_common``.
-        """
-        self._exact = exact
-        self._goal_ns = time_ns if exact else self._common(time_ns)
-        self._reached = trio.Event()
+        """Run to ``time_ns`` and stand still there; see Goal for where ``exact`` matters."""
+        self._goal.set(time_ns, self.now_ns, exact=exact)
         self.kick()
-
-    def _common(self, time_ns: int) -> int:
-        """The first instant from ``time_ns`` on at which a stop changes nothing.
-
-        Harts that run side by side share quanta, of which each runs all before the next one does: a
-        quantum that ends early is another order of what they do. So with such a guest time stands
-        still on the grid only.
-        """
-        if self.now_ns < time_ns < FOREVER and any(
-            len(place.vcpus) > 1 for place in self._places.by_name.values()
-        ):
-            return -(-time_ns // self._grid_ns) * self._grid_ns
-        return time_ns
 
     async def wait_goal(self) -> None:
         """Return when the goal is reached."""
-        await self._reached.wait()
+        await self._goal.wait()
 
     async def wait_quiet(self) -> None:
         """Return when every hart waits and no event is due: only the outside can go on from here."""
@@ -258,14 +232,12 @@ class Conductor:
             if self.script.due(self.now_ns, self.turns):
                 await self._follow()
                 continue
-            if self.now_ns >= self._goal_ns:
-                if not self._reached.is_set():
-                    if self.now_ns % self._grid_ns:
-                        self.inputs.note(CUT)
-                    self._reached.set()
+            if self.now_ns >= self._goal.time_ns:
+                if self._goal.reach() and self.now_ns % self._grid_ns:
+                    self.inputs.note(CUT)
                 await self._wait_kick()
                 continue
-            if self._held:
+            if self._goal.held:
                 await self._wait_kick()
                 continue
             realtime = self._realtime()
@@ -333,10 +305,8 @@ class Conductor:
 
     def _due_while_idle(self) -> bool:
         """Whether something is due now, such as what has just entered, and no hart has a CPU."""
-        places = self._places
-        return (
-            not (places.busy or places.anyone_runnable()) and self._next_event_ns() <= self.now_ns
-        )
+        idle = not (self._places.busy or self._places.anyone_runnable())
+        return idle and self._next_event_ns() <= self.now_ns
 
     def _idled(self) -> None:
         """While the host waited as nobody had anything to do, virtual time went on with the wall."""
@@ -355,7 +325,7 @@ class Conductor:
 
     def _idle_end_ns(self) -> int:
         """How far time goes on by itself while no hart has anything to do."""
-        return min(self._goal_ns, int(self.cpus.next_ns(self.now_ns)), self._next_event_ns())
+        return min(self._goal.time_ns, int(self.cpus.next_ns(self.now_ns)), self._next_event_ns())
 
     def _horizon(self, busy: bool, runnable: bool) -> int:
         """Where the stretch ends: the first instant at which anything may be decided anew.
@@ -364,7 +334,7 @@ class Conductor:
         those of others end a stretch only where somebody may want a CPU that another one has.
         """
         books = self._books
-        until = min(self._goal_ns, books.next_ns(self.now_ns))
+        until = min(self._goal.time_ns, books.next_ns(self.now_ns))
         until = min(until, max(self.script.next_ns(), self.now_ns))
         if busy or self._tasks.talked or (runnable and books.isolates):
             until = min(until, (self.now_ns // self._grid_ns + 1) * self._grid_ns)
@@ -381,19 +351,18 @@ class Conductor:
         """
         self._tasks.between = False
         self.in_stretch = True
-        runner = self._runner
         busy = self._places.with_cpu()
         ran = [place for place in busy if place.lived_ns <= until_ns]
         end_ns = planned_ns = until_ns
         try:
             if early:
-                until_ns = await runner.run_to_answer(ran, until_ns)
+                until_ns = await self._runner.run_to_answer(ran, until_ns)
             else:
-                await runner.run(ran, until_ns)
+                await self._runner.run(ran, until_ns)
             end_ns = min([until_ns, *(place.lived_ns for place in ran if place.slices)])
             others = self._others(end_ns)
             ran += others
-            await runner.run(others, end_ns)
+            await self._runner.run(others, end_ns)
         finally:
             for place in ran:
                 place.guest.outbox.open()

@@ -51,13 +51,13 @@ class Runner:
         tasks, lives = self._tasks, self._places.lives
         for place in places:
             while lives(place):
-                self.run_guest(place, until_ns, to_answer)
-                if place.halted:
+                over = self.run_guest(place, until_ns, to_answer)
+                if not over and place.halted:
                     await place.guest.halted()
                     tasks.others_ran()
                 if tasks.breath_due():
                     await tasks.breathe()
-                if not place.unfinished:
+                if over:
                     break
 
     async def run_to_answer(self, places: Sequence[Place], until_ns: int) -> int:
@@ -106,8 +106,10 @@ class Runner:
             else:
                 self.run_guest(place, until_ns, to_answer)
 
-    def run_guest(self, place: Place, until_ns: int, to_answer: bool = False) -> None:
-        """One guest's stretch, in whatever thread: touches nothing that another guest has."""
+    def run_guest(self, place: Place, until_ns: int, to_answer: bool = False) -> bool:
+        """One guest's stretch, in whatever thread; False when it came back early and is to be called
+        again.
+        """
         guest = place.guest
         machine = guest.machine
         scheduler = machine.scheduler
@@ -131,11 +133,13 @@ class Runner:
             place.error = error
         finally:
             guest.busy_ns += time.perf_counter_ns() - started
-        if not place.unfinished:
-            lived_ns = until_ns
-            if place.why == RAN_ASLEEP:
-                lived_ns = min(until_ns, place.since_ns + int(machine.timeline.now_ns))
-            place.lived_ns = max(place.lived_ns, lived_ns)
+        if place.unfinished:
+            return False
+        lived_ns = until_ns
+        if place.why == RAN_ASLEEP:
+            lived_ns = min(until_ns, place.since_ns + int(machine.timeline.now_ns))
+        place.lived_ns = max(place.lived_ns, lived_ns)
+        return True
 
     def _sleep_until_said(self, place: Place, until_ns: int) -> None:
         """A hart fell asleep: go on unless all have and something was said."""
