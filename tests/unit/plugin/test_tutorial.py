@@ -113,6 +113,10 @@ def network_plugins(*names: str, manager: PluginManager | None = None) -> Plugin
     return manager
 
 
+def test_the_peers_own_test_passes() -> None:
+    run("peer", "peer-test")["test_ping"]()
+
+
 def free_port() -> int:
     """One of this machine's for UDP, for as long as nobody else takes it."""
     with socket.socket(type=socket.SOCK_DGRAM) as one:
