@@ -76,4 +76,4 @@ def answer(asked: Question, mac: bytes, address: bytes, received_ns: int, leaves
 def _checksum(header: bytes) -> bytes:
     """RFC 791, of an even number of bytes whose own checksum is 0."""
     total = sum(struct.unpack(f">{len(header) // 2}H", header)) % 0xFFFF
-    return (0xFFFF - total).to_bytes(2, "big")
+    return struct.pack(">H", 0xFFFF - total)
