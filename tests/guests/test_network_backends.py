@@ -74,5 +74,5 @@ async def test_a_guest_of_debian_asks_the_example_for_the_time() -> None:
     result = await run_scenario(load_scenario(CLOCK), plugins=manager)
     assert result.ok, result.failed
     said = result.steps[0].output
-    assert re.search(r"8 answers, way [45]\.\d ms\n", said), said
-    assert "runs 1.050 times as fast" in said
+    assert re.search(r"8 answers, the last after 2\.[0-3] ms", said), said
+    assert "runs 1.050 times as fast as ours" in said
