@@ -129,7 +129,7 @@ async def test_frames_come_again(looked_at: str, harts: int, cpus: int) -> None:
         for instant in sorted(rng.randrange(60 * MS) for _ in range(7)):
             await host.run_until(began + instant)
             noted[host.now_ns - guest.since_ns] = guest.machine.digest()
-        assert guest._past.history is not None and guest._history.arrivals.count > 30
+        assert guest._past.history is not None and guest._past.history.arrivals.count > 30
         for instant, digest in reversed(noted.items()):
             with await guest.at(instant) as there:
                 copy = await host.start(there, name="copy", apart=True)
