@@ -29,9 +29,9 @@ from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.console import Console
 from asyncvmm.runtime.debugger import Debugger, Debugging
 from asyncvmm.runtime.entrance import Entrance, GuestEntrance
-from asyncvmm.runtime.history import MAX_SNAPSHOTS, SPACING_STEPS, History
+from asyncvmm.runtime.history import MAX_SNAPSHOTS, MOST_SNAPSHOTS, SPACING_STEPS, History
 from asyncvmm.runtime.instants import check_disks, check_repeatable, come_to
-from asyncvmm.runtime.journal_file import CLOSE, GONE, SNAPSHOT
+from asyncvmm.runtime.journal_file import CLOSE, GONE, GOTO, HISTORY, SNAPSHOT
 from asyncvmm.runtime.outbox import Outbox
 from asyncvmm.runtime.ports import PortStream
 from asyncvmm.runtime.saved import HostSide
@@ -331,8 +331,10 @@ class Guest:
         ConfigError for what does not repeat itself: live devices, ``io.max``, ``net.max``; and beside
         gdb, which keeps a history of its own.
         """
-        if spacing < 1 or snapshots < 2:
-            raise ConfigError("a history has at least 2 snapshots, at least 1 step apart")
+        if spacing < 1 or not 2 <= snapshots <= MOST_SNAPSHOTS:
+            raise ConfigError(
+                f"a history has 2 to {MOST_SNAPSHOTS} snapshots, at least 1 step apart"
+            )
         if self._exit is not None or self._debugging is None:
             raise ConfigError(f"guest {self.name} does not run on a host")
         if self._debugger is not None:
@@ -343,9 +345,20 @@ class Guest:
         revive = functools.partial(self._debugging.revive, self.machine)
         now_ns = functools.partial(self._conductor.guest_ns, self.name)
         made = History(self.machine, self._take, revive, now_ns, spacing, snapshots)
+        self.forget_history()
+        self._history = made
+        self._note(HISTORY, spacing=spacing, snapshots=snapshots)
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether its past is kept."""
+        return self._history is not None
+
+    def forget_history(self) -> None:
+        """Keep the guest's past no longer."""
         if self._history is not None:
             self._history.close()
-        self._history = made
+            self._history = None
 
     async def at(self, time_ns: int | None = None, *, steps: int | None = None) -> Snapshot:
         """What the guest was at an instant of its kept history, as a value; the guest is not disturbed.
@@ -376,13 +389,13 @@ class Guest:
         their way from and to it go on, the gateway's connections with it end, and what it believes to
         be connected finds out as after a cable that was pulled.
 
-        ConfigError leaves it as it is: see ``at``; also for a disk that is written in place, and on a
-        host with a journal.
+        On a host with a journal that it went back is an input as others are: a replay keeps the guest's
+        history as it was kept, and goes back at the same instant of the host.
+
+        ConfigError leaves it as it is: see ``at``; also for a disk that is written in place.
         """
         history = self._kept()
         check_disks(self.machine)
-        if self._conductor.inputs.recording:
-            raise ConfigError("a journal cannot repeat a guest that goes back: use Replay.goto")
         assert self._debugging is not None
         async with self._going_back:
             with self._conductor.held():
@@ -392,6 +405,7 @@ class Guest:
                     await self._conductor.turn()
                     self._kept()
                     with take(visit.machine, visit.host_side) as snapshot:
+                        self._note(GOTO, time_ns=time_ns, steps=steps)
                         history.remember_end()
                         self._debugging.put_back(self.name, snapshot)
                     history.move(visit, self.machine)

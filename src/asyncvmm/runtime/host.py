@@ -744,8 +744,9 @@ async def open_host(
     check_date(clock)
     if snapshot is None and (reseed is not False or clock != FREEZE):
         raise ConfigError("reseed and clock are for a host from a snapshot")
-    if journal is not None and (reseed is not False or clock != FREEZE):
-        raise ConfigError("a host with a journal is not opened with reseed or clock")
+    dated = clock == HOST
+    if dated:
+        clock = time.time_ns()
     if snapshot is not None:
         given = (cpus, mips, memory, overcommit, policy, quantum_us, seed, networks)
         usual = (DEFAULT_CPUS, DEFAULT_MIPS, DEFAULT_MEMORY, False, DEFAULT_POLICY, None, 0, None)
@@ -800,7 +801,7 @@ async def open_host(
         if snapshot is not None:
             folder = file.folder / "host"
             await trio.to_thread.run_sync(snapshot.save, folder)
-            settings["snapshot"] = file.name_of(folder)
+            settings |= {"snapshot": file.name_of(folder), "reseed": reseed, "clock": clock}
         host.journal = Journal(
             file,
             lambda: (conductor.now_ns, conductor.turns),
@@ -819,6 +820,7 @@ async def open_host(
         try:
             if snapshot is not None:
                 host._take_up(snapshot, reseed, clock)
+                between.entrance.live |= dated
             if paused:
                 conductor.set_goal(conductor.now_ns)
             nursery.start_soon(conductor.task)
