@@ -566,7 +566,7 @@ async def open_replay(
         try:
             try:
                 await replay.begin()
-            except (ConfigError, TypeError) as error:
+            except (ConfigError, TypeError, ValueError, LookupError, AttributeError) as error:
                 raise JournalError(f"{path}: the header's host: {printable(error)}") from error
             yield replay
         except Exception as error:  # carried past the nursery, which would wrap it in a group
