@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from asyncvmm.plugin.images import ImageCache
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.ports import GuestEndedError
+from asyncvmm.runtime.replay import open_replay
 from tests.guests.conftest import require
 
 MS = 1_000_000
@@ -185,3 +187,26 @@ async def test_frames_are_bounded_and_streams_end(monkeypatch: pytest.MonkeyPatc
         await other.send_all(b"new")
         await other.aclose()
         assert (await guest.run(["sh", "-c", "sleep 1; cat /got98"])).stdout == b"new"
+
+
+async def test_a_recorded_linux_goes_back(tmp_path: Path) -> None:
+    """In a network, with commands and a program's connection, which end: a replay does the same."""
+    require("linux")
+    journal = tmp_path / "journal"
+    async with open_host(journal=journal) as host:
+        guest = await in_network(host, "a", "10.0.2.10", 2)
+        guest.keep_history(spacing=3_000_000)
+        await guest.run(["sh", "-c", "nc -l -p 98 > /got &"], check=True)
+        stream = await host.connect("a", 98)
+        await stream.send_all(b"x" * 5000)
+        await guest.run(["sh", "-c", "echo kept > /tmp/x"], check=True)
+        before = guest.now_ns
+        await guest.run(["rm", "/tmp/x"], check=True)
+        await guest.goto(before)
+        await stream.aclose()
+        assert (await guest.run(["cat", "/tmp/x"], check=True)).stdout == b"kept\n"
+        lived = guest.machine.digest()
+    async with open_replay(journal) as replay:
+        await replay.run()
+        assert replay.compared and replay.differing == []
+        assert replay.guests["a"].machine.digest() == lived

@@ -77,7 +77,7 @@ class Guest:
         self.log: Final = log
         self._fittings = self._fit(rates)
         self._past = GuestPast(
-            conductor, debugging, self._take, self._living, lambda: self.policy.knobs
+            conductor, debugging, self._take, self._living, lambda: self.policy.knobs, self._note
         )
         self._gdb = GdbPort(conductor, debugging, self._take, self._killed, self._show_output)
 
@@ -242,6 +242,15 @@ class Guest:
             raise ConfigError("gdb keeps a history of its own: use monitor goto")
         self._past.keep(spacing, snapshots)
 
+    @property
+    def keeps_history(self) -> bool:
+        """Whether its past is kept."""
+        return self._past.history is not None
+
+    def forget_history(self) -> None:
+        """Keep the guest's past no longer."""
+        self._past.close()
+
     async def at(self, time_ns: int | None = None, *, steps: int | None = None) -> Snapshot:
         """What the guest was at an instant of its kept history, as a value; the guest is not disturbed.
 
@@ -263,8 +272,10 @@ class Guest:
         their way from and to it go on, the gateway's connections with it end, and what it believes to
         be connected finds out as after a cable that was pulled.
 
-        ConfigError leaves it as it is: see ``at``; also for a disk that is written in place, and on a
-        host with a journal.
+        On a host with a journal that it went back is an input as others are: a replay keeps the guest's
+        history as it was kept, and goes back at the same instant of the host.
+
+        ConfigError leaves it as it is: see ``at``; also for a disk that is written in place.
         """
         await self._past.goto(time_ns, steps)
 

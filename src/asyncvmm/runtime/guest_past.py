@@ -15,14 +15,15 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import Machine
 from asyncvmm.runtime.conductor import Conductor
 from asyncvmm.runtime.debugger import Debugging
-from asyncvmm.runtime.history import History, Take
+from asyncvmm.runtime.history import MOST_SNAPSHOTS, History, Take
 from asyncvmm.runtime.instants import check_disks, check_repeatable, come_to
+from asyncvmm.runtime.journal_file import GOTO, HISTORY
 from asyncvmm.runtime.snapshots import Snapshot, take
 
 
 class GuestPast:
     """``living`` gives the guest's machine as it is now, or raises ConfigError when it has ended;
-    ``knobs`` are what was said of its limits.
+    ``knobs`` are what was said of its limits; ``note`` takes down what a replay has to do again.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class GuestPast:
         take: Take,
         living: Callable[[], Machine],
         knobs: Callable[[], dict[str, object]],
+        note: Callable[..., None],
     ) -> None:
         self.history: History | None = None
         self._conductor = conductor
@@ -39,12 +41,15 @@ class GuestPast:
         self._take = take
         self._living = living
         self._knobs = knobs
+        self._note = note
         self._going_back = trio.Lock()
 
     def keep(self, spacing: int, snapshots: int) -> None:
         """See Guest.keep_history."""
-        if spacing < 1 or snapshots < 2:
-            raise ConfigError("a history has at least 2 snapshots, at least 1 step apart")
+        if spacing < 1 or not 2 <= snapshots <= MOST_SNAPSHOTS:
+            raise ConfigError(
+                f"a history has 2 to {MOST_SNAPSHOTS} snapshots, at least 1 step apart"
+            )
         machine = self._living()
         if not self._conductor.between:
             raise ConfigError("a history begins between two quanta: call it when time stands still")
@@ -53,6 +58,7 @@ class GuestPast:
         now_ns = functools.partial(self._conductor.guest_ns, machine.name)
         self.close()  # before: both would hear of what the machine does
         self.history = History(machine, self._take, revive, now_ns, spacing, snapshots)
+        self._note(HISTORY, spacing=spacing, snapshots=snapshots)
 
     async def at(self, time_ns: int | None, steps: int | None) -> Snapshot:
         """See Guest.at."""
@@ -70,8 +76,6 @@ class GuestPast:
         """See Guest.goto."""
         history = self._kept()
         check_disks(history.machine)
-        if self._conductor.inputs.recording:
-            raise ConfigError("a journal cannot repeat a guest that goes back: use Replay.goto")
         async with self._going_back:
             with self._conductor.held():
                 await self._conductor.turn()
@@ -80,6 +84,7 @@ class GuestPast:
                     await self._conductor.turn()
                     self._kept()
                     with take(visit.machine, visit.host_side) as snapshot:
+                        self._note(GOTO, time_ns=time_ns, steps=steps)
                         history.remember_end()
                         self._debugging.put_back(history.machine.name, snapshot)
                     history.move(visit, self._living())
