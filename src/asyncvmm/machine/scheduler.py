@@ -147,6 +147,24 @@ class Scheduler(EarlierEventListener):
                 if self.yields and self._anyone_slept():
                     return RAN_ASLEEP
 
+    def finish_quantum(self) -> bool:
+        """Close the open quantum if no hart has anything left to do in it, as ``run`` does before it goes
+        on: for who let it stop after so many steps. Whether it did.
+        """
+        if not self._open:
+            return False
+        i = self._slot
+        while i < len(self.harts):
+            if self._runs[i] != 0:
+                return False
+            i += 1
+        self._close_quantum()
+        return True
+
+    def gives_up(self) -> bool:
+        """Whether ``run`` would come back with RAN_ASLEEP where a quantum was closed."""
+        return self.yields and self._anyone_slept()
+
     def runnable(self, number: i64) -> bool:
         """Whether a hart has something to do: it is started and does not wait for an interrupt."""
         hart = self.harts[number]

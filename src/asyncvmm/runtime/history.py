@@ -151,9 +151,9 @@ class History:
         return Visit(self, checkpoint, self._revive)
 
     def before(self, instant: Callable[[Checkpoint], bool]) -> Checkpoint | None:
-        """The last checkpoint for which ``instant`` holds."""
-        found = [each for each in (*self.checkpoints, *self.near) if instant(each)]
-        return max(found, key=lambda each: (each.steps, each.run), default=None)
+        """The last checkpoint for which ``instant`` holds: of two before one run that which has an input."""
+        found = [each for each in (*self.near, *self.checkpoints) if instant(each)]
+        return max(reversed(found), key=lambda each: (each.steps, each.run), default=None)
 
     def keep_near(self, checkpoint: Checkpoint) -> None:
         """Remember an instant of the past: others near it are likely to be wanted next."""

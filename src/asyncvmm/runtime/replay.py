@@ -6,6 +6,7 @@ the guests with the digests that the journal has. Nobody else brings anything in
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -144,6 +145,8 @@ class Replay(Script):
         self._at = 0
         self._cut = False
         self._to_end = False
+        self._pause_after = FOREVER  # the number of a record
+        self._passed = trio.Event()
         self._error: AsyncvmmError | None = None
         self._spacing_ns = MARK_EVERY_NS
         self._snapshots: dict[str | int, Snapshot] = {}
@@ -167,6 +170,7 @@ class Replay(Script):
         self._at = 0 if mark is None else mark.at
         self._to_end = False
         self._cut = False
+        self._pause_after = FOREVER
         self._error = None
         self.ended = trio.Event()
         if self._at >= len(self.recorded.records):
@@ -189,8 +193,6 @@ class Replay(Script):
             await self.run(next_ns)
             await self._mark()
         await self.run(time_ns)
-        # Where it stood still off the grid the run did not: from there it would be another one.
-        self._cut = self.host.now_ns % self.host.quantum_ns != 0
 
     def _next_mark_ns(self) -> int:
         grid_ns = self._spacing_ns - self._spacing_ns % self.host.quantum_ns
@@ -230,19 +232,40 @@ class Replay(Script):
         return self.recorded.records[-1].time_ns if self.recorded.records else 0
 
     async def run(self, until_ns: int | None = None) -> None:
-        """Go on to an instant, or to the end of the journal, and stand still there.
+        """Go on to an instant, or to the end of the journal, and stand still there: what entered at that
+        instant has entered. Where the run itself did not stand still, off the grid, a quantum ends early,
+        which a guest with several harts can see.
 
         JournalError when something cannot be done again.
         """
         host = self.host
         if until_ns is not None and until_ns < self.end_ns:
+            answer = self._last_answer(until_ns)
+            if answer is not None:
+                self._pause_after, self._passed = answer, trio.Event()
+                host.resume()
+                await self._passed.wait()
             await host.run_until(until_ns, exact=True)
+            stood = answer is not None and self.recorded.records[answer].time_ns == until_ns
+            # Where it stands still off the grid the run did not: from there it would be another one.
+            self._cut = not stood and host.now_ns % host.quantum_ns != 0
         elif not self.ended.is_set():
             self._to_end = True
             host.resume()
             await self.ended.wait()
         if self._error is not None:
             raise self._error
+
+    def _last_answer(self, until_ns: int) -> int | None:
+        """The last record, of those to come up to an instant, of a stretch that ended early: it has to be
+        planned as it was, not to end at that instant.
+        """
+        records = self.recorded.records
+        after = bisect_right(records, until_ns, self._at, key=lambda one: one.time_ns)
+        for number in range(after - 1, self._at - 1, -1):
+            if records[number].kind == kinds.ANSWER:
+                return number
+        return None
 
     def live(self) -> None:
         """Forget what the journal has from here on: the guests take inputs of ours."""
@@ -286,6 +309,10 @@ class Replay(Script):
             place = f"{self.recorded.path}: record {self._at} at {record.time_ns} ns"
             self._error = JournalError(f"{place}: {type(error).__name__}: {error}")
             self._at = len(self.recorded.records)
+        if self._at > self._pause_after:
+            self._pause_after = FOREVER
+            self.host.pause()
+            self._passed.set()
         if self._at == len(self.recorded.records):
             if self._to_end:
                 self.host.pause()
