@@ -224,7 +224,7 @@ async def test_it_is_bounded(folder: Path) -> None:
         for number in range(1, 12):
             await host.run_until(number * MS)
             noted[number] = guest.machine.digest()
-        kept = guest._history
+        kept = guest._past.history
         assert kept is not None
         assert len(kept.checkpoints) <= 6
         assert kept.spacing > 20_000
@@ -411,18 +411,12 @@ async def test_what_cannot_be_repeated(folder: Path, tmp_path: Path) -> None:
                 await guest.at(**wrong)
         with pytest.raises(ConfigError, match="begins at 0 ns"):
             await guest.at(-1)
-        with pytest.raises(ConfigError, match="at least 2 snapshots"):
+        with pytest.raises(ConfigError, match="2 to 10000 snapshots"):
             guest.keep_history(snapshots=1)
         guest = await start("debugged")
         await guest.gdb()
         with pytest.raises(ConfigError, match="monitor goto"):
             guest.keep_history()
-    async with open_host(paused=True, journal=tmp_path / "journal") as host:
-        guest = await start("noted")
-        guest.keep_history()
-        await host.run_until(MS)
-        with pytest.raises(ConfigError, match=r"Replay\.goto"):
-            await guest.goto(0)
 
 
 async def test_a_reader_goes_on_after_it(folder: Path) -> None:

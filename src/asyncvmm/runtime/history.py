@@ -23,6 +23,7 @@ from asyncvmm.runtime.visits import Checkpoint, Revive, Run, Visit, steal_shown,
 
 SPACING_STEPS: Final = 10_000_000  # between snapshots, at first
 MAX_SNAPSHOTS: Final = 32
+MOST_SNAPSHOTS: Final = 10_000  # that may be asked for
 MAX_RUNS: Final = 1_000_000  # stretches that are remembered
 NEAR_STEPS: Final = 20_000  # a snapshot of the past is taken that far before an instant gone to
 MAX_NEAR: Final = 8
