@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from asyncvmm.api import open_folder
-from asyncvmm.cli.run import say
+from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.folder.settings import KEYS
 
 EPILOG = """\

@@ -14,7 +14,8 @@ from asyncvmm.api import ConfigError, open_folder
 from asyncvmm.cli import terminal
 from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
-from asyncvmm.cli.run import CRASH_STATUS, ESCAPE, ESCAPE_NAME, TIMEOUT_STATUS, say
+from asyncvmm.cli.session import CRASH_STATUS, TIMEOUT_STATUS
+from asyncvmm.cli.terminal import ESCAPE, ESCAPE_NAME, say
 from asyncvmm.runtime.folder.client import ask_over, connect
 from asyncvmm.runtime.folder.layout import FolderPaths
 from asyncvmm.runtime.folder.protocol import ControlError, Kind, Link, pack_window

@@ -13,7 +13,7 @@ import trio
 from asyncvmm.api import ConfigError, open_folder
 from asyncvmm.cli import terminal
 from asyncvmm.cli.groups import only_error
-from asyncvmm.cli.run import say
+from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.folder.logs import LogError, follow, parse_entry, tail
 
 LINES = 1000

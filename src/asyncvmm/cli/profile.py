@@ -22,9 +22,11 @@ from asyncvmm.api.profile import (
     program_symbols,
     read_kernel_symbols,
 )
-from asyncvmm.cli import run as run_command
 from asyncvmm.cli import terminal
 from asyncvmm.cli.progress import BarProgress
+from asyncvmm.cli.run_options import add_arguments, check_options, make_config
+from asyncvmm.cli.run_stats import engine_lines
+from asyncvmm.cli.session import Session, run_session
 from asyncvmm.firmware.symbols import Symbol, SymbolTable, read_symbols
 from asyncvmm.runtime.commands import RUN_PORT
 
@@ -92,13 +94,13 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--elf", type=Path, metavar="FILE", help="the same as a TARGET that is a file"
     )
-    run_command.add_arguments(parser)
+    add_arguments(parser)
     parser.set_defaults(function=profile)
 
 
 def profile(options: argparse.Namespace) -> int:
     """Run the guest to its end, then show the profile."""
-    run_command.check_options(options)
+    check_options(options)
     if not 1 <= options.period <= MAX_PERIOD:
         raise ConfigError(f"--period must be 1 to {MAX_PERIOD}, not {options.period}")
     if options.top < 1:
@@ -108,8 +110,8 @@ def profile(options: argparse.Namespace) -> int:
             raise ConfigError(f"--elf does not go with {options.target}: both say what runs")
         options.target = str(options.elf.absolute())
     symbols = [symbol for text in options.symbols for symbol in _named_symbols(text)]
-    session = ProfileSession(options, run_command.make_config(options), symbols)
-    status = run_command.run_session(session)
+    session = ProfileSession(options, make_config(options), symbols)
+    status = run_session(session)
     found = session.found
     if found is None:
         return status
@@ -134,7 +136,7 @@ def _named_symbols(text: str) -> list[Symbol]:
     return read_symbols(Path(text))
 
 
-class ProfileSession(run_command.Session):
+class ProfileSession(Session):
     """A run with a profiler. ``found`` is the profile, ``symbols`` what names its places."""
 
     def __init__(
@@ -257,7 +259,7 @@ def report(found: Profile, symbols: SymbolTable, top: int) -> str:
     shown = _table("FUNCTION", rows[:top])
     if len(rows) > top:
         shown += f"\n... {len(rows) - top} more (--top)"
-    engine = "\n".join(["ENGINE, since power-on", *run_command.engine_lines(found.engine)])
+    engine = "\n".join(["ENGINE, since power-on", *engine_lines(found.engine)])
     tables = [_table("TIER", found.by_tier()), _table("PRIVILEGE", found.by_privilege()), shown]
     return "\n\n".join([head, *tables, engine])
 

@@ -12,7 +12,8 @@ import trio
 from asyncvmm.api import BackendError, ConfigError, VmFolder
 from asyncvmm.cli import terminal
 from asyncvmm.cli.groups import only_error
-from asyncvmm.cli.run import CRASH_STATUS, TIMEOUT_STATUS, say
+from asyncvmm.cli.session import CRASH_STATUS, TIMEOUT_STATUS
+from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.folder.client import ask_over, connect
 from asyncvmm.runtime.folder.protocol import ControlError, Kind, Link, raise_error
 

@@ -13,9 +13,10 @@ from typing import Any, Final
 import trio
 
 from asyncvmm.api import BackendError, ConfigError, Guest, Replay, open_replay
-from asyncvmm.cli import run as run_command
 from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
+from asyncvmm.cli.session import Session
+from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.journal import plugin_versions
 from asyncvmm.runtime.journal_file import DIGESTS, GONE, LOST
 from asyncvmm.runtime.scenario import parse_time_ns
@@ -117,15 +118,13 @@ def _warn(run: Replay) -> None:
     recorded = run.recorded
     last = recorded.records[-1] if recorded.records else None
     if last is not None and last.kind == LOST:
-        run_command.say(f"the journal ends at {last.time_ns / 1e9:.9f} s: {last.names.get('why')}")
+        say(f"the journal ends at {last.time_ns / 1e9:.9f} s: {last.names.get('why')}")
     elif not recorded.complete:
         cut = f", {recorded.cut_bytes} bytes of a record" if recorded.cut_bytes else ""
-        run_command.say(
-            f"the journal was cut off at {run.end_ns / 1e9:.9f} s{cut}: the run ended badly"
-        )
+        say(f"the journal was cut off at {run.end_ns / 1e9:.9f} s{cut}: the run ended badly")
     was, now = recorded.header.get("plugins"), plugin_versions()
     if was != now:
-        run_command.say(f"recorded with other plugins: {was}, these are {now}")
+        say(f"recorded with other plugins: {was}, these are {now}")
 
 
 def _chosen(run: Replay, name: str | None) -> Guest:
@@ -137,7 +136,7 @@ def _chosen(run: Replay, name: str | None) -> Guest:
     return guests[name]
 
 
-class _Console(run_command.Session):
+class _Console(Session):
     """A guest of a replay at the terminal or in a pipe, as ``asyncvmm run`` has it."""
 
     def __init__(self, run: Replay, guest: Guest) -> None:
@@ -150,7 +149,7 @@ class _Console(run_command.Session):
         """Until the guest or the session ends; the exit status. First gdb has it, when it has a port."""
         if gdb_port is not None:
             port = await self._guest.gdb(gdb_port, wait=True)
-            run_command.say(f"gdb-multiarch: target remote :{port}")
+            say(f"gdb-multiarch: target remote :{port}")
         if self.interactive:
             self._replay.host.paced.add(self._guest.name)
         self._replay.host.resume()

@@ -11,7 +11,8 @@ from typing import Any, Final
 from asyncvmm.api import ConfigError, Guest, Host, open_folder
 from asyncvmm.api.folder import VmFolder
 from asyncvmm.cli import terminal
-from asyncvmm.cli.run import Session, run_session, say
+from asyncvmm.cli.session import Session, run_session
+from asyncvmm.cli.terminal import say
 from asyncvmm.machine.renewal import FREEZE
 from asyncvmm.runtime.folder.running import (
     RunningMachine,

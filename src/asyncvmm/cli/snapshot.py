@@ -15,7 +15,7 @@ from asyncvmm.base.units import MIB, PAGE_SIZE
 from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.interrupts import Interruptible
 from asyncvmm.cli.progress import BarProgress
-from asyncvmm.cli.run import say
+from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.folder.client import ask
 from asyncvmm.runtime.folder.diff import Difference
 from asyncvmm.runtime.folder.snapshots import SnapshotInfo

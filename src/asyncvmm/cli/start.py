@@ -16,7 +16,8 @@ import trio
 
 from asyncvmm.api import AsyncvmmError, BackendError, VmFolder, open_folder
 from asyncvmm.cli.groups import only_error
-from asyncvmm.cli.run import add_date, say
+from asyncvmm.cli.run_options import add_date
+from asyncvmm.cli.terminal import say
 from asyncvmm.machine.renewal import FREEZE
 from asyncvmm.runtime.folder.index import remember
 from asyncvmm.runtime.folder.protocol import error_values, raise_error

@@ -10,7 +10,7 @@ import trio
 from asyncvmm.api import open_folder
 from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
-from asyncvmm.cli.run import say
+from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.folder.client import NotRunningError, ask
 from asyncvmm.runtime.folder.server import POWER_OFF_S
 

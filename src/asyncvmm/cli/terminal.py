@@ -17,7 +17,14 @@ import trio
 from asyncvmm.base.errors import BackendError
 
 CHUNK = 65536
+ESCAPE = 0x1D  # leaves a console
+ESCAPE_NAME = "Ctrl-]"
 _NAMES = {0: "standard input", 1: "standard output", 2: "standard error"}
+
+
+def say(text: str) -> None:
+    """A line for the user, on standard error."""
+    print(f"asyncvmm: {text}", file=sys.stderr, flush=True)
 
 
 def is_terminal(fd: int) -> bool:
