@@ -473,6 +473,16 @@ class Guest:
             self._debugger.hold()
         return await self._debugger.listen(port, self._debugging.nursery)
 
+    @property
+    def debugged(self) -> bool:
+        """Whether a gdb is connected."""
+        return self._debugger is not None and self._debugger.attached
+
+    async def gdb_left(self) -> None:
+        """Return when no gdb is connected."""
+        if self._debugger is not None:
+            await self._debugger.wait_alone()
+
     def leave_gdb(self) -> None:
         """The host is about to end, where nobody stands in the middle of a stretch."""
         if self._debugger is not None:
