@@ -131,7 +131,7 @@ async def test_frames_come_again(looked_at: str, harts: int, cpus: int) -> None:
         for instant in sorted(rng.randrange(60 * MS) for _ in range(7)):
             await host.run_until(began + instant)
             noted[host.now_ns - guest.since_ns] = guest.machine.digest()
-        assert guest._history is not None and guest._history.arrivals.count > 30
+        assert guest._past.history is not None and guest._past.history.arrivals.count > 30
         for instant, digest in reversed(noted.items()):
             with await guest.at(instant) as there:
                 copy = await host.start(there, name="copy", apart=True)
@@ -169,12 +169,12 @@ async def test_frames_are_bounded_and_streams_end(monkeypatch: pytest.MonkeyPatc
             await stream.send_all(b"x" * 60_000)
             assert (await guest.run(["wc", "-c", "/got99"])).status == 0
             print(
-                guest._history.arrivals.size_bytes,
-                guest._history.arrivals.count,
-                len(guest._history.checkpoints),
+                guest._past.history.arrivals.size_bytes,
+                guest._past.history.arrivals.count,
+                len(guest._past.history.checkpoints),
             )
             noted[guest.machine.scheduler.now_ns()] = guest.machine.digest()
-        history = guest._history
+        history = guest._past.history
         assert history is not None and history.arrivals.size_bytes <= 100_000 + 70_000
         assert digest not in noted.values()
         with pytest.raises(ConfigError, match="what is kept begins at"):

@@ -224,7 +224,7 @@ async def test_it_is_bounded(folder: Path) -> None:
         for number in range(1, 12):
             await host.run_until(number * MS)
             noted[number] = guest.machine.digest()
-        kept = guest._history
+        kept = guest._past.history
         assert kept is not None
         assert len(kept.checkpoints) <= 6
         assert kept.spacing > 20_000

@@ -172,13 +172,6 @@ class Scheduler(EarlierEventListener):
             return False
         return not hart.waiting or hart.pending_interrupts() != 0
 
-    def advance_idle(self, time_ns: i64) -> None:
-        """Move the clock of a guest that is idle to ``time_ns``, at most to the next event."""
-        first = self.timeline.next_time_ns()
-        target = time_ns if time_ns < first else first
-        if not self._open and target > self.timeline.now_ns:
-            self.timeline.now_ns = target
-
     def pass_by(self, until_ns: i64) -> bool:
         """What ``run`` does up to ``until_ns`` when no hart has a CPU and no event is due by then:
         nothing but that time goes on. False when there is more to do.

@@ -243,7 +243,7 @@ def link_settings(
 
 
 def _check_networks(scenario: Scenario) -> None:
-    """Every network that a guest or a step names is there."""
+    """Every network that a guest or a step names is there, and everybody whose link one names."""
     known = {DEFAULT_NETWORK, *scenario.networks}
     named = [
         (f"{scenario.path}: guests.{name}: net", text.partition(",")[0])
@@ -256,6 +256,14 @@ def _check_networks(scenario: Scenario) -> None:
     for where, network in named:
         if network not in known:
             raise ConfigError(f"{where}: no network {network!r}: {nearest(network, known)}")
+    for place, config in scenario.networks.items():
+        ends = {*scenario.guests, *config.backends}
+        for name in config.cables:
+            if name not in ends:
+                raise ConfigError(
+                    f"{scenario.path}: networks.{place}: links.{name}: no guest or backend has that "
+                    f"name: {nearest(name, ends)}"
+                )
 
 
 def _read_step(where: str, number: int, values: Any, guests: Mapping[str, GuestSpec]) -> Step:
