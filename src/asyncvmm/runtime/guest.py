@@ -301,12 +301,12 @@ class Guest:
     @property
     def debugged(self) -> bool:
         """Whether a gdb is connected."""
-        return self._debugger is not None and self._debugger.attached
+        return self._gdb.debugger is not None and self._gdb.debugger.attached
 
     async def gdb_left(self) -> None:
         """Return when no gdb is connected."""
-        if self._debugger is not None:
-            await self._debugger.wait_alone()
+        if self._gdb.debugger is not None:
+            await self._gdb.debugger.wait_alone()
 
     def leave_gdb(self) -> None:
         """The host is about to end, where nobody stands in the middle of a stretch."""

@@ -35,6 +35,7 @@ from asyncvmm.runtime.kept_disks import KeptDisks, check_disks
 from asyncvmm.runtime.replay_settings import read_settings
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.vsock import VSOCK_PLACE
+from asyncvmm.runtime.workers import check_workers
 from asyncvmm.timeline.events import FOREVER
 
 MARK_EVERY_NS: Final = 20 * MS  # of virtual time, at first
@@ -553,6 +554,7 @@ async def open_replay(
 
     Time stands still until ``replay.run`` is awaited. JournalError names what is wrong with the file.
     """
+    check_workers(workers)
     recorded = await trio.to_thread.run_sync(read_journal, path)
     settings = read_settings(recorded)
     folder = settings.pop("snapshot", None)

@@ -186,6 +186,7 @@ def test_a_cut_off_journal_says_so(
         (None, (), b"No such file"),
         (None, ("--until", "soon"), b"--until: 'soon' is not a time"),
         (None, ("--gdb", "0"), b"--gdb is a port"),
+        (None, ("--workers", "0"), b"asyncvmm: workers: 1 to 64 threads, not 0"),
         (None, ("--guest", "a"), b"--guest says whose console"),
     ],
 )
