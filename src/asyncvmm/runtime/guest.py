@@ -352,7 +352,7 @@ class Guest:
 
     def at_device(self, path: str, action: Callable[[Attached], object]) -> None:
         """Do to a live device what its task did when its run was recorded."""
-        device = next(each for each in self.machine.devices if each.io.path == path)
+        device = {each.io.path: each for each in self.machine.devices}[path]
         self._entrance.enter_again(lambda now: action(device))
 
     async def aclose(self) -> None:

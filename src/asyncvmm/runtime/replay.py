@@ -330,7 +330,7 @@ class Replay(Script):
             Exception
         ) as error:  # whoever wrote the record is not trusted: whatever comes of it is its
             place = f"{self.recorded.path}: record {self._at} at {record.time_ns} ns"
-            self._error = JournalError(f"{place}: {type(error).__name__}: {printable(error)}")
+            self._error = JournalError(f"{place} ({kinds.NAMES[record.kind]}): {_words(error)}")
             self._error.__cause__ = error
             self._at = len(self.recorded.records)
         if self._at > self._pause_after:
@@ -462,8 +462,10 @@ class Replay(Script):
 
         def act(now_ns: int) -> None:
             if kind == kinds.CONNECT:
-                address = bytes.fromhex(names["address"])
-                key, connection = gateway.connect(now_ns, address, int(names["port"]))
+                address, port = bytes.fromhex(names["address"]), int(names["port"])
+                if len(address) != 4 or not 1 <= port <= 65535:
+                    raise ValueError(f"no guest is at {names['address']!r:.60}, port {port}")
+                key, connection = gateway.connect(now_ns, address, port)
                 self._connections[(gateway.place, *key)] = (gateway, connection)
             elif kind == kinds.DATAGRAM:
                 source, port, target, target_port = names["flow"]
@@ -512,6 +514,15 @@ def printable(error: Exception) -> str:
     """What an error says, of which somebody else may have written a part: not endless, and no surrogates."""
     text = str(error).encode(errors="backslashreplace").decode()
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
+
+def _words(error: Exception) -> str:
+    """What went wrong when a record was done again."""
+    if isinstance(error, LookupError):
+        return f"names what is not there, or names nothing: {printable(error)}"
+    if isinstance(error, ConfigError):
+        return printable(error)
+    return f"{type(error).__name__}: {printable(error)}"
 
 
 def _mapping(names: Mapping[str, Any], key: str) -> Mapping[str, Any]:
