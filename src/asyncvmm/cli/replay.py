@@ -85,6 +85,8 @@ def replay(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}: {error}") from error
     if options.gdb is not None and (options.at is None or not 0 <= options.gdb <= 65535):
         raise ConfigError("--gdb is a port, 0 to 65535, and goes with --at TIME")
+    if options.guest is not None and options.at is None:
+        raise ConfigError("--guest says whose console it is that --at TIME goes on at")
     try:
         return trio.run(_run, options)
     except BaseExceptionGroup as group:
@@ -102,6 +104,9 @@ async def _run(options: argparse.Namespace) -> int:
             raise BackendError(
                 f"{options.journal}: not over after {options.timeout:g} s (--timeout)"
             )
+        wanted = options.until if options.at is None else options.at
+        if wanted is not None and wanted > run.end_ns:
+            say(f"the journal ends at {run.end_ns / 1e9:.9f} s, before {wanted / 1e9:.9f} s")
         wall_s = time.monotonic() - began
         if options.json:
             print(json.dumps(to_json(run) | {"wall_s": round(wall_s, 3)}, indent=2))
@@ -121,7 +126,9 @@ def _warn(run: Replay) -> None:
         say(f"the journal ends at {last.time_ns / 1e9:.9f} s: {last.names.get('why')}")
     elif not recorded.complete:
         cut = f", {recorded.cut_bytes} bytes of a record" if recorded.cut_bytes else ""
-        say(f"the journal was cut off at {run.end_ns / 1e9:.9f} s{cut}: the run ended badly")
+        say(
+            f"the journal was cut off at {run.end_ns / 1e9:.9f} s{cut}: the run ended badly, or is under way"
+        )
     was, now = recorded.header.get("plugins"), plugin_versions()
     if was != now:
         say(f"recorded with other plugins: {was}, these are {now}")

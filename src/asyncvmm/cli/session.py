@@ -197,6 +197,9 @@ class Session:
                     return
             if not self.interactive:
                 await host.wait_quiet()
+                while guest.debugged:  # whoever steps through an idle guest wants more of it
+                    await guest.gdb_left()
+                    await host.wait_quiet()
                 terminal.say("the guest waits for input, and there is no more")
             scope.cancel()
 

@@ -78,6 +78,7 @@ class Debugger:
         self._past: Past | None = None
         self.why_no_past = ""
         self._changed = trio.Event()
+        self._alone = trio.lowlevel.ParkingLot()
         self._sending = trio.Lock()
         self._unsent = bytearray()
         self._within: trio.Event | None = None  # stopped in the middle of a stretch
@@ -161,7 +162,18 @@ class Debugger:
             self._detach()
             await self._last_words(stream)
             self._stub = None
+            self._alone.unpark_all()
             await trio.aclose_forcefully(stream)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a client is connected."""
+        return self._stub is not None
+
+    async def wait_alone(self) -> None:
+        """Return when no client is connected."""
+        while self._stub is not None:
+            await self._alone.park()
 
     async def _receive(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
         stub = self._stub

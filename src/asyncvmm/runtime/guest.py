@@ -298,6 +298,16 @@ class Guest:
             raise ConfigError("a guest with keep_history has no gdb: start one from guest.at()")
         return await self._gdb.open(machine, port, wait=wait)
 
+    @property
+    def debugged(self) -> bool:
+        """Whether a gdb is connected."""
+        return self._gdb.debugger is not None and self._gdb.debugger.attached
+
+    async def gdb_left(self) -> None:
+        """Return when no gdb is connected."""
+        if self._gdb.debugger is not None:
+            await self._gdb.debugger.wait_alone()
+
     def leave_gdb(self) -> None:
         """The host is about to end, where nobody stands in the middle of a stretch."""
         self._gdb.abandon()
@@ -342,7 +352,7 @@ class Guest:
 
     def at_device(self, path: str, action: Callable[[Attached], object]) -> None:
         """Do to a live device what its task did when its run was recorded."""
-        device = next(each for each in self.machine.devices if each.io.path == path)
+        device = {each.io.path: each for each in self.machine.devices}[path]
         self._entrance.enter_again(lambda now: action(device))
 
     async def aclose(self) -> None:

@@ -66,6 +66,11 @@ GONE: Final = 33  # a guest ended by itself
 LOST: Final = 34  # something entered that cannot be repeated, or did not fit: it ends here
 END: Final = 35
 KINDS: Final = frozenset((*range(HEADER, GOTO + 1), *range(DIGESTS, END + 1)))
+NAMES: Final = {
+    value: name
+    for name, value in list(globals().items())
+    if name.isupper() and type(value) is int and value in KINDS
+}
 
 _FRAME: Final = struct.Struct("<II")
 _HEAD: Final = struct.Struct("<BHQH")

@@ -35,6 +35,7 @@ from asyncvmm.runtime.kept_disks import KeptDisks, check_disks
 from asyncvmm.runtime.replay_settings import read_settings
 from asyncvmm.runtime.snapshots import Snapshot, thin_out
 from asyncvmm.runtime.vsock import VSOCK_PLACE
+from asyncvmm.runtime.workers import check_workers
 from asyncvmm.timeline.events import FOREVER
 
 MARK_EVERY_NS: Final = 20 * MS  # of virtual time, at first
@@ -327,7 +328,7 @@ class Replay(Script):
             Exception
         ) as error:  # whoever wrote the record is not trusted: whatever comes of it is its
             place = f"{self.recorded.path}: record {self._at} at {record.time_ns} ns"
-            self._error = JournalError(f"{place}: {type(error).__name__}: {printable(error)}")
+            self._error = JournalError(f"{place} ({kinds.NAMES[record.kind]}): {_words(error)}")
             self._error.__cause__ = error
             self._at = len(self.recorded.records)
         if self._at > self._pause_after:
@@ -459,8 +460,10 @@ class Replay(Script):
 
         def act(now_ns: int) -> None:
             if kind == kinds.CONNECT:
-                address = bytes.fromhex(names["address"])
-                key, connection = gateway.connect(now_ns, address, int(names["port"]))
+                address, port = bytes.fromhex(names["address"]), int(names["port"])
+                if len(address) != 4 or not 1 <= port <= 65535:
+                    raise ValueError(f"no guest is at {names['address']!r:.60}, port {port}")
+                key, connection = gateway.connect(now_ns, address, port)
                 self._connections[(gateway.place, *key)] = (gateway, connection)
             elif kind == kinds.DATAGRAM:
                 source, port, target, target_port = names["flow"]
@@ -511,6 +514,15 @@ def printable(error: Exception) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
 
 
+def _words(error: Exception) -> str:
+    """What went wrong when a record was done again."""
+    if isinstance(error, LookupError):
+        return f"names what is not there, or names nothing: {printable(error)}"
+    if isinstance(error, ConfigError):
+        return printable(error)
+    return f"{type(error).__name__}: {printable(error)}"
+
+
 def _mapping(names: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = names[key]
     if not isinstance(value, dict):
@@ -551,6 +563,7 @@ async def open_replay(
 
     Time stands still until ``replay.run`` is awaited. JournalError names what is wrong with the file.
     """
+    check_workers(workers)
     recorded = await trio.to_thread.run_sync(read_journal, path)
     settings = read_settings(recorded)
     folder = settings.pop("snapshot", None)

@@ -39,6 +39,12 @@ def sleep_at_once(place: int, seen: int, limit: int, linger: int) -> int:
     return 0
 
 
+def check_workers(count: int | None) -> None:
+    """ConfigError for a number of threads that cannot be."""
+    if count is not None and not 1 <= count <= MAX_WORKERS:
+        raise ConfigError(f"workers: 1 to {MAX_WORKERS} threads, not {count}")
+
+
 class Workers:
     """Runs jobs in ``count`` threads, of which the caller's is one. Jobs must not raise.
 
@@ -48,9 +54,8 @@ class Workers:
     def __init__(
         self, count: int | None = None, find_spin: Callable[[], Spin] = lambda: sleep_at_once
     ) -> None:
+        check_workers(count)
         self.count: Final = default_workers() if count is None else count
-        if not 1 <= self.count <= MAX_WORKERS:
-            raise ConfigError(f"workers: 1 to {MAX_WORKERS} threads, not {self.count}")
         self._find_spin = find_spin
         self._helpers: list[_Helper] = []
 

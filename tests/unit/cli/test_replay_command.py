@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,27 +91,19 @@ def test_at_an_instant_the_console_is_ours(session: Path, environment: dict[str,
     assert uptime <= float(found[-1])
 
 
-def test_at_an_instant_gdb_stands_there(session: Path, environment: dict[str, str]) -> None:
-    """The guest stands still until gdb lets it go; then the console goes on."""
-    command = [
-        sys.executable,
-        "-m",
-        "asyncvmm",
-        "replay",
-        str(session),
-        "--at",
-        "1ms",
-        "--gdb",
-        "0",
-    ]
+@contextmanager
+def stopped_for_gdb(
+    session: Path, environment: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """A replay that stands at 1 ms, and a connection to its port for gdb."""
+    command = [sys.executable, "-m", "asyncvmm", "replay", str(session)]
     process = subprocess.Popen(
-        command,
+        [*command, "--at", "1ms", "--gdb", "0"],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdin is not None
     assert process.stderr is not None
     try:
         port = None
@@ -119,26 +112,59 @@ def test_at_an_instant_gdb_stands_there(session: Path, environment: dict[str, st
             assert line, "it ended without a port"
             port = re.search(rb"target remote :(\d+)", line)
         with socket.create_connection(("127.0.0.1", int(port[1])), timeout=60) as gdb:
-            gdb.sendall(b"$?#3f")
-            answer = b""
-            while b"#" not in answer:
-                answer += gdb.recv(4096)
-            assert b"$T" in answer
-            gdb.sendall(b"+$D#44")
-            while b"OK" not in answer:
-                answer += gdb.recv(4096)
-        out, _ = process.communicate(b"uptime\r", timeout=60)
+            yield process, gdb
     finally:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def ask(gdb: socket.socket, packet: bytes, instead: bytes = b"") -> bytes:
+    """A packet of the remote protocol, or something else, and the stub's answer."""
+    gdb.sendall(instead or b"$%s#%02x" % (packet, sum(packet) % 256))
+    answer = b""
+    while not re.search(rb"#..", answer):
+        more = gdb.recv(4096)
+        assert more, f"the stub hung up after {answer!r}"
+        answer += more
+    gdb.sendall(b"+")
+    return answer.lstrip(b"+")
+
+
+def test_at_an_instant_gdb_stands_there(session: Path, environment: dict[str, str]) -> None:
+    """The guest stands still until gdb lets it go; then the console goes on."""
+    with stopped_for_gdb(session, environment) as (process, gdb):
+        assert ask(gdb, b"?").startswith(b"$T")
+        assert ask(gdb, b"D") == b"$OK#9a"
+        out, _ = process.communicate(b"uptime\r", timeout=60)
     assert re.search(rb"up 0\.00[0-9]+ s", out)
+    assert process.returncode == 0
+
+
+def test_gdb_at_an_idle_guest(session: Path, environment: dict[str, str]) -> None:
+    """With nothing more to type, and a guest that waits for input: the session is over when gdb has left,
+    which may stop the guest and look again meanwhile.
+    """
+    with stopped_for_gdb(session, environment) as (process, gdb):
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+        for _ in range(3):
+            gdb.sendall(b"$vCont;c#a8")
+            assert gdb.recv(1) == b"+"
+            assert ask(gdb, b"", b"\x03").startswith(b"$T02")
+        assert ask(gdb, b"D") == b"$OK#9a"
+        _, said = process.communicate(timeout=60)
+    assert b"there is no more" in said
     assert process.returncode == 0
 
 
 def test_until_an_instant(session: Path, environment: dict[str, str]) -> None:
     done = replay(environment, str(session), "--until", "50us", "--json")
     assert json.loads(done.stdout)["virtual_ns"] == 50_000
+    done = replay(environment, str(session), "--until", "1000000s")
+    assert re.search(rb"the journal ends at [0-9.]+ s, before 1000000.0+ s", done.stderr)
+    assert done.returncode == 0
 
 
 def test_a_cut_off_journal_says_so(
@@ -160,6 +186,8 @@ def test_a_cut_off_journal_says_so(
         (None, (), b"No such file"),
         (None, ("--until", "soon"), b"--until: 'soon' is not a time"),
         (None, ("--gdb", "0"), b"--gdb is a port"),
+        (None, ("--workers", "0"), b"asyncvmm: workers: 1 to 64 threads, not 0"),
+        (None, ("--guest", "a"), b"--guest says whose console"),
     ],
 )
 def test_wrong_input(
