@@ -40,6 +40,7 @@ from asyncvmm.machine.renewal import FREEZE, HOST
 from asyncvmm.network import DEFAULT_NETWORK
 from asyncvmm.plugin.images import DiskFile, ImageCache
 from asyncvmm.runtime.folder.layout import is_folder
+from asyncvmm.runtime.printable import KEPT, printable
 
 ESCAPE = 0x1D  # Ctrl-]
 ESCAPE_NAME = "Ctrl-]"
@@ -553,7 +554,7 @@ def _write_log(log: BinaryIO, data: bytes) -> None:
 
 def say(text: str) -> None:
     """A line for the user, on standard error."""
-    print(f"asyncvmm: {text}", file=sys.stderr, flush=True)
+    print(f"asyncvmm: {printable(text, keep=KEPT)}", file=sys.stderr, flush=True)
 
 
 def engine_lines(engine: EngineStats) -> list[str]:
