@@ -86,7 +86,7 @@ def _change(rng: random.Random, value: Any, used: list[str], literals: Sequence[
         for step in rng.choice(places):
             other = other[step]
         inside[last] = copy.deepcopy(other)
-    elif how == 3 and isinstance(inside[last], list):
+    elif how == 3 and isinstance(inside[last], list) and len(places) < 2000:
         inside[last] = inside[last] * rng.choice((0, 2, 3, 1000 if len(inside[last]) < 5 else 4))
     else:
         inside[last] = _other(rng, used, literals)
