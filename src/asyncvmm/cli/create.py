@@ -10,6 +10,7 @@ from asyncvmm.api import ConfigError, create_vm, find_image
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli.interrupts import Interruptible
 from asyncvmm.plugin.images import ImageCache
+from asyncvmm.runtime.folder.index import remember
 
 EPILOG = """\
 examples:
@@ -96,7 +97,7 @@ def create(options: argparse.Namespace) -> int:
             "nothing to boot: give --image (see `asyncvmm image list`), or --kernel, --firmware or --elf"
         )
     with Interruptible("making its disks") as progress:
-        create_vm(
+        folder = create_vm(
             options.folder,
             image=options.image or "",
             progress=progress,
@@ -111,4 +112,5 @@ def create(options: argparse.Namespace) -> int:
             devices=tuple(options.device),
             **plain,
         )
+    remember(folder.path)
     return 0

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "ps",
         help="which machines there are, and how they are",
-        description="Show machines: those that this user started once, and those in the given folders.",
+        description="Show machines: those that this user made or started, or those in the given folders.",
         epilog="examples:\n  asyncvmm ps\n  asyncvmm ps ~/machines          also all that are in there\n"
         "  asyncvmm ps --json\n\nUP is wall time and VIRTUAL the guest's own; MEMORY is what it uses of "
         "its RAM;\nCPU is the time of this machine's cores that its process took.",

@@ -14,6 +14,14 @@ from typing import BinaryIO
 from asyncvmm.base.errors import ConfigError
 
 
+def can_be_path(text: str) -> bool:
+    """Whether a file can be called so: no NUL is in it, and nothing that no name is encoded to."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can have
+        return False
+
+
 def check_regular(fd: int, path: Path | str) -> None:
     """OSError when the open ``fd`` is no file; ``path`` is for its text."""
     mode = os.fstat(fd).st_mode

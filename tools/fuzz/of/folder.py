@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from asyncvmm.cli.ps import describe_row
 from asyncvmm.cli.snapshot import list_lines, tree_lines
-from asyncvmm.runtime.folder.head import read_head
+from asyncvmm.runtime.folder.head import read_head, stamp_of
 from asyncvmm.runtime.folder.index import read_entry
 from asyncvmm.runtime.folder.layout import FolderPaths
 from asyncvmm.runtime.folder.lock import FolderLock, holder_of, read_holder
@@ -82,7 +82,7 @@ def fuzz_head(data: bytes) -> None:
     if head is not None:
         _show("\n".join(tree_lines(head, [])))
         for name in head.disks:
-            os.path.lexists(paths.root / name)
+            read_or_refused(lambda name=name: stamp_of(paths.root / name), paths.root, name)  # type: ignore[misc]
 
 
 def fuzz_info(data: bytes) -> None:

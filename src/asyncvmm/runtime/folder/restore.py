@@ -23,6 +23,7 @@ from asyncvmm.runtime.folder.head import STOPPED
 from asyncvmm.runtime.folder.layout import NAME, FolderPaths
 from asyncvmm.runtime.folder.settings import load_settings
 from asyncvmm.runtime.folder.small_json import read_object
+from asyncvmm.storage.bounded import can_be_path
 from asyncvmm.storage.hostfile import sync_folder
 from asyncvmm.storage.packs import write_durably
 
@@ -113,12 +114,16 @@ def _checked(paths: FolderPaths, values: dict[str, Any]) -> Intent:
     if not isinstance(places, list):
         raise SnapshotError("does not say what to restore")
     for place in places:
-        if not isinstance(place, str) or "\0" in place or os.path.normpath(place) != place:
+        if not isinstance(place, str) or not can_be_path(place) or _dotted(place):
             raise SnapshotError(f"{str(place)[:80]!r} is no path")
     targets = tuple([paths.root / place for place in places])
     if len(set(targets)) != len(targets):
         raise SnapshotError("names a file twice")
     return Intent(name, targets)
+
+
+def _dotted(place: str) -> bool:
+    return os.path.normpath(place) != place or place.endswith(SUFFIX)
 
 
 def _from_1(values: dict[str, Any]) -> list[Any]:
@@ -156,9 +161,9 @@ def take_names(paths: FolderPaths, intent: Intent) -> None:
 
 
 def forget_parts(paths: FolderPaths) -> None:
-    """Of a restore that was not decided yet."""
+    """Of a restore that was not decided yet; a disk that somebody called so has no other beside it."""
     for folder in (paths.disks, paths.root):
         if not folder.is_symlink():
             for left in folder.glob(f"*{SUFFIX}"):
-                if left.is_file():
+                if left.is_file() and left.with_name(left.name.removesuffix(SUFFIX)).exists():
                     left.unlink()

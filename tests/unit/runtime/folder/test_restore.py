@@ -91,6 +91,8 @@ async def test_a_link_does_not_become_a_disk(demo: VmFolder, tmp_path: Path) -> 
         ({"targets": [7]}, "'7' is no path"),
         ({"targets": ["disks//data0.qcow2"]}, "is no path"),
         ({"targets": ["disks"]}, "is neither in"),
+        ({"targets": [f"{DISK}{SUFFIX}"]}, "is no path"),
+        ({"targets": ["disks/\ud800"]}, "is no path"),
         ({"targets": ["disks/gone"]}, "there is no restored file"),
         ({"format": 3}, "is of format '3'"),
         ({"format": True}, "does not say what"),
@@ -143,6 +145,15 @@ async def test_a_folder_that_was_moved_in_the_middle(demo: VmFolder) -> None:
         with opened(moved.root / DISK, read_only=True) as image:
             assert image.pread(0, 5) == b"first"
     assert not (moved.snapshots / RESTORE).exists()
+
+
+def test_what_was_not_decided_is_cleared_away(demo: VmFolder) -> None:
+    left = demo.path / f"{DISK}{SUFFIX}"
+    left.write_bytes(NEW)
+    own = demo.paths.disks / "mine.restored"
+    own.write_bytes(OLD)
+    with locked(demo.paths):
+        assert not left.exists() and own.read_bytes() == OLD
 
 
 async def test_the_disks_folder_is_a_link(demo: VmFolder, tmp_path: Path) -> None:
