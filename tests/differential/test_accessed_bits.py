@@ -26,7 +26,7 @@ from asyncvmm.engine.jit.hot import HotPages
 from asyncvmm.engine.jit.translator import Translator
 from asyncvmm.isa.asm import assemble
 from asyncvmm.machine.registers import hart_values, restore_hart
-from tests.differential.test_jit import optimise
+from tools.differential.engines import optimise
 from tools.differential.lockstep import new_hart
 from tools.differential.wild import RAM_BASE
 

@@ -14,9 +14,12 @@ from asyncvmm.arch.hart import EXIT_WFI, Hart
 from asyncvmm.engine.interpreter import Engine, Interpreter
 from asyncvmm.engine.jit.build import Native, make_engine
 from asyncvmm.engine.jit.engine import TranslatingEngine
-from asyncvmm.engine.jit.hot import HotPages, compile_request
+from asyncvmm.engine.jit.hot import HotPages
 from asyncvmm.engine.jit.translator import Translator
 from tests.differential.test_budgets import snapshot, start
+from tools.differential.engines import ENGINES, Improving, optimise
+from tools.differential.lockstep import Lockstep
+from tools.differential.mapped import MappedLockstep
 from tools.differential.wild import RAM_BASE, RAM_SIZE, Sequence, WildSequences
 
 STEPS = 120
@@ -60,18 +63,6 @@ def test_wild_programs(jit: Engine, seed: int, system: bool) -> None:
             assert snapshot(hart) == snapshot(expected), f"seed {seed}, program {number}"
 
 
-def optimise(native: Native, translator: Translator) -> None:
-    """Do for all pages, here and now, what the background thread does for hot ones."""
-    hot = native.hot
-    assert hot is not None
-    for page in translator.pages.values():
-        request = hot.request(translator, page)
-        made = request and compile_request(request, native.parts.rounds)
-        if made:
-            hot.made.append(made)
-            native.pending = 1
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("system", [False, True], ids=["user", "system"])
 def test_wild_programs_in_optimised_regions(seed: int, system: bool) -> None:
@@ -101,6 +92,20 @@ def test_wild_programs_in_optimised_regions(seed: int, system: bool) -> None:
         assert went_on == goes_on
         assert snapshot(hart) == snapshot(expected), f"seed {seed}, program {number}"
     assert hot.regions > 10
+
+
+@pytest.mark.parametrize("kind", [Lockstep, MappedLockstep], ids=["bare", "sv39"])
+@pytest.mark.parametrize(("name", "sessions"), [("jit", 200), ("regions", 20)])
+def test_translated_code_equals_the_reference(
+    kind: type[Lockstep], name: str, sessions: int
+) -> None:
+    """The interpreter takes no part; ``python -m tools.differential`` goes on with this for hours."""
+    engine = ENGINES[name](11)
+    lockstep = kind(23, engine=engine)
+    for session in range(sessions):
+        lockstep.session(session)
+    assert lockstep.steps > 20 * lockstep.sequences
+    assert not isinstance(engine, Improving) or engine.hot.regions > sessions
 
 
 def assemble(*words: int) -> bytes:

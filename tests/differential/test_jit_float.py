@@ -23,7 +23,8 @@ from asyncvmm.engine.jit.translator import Translator
 from asyncvmm.isa.encoding import Encoding
 from asyncvmm.isa.tables import ENCODINGS
 from tests.differential.test_budgets import snapshot, start
-from tests.differential.test_jit import assemble, cut, optimise, run_in_parts
+from tests.differential.test_jit import assemble, cut, run_in_parts
+from tools.differential.engines import optimise
 from tools.differential.wild import RAM_BASE, RAM_SIZE, Sequence
 from tools.differential.words import FLOAT_CSRS, aim, random_float
 

@@ -17,9 +17,9 @@ from asyncvmm.engine.jit.build import Native
 from asyncvmm.engine.jit.engine import TranslatingEngine
 from asyncvmm.engine.jit.hot import HotPages
 from asyncvmm.machine import Machine
-from tests.differential.test_jit import optimise
 from tests.differential.test_jit_regions import translator_of
 from tests.unit.machine.guest_machines import program_machine
+from tools.differential.engines import optimise
 
 LOADS: Final = ("lb", "lbu", "lh", "lhu", "lw", "lwu", "ld", "ld", "fld")
 STORES: Final = ("sb", "sh", "sw", "sd", "sd", "fsd")

@@ -17,8 +17,9 @@ from asyncvmm.engine.jit.objects import LinkError, parse_object
 from asyncvmm.engine.jit.translator import Translator
 from asyncvmm.machine import Machine
 from tests.differential.test_budgets import snapshot, start
-from tests.differential.test_jit import cut, optimise, run_in_parts
+from tests.differential.test_jit import cut, run_in_parts
 from tests.unit.machine.guest_machines import program_machine
+from tools.differential.engines import optimise
 from tools.differential.wild import WildSequences
 
 SMALL_ARENA = 320 << 10

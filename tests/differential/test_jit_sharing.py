@@ -17,10 +17,10 @@ from asyncvmm.engine.jit.regions import CachedRegion, RegionStore
 from asyncvmm.engine.jit.space import SEGMENT_BYTES
 from asyncvmm.engine.jit.translator import BATCH_BYTES, BLOCK_BYTES
 from asyncvmm.machine import Machine
-from tests.differential.test_jit import optimise
 from tests.differential.test_jit_regions import CONFLICT, translator_of
 from tests.differential.test_jit_shared import MIX, digests
 from tests.unit.machine.guest_machines import program_machine
+from tools.differential.engines import optimise
 
 ROOM = BLOCK_BYTES + BATCH_BYTES + 4096  # for code, when there is little of it
 ADDI = (0x00198993).to_bytes(4, "little")  # addi s3, s3, 1

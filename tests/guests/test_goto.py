@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from asyncvmm.plugin.images import ImageCache
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.ports import GuestEndedError
+from asyncvmm.runtime.replay import open_replay
 from tests.guests.conftest import require
 
 MS = 1_000_000
@@ -129,7 +131,7 @@ async def test_frames_come_again(looked_at: str, harts: int, cpus: int) -> None:
         for instant in sorted(rng.randrange(60 * MS) for _ in range(7)):
             await host.run_until(began + instant)
             noted[host.now_ns - guest.since_ns] = guest.machine.digest()
-        assert guest._history is not None and guest._history.arrivals.count > 30
+        assert guest._past.history is not None and guest._past.history.arrivals.count > 30
         for instant, digest in reversed(noted.items()):
             with await guest.at(instant) as there:
                 copy = await host.start(there, name="copy", apart=True)
@@ -167,12 +169,12 @@ async def test_frames_are_bounded_and_streams_end(monkeypatch: pytest.MonkeyPatc
             await stream.send_all(b"x" * 60_000)
             assert (await guest.run(["wc", "-c", "/got99"])).status == 0
             print(
-                guest._history.arrivals.size_bytes,
-                guest._history.arrivals.count,
-                len(guest._history.checkpoints),
+                guest._past.history.arrivals.size_bytes,
+                guest._past.history.arrivals.count,
+                len(guest._past.history.checkpoints),
             )
             noted[guest.machine.scheduler.now_ns()] = guest.machine.digest()
-        history = guest._history
+        history = guest._past.history
         assert history is not None and history.arrivals.size_bytes <= 100_000 + 70_000
         assert digest not in noted.values()
         with pytest.raises(ConfigError, match="what is kept begins at"):
@@ -185,3 +187,26 @@ async def test_frames_are_bounded_and_streams_end(monkeypatch: pytest.MonkeyPatc
         await other.send_all(b"new")
         await other.aclose()
         assert (await guest.run(["sh", "-c", "sleep 1; cat /got98"])).stdout == b"new"
+
+
+async def test_a_recorded_linux_goes_back(tmp_path: Path) -> None:
+    """In a network, with commands and a program's connection, which end: a replay does the same."""
+    require("linux")
+    journal = tmp_path / "journal"
+    async with open_host(journal=journal) as host:
+        guest = await in_network(host, "a", "10.0.2.10", 2)
+        guest.keep_history(spacing=3_000_000)
+        await guest.run(["sh", "-c", "nc -l -p 98 > /got &"], check=True)
+        stream = await host.connect("a", 98)
+        await stream.send_all(b"x" * 5000)
+        await guest.run(["sh", "-c", "echo kept > /tmp/x"], check=True)
+        before = guest.now_ns
+        await guest.run(["rm", "/tmp/x"], check=True)
+        await guest.goto(before)
+        await stream.aclose()
+        assert (await guest.run(["cat", "/tmp/x"], check=True)).stdout == b"kept\n"
+        lived = guest.machine.digest()
+    async with open_replay(journal) as replay:
+        await replay.run()
+        assert replay.compared and replay.differing == []
+        assert replay.guests["a"].machine.digest() == lived

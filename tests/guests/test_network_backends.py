@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ from asyncvmm.api.scenarios import run_scenario
 from asyncvmm.api.verify import verify_scenario
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.plugin import PluginManager, create_plugin_manager
-from asyncvmm.runtime.scenario import parse_scenario
-from tests.guests.conftest import require
+from asyncvmm.runtime.scenario import load_scenario, parse_scenario
+from asyncvmm_plugins.debian_images import root_disk
+from tests.guests.conftest import require, require_recipe
 from tests.unit.plugin.test_tutorial import network_plugins
 
 pytestmark = pytest.mark.guest
@@ -57,3 +60,19 @@ async def test_two_runs_are_equal_and_a_live_backend_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="backend 'out' lives with the world outside"):
         await verify_scenario(parse_scenario(live, Path("s.toml")), plugins=plugins())
+
+
+CLOCK = Path(__file__).parents[2] / "plugins" / "example_timeserver" / "clock.toml"
+
+
+async def test_a_guest_of_debian_asks_the_example_for_the_time() -> None:
+    require_recipe("debian-root", root_disk.RECIPE)
+    manager = create_plugin_manager()
+    if "example-timeserver" not in manager.network_backends:  # unless it is installed
+        hooks = import_module("asyncvmm_example_timeserver.hooks")
+        manager.register(hooks, "example-timeserver")
+    result = await run_scenario(load_scenario(CLOCK), plugins=manager)
+    assert result.ok, result.failed
+    said = result.steps[0].output
+    assert re.search(r"8 answers, the last after 2\.[0-3] ms", said), said
+    assert "runs 1.050 times as fast as ours" in said

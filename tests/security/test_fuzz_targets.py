@@ -39,6 +39,7 @@ def test_every_queue_and_every_protocol_is_a_target() -> None:
         *("virtio_console.receive", "virtio_console.transmit", "virtio_rng", "switch", "link"),
         *("gateway.dhcp", "gateway.dns", "gateway.nat", "tcp", "qcow2", "manifest"),
         *("nvram.file", "nvram.sealed", "journal.file", "journal.records", "journal.header"),
+        "replay",
         *("pages.pack", "pages.sealed_pack", "pages.table", "pages.sealed_table"),
         *("manifest.values", "manifest.host", "manifest.start", "folder.head", "folder.info"),
         *("folder.lock", "folder.log", "folder.entry", "folder.restore"),

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.engine.interpreter import Engine
+from tools.differential.engines import ENGINES
 from tools.differential.image import ImageBuilder
 from tools.differential.lockstep import Lockstep, Mismatch
 from tools.differential.mapped import MappedLockstep
-from tools.differential.oracles import Runner, available, run_interpreter, run_spike
+from tools.differential.oracles import Runner, available, run_engine, run_spike
 from tools.differential.probe_runtime import OPS
 from tools.differential.probes import ProbeBuilder
 from tools.differential.signature import MODES, QEMU_WRONG, Signature
@@ -41,14 +43,14 @@ def piece_seed(seed: int, number: int) -> int:
     return seed * 1_000_003 + number
 
 
-def reference_piece(seed: int, number: int) -> Piece:
-    """Wild sequences, interpreter and reference: the units are steps."""
-    return _lockstep_piece(Lockstep(piece_seed(seed, number)))
+def reference_piece(engine: Engine, seed: int, number: int) -> Piece:
+    """Wild sequences, ours and the reference: the units are steps."""
+    return _lockstep_piece(Lockstep(piece_seed(seed, number), engine=engine))
 
 
-def mapped_piece(seed: int, number: int) -> Piece:
-    """Wild sequences in S-mode under Sv39, interpreter and reference: the units are steps."""
-    return _lockstep_piece(MappedLockstep(piece_seed(seed, number)))
+def mapped_piece(engine: Engine, seed: int, number: int) -> Piece:
+    """Wild sequences in S-mode under Sv39, ours and the reference: the units are steps."""
+    return _lockstep_piece(MappedLockstep(piece_seed(seed, number), engine=engine))
 
 
 def _lockstep_piece(lockstep: Lockstep) -> Piece:
@@ -60,7 +62,7 @@ def _lockstep_piece(lockstep: Lockstep) -> Piece:
     return Piece(lockstep.steps)
 
 
-def images_piece(seed: int, number: int) -> Piece:
+def images_piece(engine: Engine, seed: int, number: int) -> Piece:
     """One image on every oracle there is: the units are instructions in its blocks.
 
     Odd ones leave out what QEMU 7.2 gets wrong and run there too; even ones have all instructions.
@@ -70,26 +72,28 @@ def images_piece(seed: int, number: int) -> Piece:
     mode = tuple(MODES)[number // 2 % len(MODES)]
     image = ImageBuilder(piece_seed(seed, number), avoid, mode).build(BLOCKS, BLOCK_LENGTH)
     with tempfile.TemporaryDirectory() as place:
-        at = (image.elf, image.signature, image.signature_size, Path(place))
-        ours = Signature(image, run_interpreter(*at))
+        at = (image.elf, image.signature, image.signature_size)
+        ours = Signature(image, run_engine(engine, *at))
         for name, run in oracles.items():
             if name == "qemu" and not avoid:
                 continue
-            found = ours.differences(Signature(image, run(*at)), ("interpreter", name))
+            found = ours.differences(Signature(image, run(*at, Path(place))), ("ours", name))
             if found:
                 return Piece(image.instructions, found)
     return Piece(image.instructions)
 
 
-def probes_piece(seed: int, number: int) -> Piece:
+def probes_piece(engine: Engine, seed: int, number: int) -> Piece:
     """Probes, a set of its own for each oracle: the units are probes."""
     count = 0
     for name, run in available().items():
         builder = probe_builder(name, piece_seed(seed, number))
         image = builder.build(PROBES)
         with tempfile.TemporaryDirectory() as place:
-            at = (image.elf, image.signature, image.signature_size, Path(place))
-            found = image.differences(run_interpreter(*at), run(*at), ("interpreter", name))
+            at = (image.elf, image.signature, image.signature_size)
+            found = image.differences(
+                run_engine(engine, *at), run(*at, Path(place)), ("ours", name)
+            )
         count += PROBES
         if found:
             return Piece(count, "\n".join(found[:4]))
@@ -110,7 +114,7 @@ def probe_builder(oracle: str, seed: int) -> ProbeBuilder:
     return ProbeBuilder(seed)
 
 
-def traps_piece(seed: int, number: int) -> Piece:
+def traps_piece(engine: Engine, seed: int, number: int) -> Piece:
     """Trap probes, on Spike.
 
     QEMU 7.2 differs in too much: UXL and bits of the hypervisor extension can be written, MRET leaves
@@ -120,18 +124,25 @@ def traps_piece(seed: int, number: int) -> Piece:
         raise ConfigError("traps are compared with spike, which is not installed")
     image = TrapBuilder(piece_seed(seed, number)).build(TRAPS)
     with tempfile.TemporaryDirectory() as place:
-        at = (image.elf, image.signature, image.signature_size, Path(place))
-        found = image.differences(run_interpreter(*at), run_spike(*at), ("interpreter", "spike"))
+        at = (image.elf, image.signature, image.signature_size)
+        found = image.differences(
+            run_engine(engine, *at), run_spike(*at, Path(place)), ("ours", "spike")
+        )
     return Piece(TRAPS, "\n".join(found[:4]))
 
 
-KINDS: Final[dict[str, tuple[str, Callable[[int, int], Piece]]]] = {
+KINDS: Final[dict[str, tuple[str, Callable[[Engine, int, int], Piece]]]] = {
     "reference": ("steps", reference_piece),
     "mapped": ("steps", mapped_piece),
     "images": ("instructions", images_piece),
     "probes": ("probes", probes_piece),
     "traps": ("trap probes", traps_piece),
 }
+
+
+def run_piece(kind: str, engine: str, seed: int, number: int) -> Piece:
+    """A piece of one of KINDS on one of ENGINES, with an engine of its own."""
+    return KINDS[kind][1](ENGINES[engine](piece_seed(seed, number)), seed, number)
 
 
 def oracle_names() -> dict[str, Runner]:

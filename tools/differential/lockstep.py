@@ -1,4 +1,4 @@
-"""Interpreter and reference executor side by side on the same sequences."""
+"""An engine and the reference executor side by side on the same sequences."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _STATE: Final = struct.Struct("<32Q")
 
 
 class Mismatch(AssertionError):
-    """Interpreter and reference differ; the message says in what, and how to run it again."""
+    """Ours and the reference differ; the message says in what, and how to run it again."""
 
 
 class Pair:
-    """One interpreter machine and one reference machine with the same memory."""
+    """One machine of ours and one reference machine with the same memory."""
 
     def __init__(self, memory: bytes, engine: Engine | None = None) -> None:
         self.hart = new_hart(memory)
@@ -69,7 +69,7 @@ class Pair:
         reference.stuck = False
 
     def trap_registers(self) -> tuple[int, int, int, int]:
-        """The interpreter's mscratch, mepc, mcause and mtval."""
+        """Our hart's mscratch, mepc, mcause and mtval."""
         hart = self.hart
         return hart.mscratch, hart.mepc, hart.mcause, hart.mtval
 
@@ -89,12 +89,12 @@ class Pair:
             ("tval", value, reference.mtval),
         ):
             if ours & MASK != theirs:
-                found.append(f"{name}: interpreter {ours & MASK:#x}, reference {theirs:#x}")
+                found.append(f"{name}: ours {ours & MASK:#x}, reference {theirs:#x}")
         ours_ram = self.ram.read(RAM_BASE, RAM_SIZE)
         if ours_ram != self.data:
             at = next(i for i in range(RAM_SIZE) if ours_ram[i] != self.data[i])
             found.append(
-                f"memory at {RAM_BASE + at:#x}: interpreter {ours_ram[at : at + 8].hex()}, "
+                f"memory at {RAM_BASE + at:#x}: ours {ours_ram[at : at + 8].hex()}, "
                 f"reference {self.data[at : at + 8].hex()}"
             )
         return "\n".join(found)
@@ -104,7 +104,7 @@ def _unequal(name: str, ours: tuple[int, ...], theirs: list[int]) -> list[str]:
     if ours == tuple(theirs):
         return []
     return [
-        f"{name}{n}: interpreter {a:#x}, reference {b:#x}"
+        f"{name}{n}: ours {a:#x}, reference {b:#x}"
         for n, (a, b) in enumerate(zip(ours, theirs, strict=True))
         if a != b
     ]
@@ -150,8 +150,11 @@ class Lockstep:
 
     csrs = MACHINE_CSRS
 
-    def __init__(self, seed: int, sequences: int = 16, steps: int = 40) -> None:
+    def __init__(
+        self, seed: int, sequences: int = 16, steps: int = 40, engine: Engine | None = None
+    ) -> None:
         self.seed = seed
+        self.engine = engine  # the interpreter unless said
         self.per_session = sequences
         self.length = steps
         self.steps = 0
@@ -190,7 +193,7 @@ class Lockstep:
         self.seen += pair.reference.seen
 
     def _pair(self, supply: WildSequences, choice: Random) -> Pair:
-        return Pair(supply.memory())
+        return Pair(supply.memory(), self.engine)
 
     def _message(self, number: int, index: int, sequence: Sequence, start: int, found: str) -> str:
         return (

@@ -14,6 +14,7 @@ from typing import Final
 
 from asyncvmm.arch.hart import SUPERVISOR
 from asyncvmm.arch.mmu import update_context
+from asyncvmm.engine.interpreter import Engine
 from asyncvmm.isa.reference_state import ReferenceTrap
 from asyncvmm.isa.reference_words import MASK, signed
 from tools.differential.lockstep import Lockstep, Pair, load_hart
@@ -100,11 +101,11 @@ class SupervisorReference(MachineReference):
 
 
 class MappedPair(Pair):
-    """A Pair whose interpreter translates by tables behind the sequences' memory."""
+    """A Pair whose hart translates by tables behind the sequences' memory."""
 
-    def __init__(self, memory: bytes, random: Random) -> None:
+    def __init__(self, memory: bytes, random: Random, engine: Engine | None = None) -> None:
         self.pages = [(random.randrange(PAGES), random.choice(_FLAGS)) for _ in range(PAGES)]
-        super().__init__(memory + _tables(self.pages))
+        super().__init__(memory + _tables(self.pages), engine)
         self.data = bytearray(memory)
         self.reference = SupervisorReference(MappedMemory(self.data, self.pages))
         hart = self.hart
@@ -152,4 +153,4 @@ class MappedLockstep(Lockstep):
     csrs = SUPERVISOR_CSRS
 
     def _pair(self, supply: WildSequences, choice: Random) -> Pair:
-        return MappedPair(supply.memory(), choice)
+        return MappedPair(supply.memory(), choice, self.engine)

@@ -1,4 +1,4 @@
-"""Runs an ELF on the interpreter, Spike and QEMU, and fetches a range of its memory afterwards."""
+"""Runs an ELF on an engine of ours, Spike and QEMU, and fetches a range of its memory afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asyncvmm.arch.coherence import Coherence
 from asyncvmm.arch.hart import Hart
 from asyncvmm.arch.mmu import update_context
 from asyncvmm.bus.address_map import Bus, MmioTarget
-from asyncvmm.engine.interpreter import Interpreter
+from asyncvmm.engine.interpreter import Engine, Interpreter
 from asyncvmm.firmware.elf import parse_elf
 from asyncvmm.memory.pages import Ram
 from tools.differential.signature import BASE, FINISHER, MEMORY_MIB
@@ -46,6 +46,11 @@ class _Finisher(MmioTarget):
 
 
 def run_interpreter(elf: bytes, address: int, size: int, directory: Path) -> bytes:
+    """Our own machine with the interpreter."""
+    return run_engine(Interpreter(), elf, address, size)
+
+
+def run_engine(engine: Engine, elf: bytes, address: int, size: int) -> bytes:
     """Our own machine: RAM and the finisher."""
     ram = Ram(BASE, MEMORY_MIB << 20)
     bus = Bus()
@@ -60,7 +65,6 @@ def run_interpreter(elf: bytes, address: int, size: int, directory: Path) -> byt
         ram.write(segment.address, segment.data)
     hart.pc = parsed.entry
     update_context(hart)
-    engine = Interpreter()
     while not hart.stop:
         engine.run(hart, 1_000_003)
         if hart.steps > MAX_STEPS:

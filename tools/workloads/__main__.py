@@ -13,20 +13,22 @@ import argparse
 import json
 import statistics
 import sys
+from contextlib import nullcontext
 
 from asyncvmm.base.errors import AsyncvmmError
-from tools.workloads.machines import COMMANDS, OURS, QEMU, Spent, run
+from tools.workloads.machines import COMMANDS, OURS, QEMU, Spent, cold_cache, run
 from tools.workloads.work import WORKS, Work
 
 TIMEOUT_S = 300.0
 
 
-def measure(work: Work, machines: list[str], rounds: int) -> dict[str, list[Spent]]:
-    """Every machine's runs, taken in turn."""
+def measure(work: Work, machines: list[str], rounds: int, cold: bool) -> dict[str, list[Spent]]:
+    """Every machine's runs, taken in turn; with ``cold`` ours have nothing translated before."""
     found: dict[str, list[Spent]] = {name: [] for name in machines}
     for _ in range(rounds):
         for name in machines:
-            found[name].append(run(COMMANDS[name](work), work, TIMEOUT_S))
+            with cold_cache(work) if cold and name == OURS else nullcontext() as environment:
+                found[name].append(run(COMMANDS[name](work), work, TIMEOUT_S, environment))
     return found
 
 
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = [work.name for work in WORKS]
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="our translations are made anew")
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -58,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.works and work.name not in options.works:
             continue
         try:
-            found = measure(work, machines, options.rounds)
+            found = measure(work, machines, options.rounds, options.cold)
         except AsyncvmmError as error:
             print(error, file=sys.stderr)
             return 1

@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +18,7 @@ import attrs
 
 from asyncvmm.api import find_image, image_config
 from asyncvmm.base.errors import BackendError
+from asyncvmm.plugin.images import ImageCache
 from tools.workloads.work import BEGIN, END, MAX_COMMAND_LINE, Work
 
 OURS: Final = "asyncvmm"
@@ -59,8 +62,28 @@ def qemu_command(work: Work) -> list[str]:
     return command
 
 
-def run(command: Sequence[str], work: Work, timeout_s: float) -> Spent:
-    """Run to the end. BackendError when the work did not end, or said something else."""
+@contextmanager
+def cold_cache(work: Work) -> Iterator[dict[str, str]]:
+    """The environment of a process of ours that finds all images and nothing translated before."""
+    find_image(work.image)
+    with tempfile.TemporaryDirectory(prefix="asyncvmm-cold-") as folder:
+        cache = ImageCache()
+        for place in cache.root.iterdir():
+            if cache.manifest(place.name) is not None:
+                (Path(folder) / place.name).symlink_to(place)
+        yield {**os.environ, "ASYNCVMM_CACHE": folder}
+
+
+def run(
+    command: Sequence[str],
+    work: Work,
+    timeout_s: float,
+    environment: Mapping[str, str] | None = None,
+) -> Spent:
+    """Run to the end. BackendError when the work did not end, or said something else.
+
+    ``environment`` is the process's, this one's unless said.
+    """
     began = time.perf_counter()
     process = subprocess.Popen(
         command,
@@ -68,6 +91,7 @@ def run(command: Sequence[str], work: Work, timeout_s: float) -> Spent:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
+        env=environment,
     )
     assert process.stdout is not None and process.stderr is not None
     errors: list[bytes] = []

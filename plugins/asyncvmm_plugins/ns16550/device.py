@@ -364,6 +364,8 @@ class Ns16550(MmioDevice):
         self.restore(Ns16550State.load(saved))
 
     def resume(self) -> None:
-        """See MmioDevice: what waited for room goes on."""
+        """See MmioDevice: what waited for room goes on. Input that the port kept, as no driver had asked
+        for it, stays there: turning the FIFOs on later would lose what is taken now.
+        """
         self._drain()
-        self._take_input()
+        self._input_arrived()

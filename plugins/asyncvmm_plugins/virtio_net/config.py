@@ -5,12 +5,16 @@ from __future__ import annotations
 import attrs
 from attrs.validators import and_, ge, in_, le, matches_re
 
+from asyncvmm.base.errors import ConfigError
 from asyncvmm.network.ethernet import MAX_MTU, MIN_MTU, parse_mac
 
 
 def _mac(text: str) -> str:
     if text:
-        parse_mac(text)
+        try:
+            parse_mac(text)
+        except ConfigError as error:
+            raise ConfigError(f"virtio-net: mac: {error}") from error
     return text
 
 

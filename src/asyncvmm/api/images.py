@@ -9,7 +9,7 @@ from asyncvmm.machine import GuestConfig
 from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.plugin.images import ImageCache, ImageType
 from asyncvmm.plugin.options import nearest
-from asyncvmm.runtime.guest import RUN_APPEND, RUN_DEVICES
+from asyncvmm.runtime.commands import RUN_APPEND, RUN_DEVICES
 
 
 def image_types(plugins: PluginManager | None = None) -> dict[str, ImageType]:

@@ -7,11 +7,12 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.cli import terminal
+from asyncvmm.plugin.options import nearest
 
 # Each is a module of this package, with ``add_parser``.
 COMMANDS: Final = (
@@ -37,6 +38,7 @@ COMMANDS: Final = (
     "replay",
     "profile",
 )
+_SubParsers: Any = argparse._SubParsersAction
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
 INTERRUPTED_STATUS = 130
@@ -94,7 +96,9 @@ def _run(words: list[str]) -> int:
         at = words.index("--")
         words, guest_command = words[:at], words[at + 1 :]
     parser = build_parser(words[0] if words and words[0] in COMMANDS else None)
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        _unknown(parser, options.command, unknown)
     if guest_command is not None:
         if options.command not in ("run", "profile"):
             parser.error(f"{options.command} takes no guest command after --")
@@ -109,6 +113,18 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _complain(f"{place}{error.strerror or error}", FAILURE_STATUS)
+
+
+def _unknown(parser: argparse.ArgumentParser, command: str, words: list[str]) -> NoReturn:
+    """End with a usage error that has the nearest right spelling of the first option of ``words``."""
+    (commands,) = (each for each in parser._actions if isinstance(each, _SubParsers))
+    own: argparse.ArgumentParser = commands.choices[command]
+    for word in words:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            known = [option for option in own._option_string_actions if len(option) > 2]
+            own.error(f"no option {name}: {nearest(name, known)}")
+    own.error(f"unrecognized arguments: {' '.join(words)}")
 
 
 def _complain(text: str, status: int) -> int:

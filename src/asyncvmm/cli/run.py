@@ -33,6 +33,7 @@ from asyncvmm.api import (
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
 from asyncvmm.cli.checks import check_timeout
+from asyncvmm.cli.failures import failure_lines
 from asyncvmm.cli.groups import only_error
 from asyncvmm.firmware.elf import is_elf
 from asyncvmm.machine.config import split_disk
@@ -236,6 +237,10 @@ def check_options(options: argparse.Namespace) -> None:
     if options.until is not None and options.guest_command is not None:
         raise ConfigError("--until is for a console: it does not go with a command after --")
     options.publish = [Forward.parse(text) for text in options.publish]
+    taken = [(each.host, each.host_port) for each in options.publish if each.host_port]
+    for host, port in taken:
+        if taken.count((host, port)) > 1:
+            raise ConfigError(f"-p: port {port} of {host} is forwarded twice")
 
 
 def check_gdb(options: argparse.Namespace) -> None:
@@ -387,6 +392,10 @@ class Session:
                     try:
                         await self._serve_in_time(host, guest)
                     finally:
+                        ended = guest.exit
+                        known = () if ended is None else (ended.detail,)
+                        for text in failure_lines(host.events, known):
+                            say(text)
                         if self.options.stats:
                             _print_stats(guest, time.monotonic() - self.started)
                 nursery.cancel_scope.cancel()

@@ -25,6 +25,7 @@ from asyncvmm.api.scenarios import (
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli import terminal
 from asyncvmm.cli.checks import check_timeout
+from asyncvmm.cli.failures import failure_lines
 from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.guest_table import Snapshot, final, format_table, make_row, row_json, snapshot
 from asyncvmm.plugin.images import ImageCache
@@ -98,6 +99,10 @@ def up(options: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     else:
         print(report(result))
+    exits = [guest.exit for guest in result.guests.values()]
+    known = [ended.detail for ended in exits if ended is not None]
+    for text in failure_lines(result.events, known):
+        _say(text)
     failed = result.failed
     if failed is not None:
         _say(f"step {failed.step.number} ({failed.step.title}) failed: {failed.detail}")

@@ -10,6 +10,7 @@ import attrs
 from asyncvmm.base.errors import GuestError
 from asyncvmm.bus.address_map import Bus, FailureListener, MmioTarget
 from asyncvmm.device import CharPort
+from asyncvmm.machine.bugs import bug_text
 from asyncvmm.machine.devices import Attached
 from asyncvmm.virtio import BrokenDevice, VirtioMmio
 
@@ -59,7 +60,7 @@ class Containment(FailureListener):
         self._bus.failures = [failure for failure in self._bus.failures if failure[0] != name]
         if device.io.guard.broken:
             return
-        self._news.append(DeviceFailure(name, f"{type(error).__name__}: {error}"))
+        self._news.append(DeviceFailure(name, bug_text(error)))
         self.give_up(device)
 
     def take_news(self) -> list[DeviceFailure]:

@@ -24,6 +24,7 @@ from asyncvmm.device import (
 from asyncvmm.interrupts.lines import InterruptSink
 from asyncvmm.machine.attachable import check_device, check_snapshot, node_properties
 from asyncvmm.machine.board import STANDARD, Board, Place
+from asyncvmm.machine.bugs import bug_text
 from asyncvmm.machine.config import GuestConfig, share_options, split_disk
 from asyncvmm.machine.device_tree import DeviceNode
 from asyncvmm.machine.power import DevicePower, PowerSwitch
@@ -125,9 +126,10 @@ def _on_image(name: str, text: str, types: Mapping[str, DeviceType]) -> Wanted:
 
 
 def _type_of(name: str, types: Mapping[str, DeviceType]) -> DeviceType:
-    if name not in types:
-        raise ConfigError(f"no device {name!r}: {nearest(name, types)}")
-    return types[name]
+    try:
+        return types[name]  # the plugins' own knows which of them failed
+    except KeyError:
+        raise ConfigError(f"no device {name!r}: {nearest(name, types)}") from None
 
 
 def _parse(text: str, types: Mapping[str, DeviceType]) -> Wanted:
@@ -233,6 +235,8 @@ class DeviceFactory:
         except AsyncvmmError:
             raise
         except Exception as error:
-            raise InternalError(f"device {path} failed when it was made: {error!r}") from error
+            raise InternalError(
+                f"device {path} failed when it was made: {bug_text(error)}"
+            ) from error
         region = self._bus.attach(place.base, target.size_bytes, target, path)
         return Attached(kind, wanted.config, io, device, target, place, region)

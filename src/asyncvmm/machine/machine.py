@@ -230,6 +230,11 @@ class Machine:
         self._load()
         self.share_image()
 
+    def close(self) -> None:
+        """It is not wanted any more: give back what its devices keep open."""
+        for device in self.devices:
+            device.close()
+
     def share_image(self) -> None:
         """Share what has just been loaded with the trust group; nothing for a guest without one.
 

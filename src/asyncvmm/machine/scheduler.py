@@ -147,19 +147,30 @@ class Scheduler(EarlierEventListener):
                 if self.yields and self._anyone_slept():
                     return RAN_ASLEEP
 
+    def finish_quantum(self) -> bool:
+        """Close the open quantum if no hart has anything left to do in it, as ``run`` does before it goes
+        on: for who let it stop after so many steps. Whether it did.
+        """
+        if not self._open:
+            return False
+        i = self._slot
+        while i < len(self.harts):
+            if self._runs[i] != 0:
+                return False
+            i += 1
+        self._close_quantum()
+        return True
+
+    def gives_up(self) -> bool:
+        """Whether ``run`` would come back with RAN_ASLEEP where a quantum was closed."""
+        return self.yields and self._anyone_slept()
+
     def runnable(self, number: i64) -> bool:
         """Whether a hart has something to do: it is started and does not wait for an interrupt."""
         hart = self.harts[number]
         if hart.state != STARTED:
             return False
         return not hart.waiting or hart.pending_interrupts() != 0
-
-    def advance_idle(self, time_ns: i64) -> None:
-        """Move the clock of a guest that is idle to ``time_ns``, at most to the next event."""
-        first = self.timeline.next_time_ns()
-        target = time_ns if time_ns < first else first
-        if not self._open and target > self.timeline.now_ns:
-            self.timeline.now_ns = target
 
     def pass_by(self, until_ns: i64) -> bool:
         """What ``run`` does up to ``until_ns`` when no hart has a CPU and no event is due by then:

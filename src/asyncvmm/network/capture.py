@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 import struct
+from contextlib import suppress
 from typing import BinaryIO, Final
 
+from asyncvmm.base.errors import BackendError
 from asyncvmm.device import Packet
 from asyncvmm.network.offload import wire_packets
 
@@ -68,15 +70,19 @@ class Capture:
     def __init__(self, out: BinaryIO, card: str | None = None) -> None:
         self.card: Final = card
         self._out = out
-        self._writer = PcapngWriter(out)
-        self._interfaces: dict[str, int] = {}
         self._waiting: list[tuple[int, int, str, bytes, int]] = []
+        self._ended = False
+        try:
+            self._writer = PcapngWriter(out)
+        except OSError as error:
+            raise self._cannot(error) from error
+        self._interfaces: dict[str, int] = {}
         self._sequence = 0
         self.frames = 0
 
     def note(self, time_ns: int, card: str, packet: Packet, direction: int) -> None:
         """A frame leaves (OUTBOUND) or reaches (INBOUND) a card at ``time_ns``."""
-        if card != self.card if self.card is not None else direction != OUTBOUND:
+        if self._ended or (card != self.card if self.card is not None else direction != OUTBOUND):
             return
         for frame in wire_packets(packet):
             self._sequence += 1
@@ -84,7 +90,16 @@ class Capture:
             heapq.heappush(self._waiting, entry)
 
     def flush(self, before_ns: int) -> None:
-        """Write what happened before this time: nothing earlier will be noted any more."""
+        """Write what happened before this time: nothing earlier will be noted any more.
+
+        BackendError when it cannot be written.
+        """
+        try:
+            self._write(before_ns)
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _write(self, before_ns: int) -> None:
         while self._waiting and self._waiting[0][0] < before_ns:
             time_ns, _, card, data, direction = heapq.heappop(self._waiting)
             if card not in self._interfaces:
@@ -94,5 +109,19 @@ class Capture:
 
     def close(self, now_ns: int) -> None:
         """The end, at ``now_ns``: what would have happened later did not."""
-        self.flush(now_ns)
-        self._out.close()
+        if self._ended:
+            return
+        try:
+            self._write(now_ns)
+            self._out.close()
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _cannot(self, error: OSError) -> BackendError:
+        """It ends here."""
+        name = getattr(self._out, "name", "")
+        self._ended = True
+        self._waiting.clear()
+        with suppress(OSError):
+            self._out.close()
+        return BackendError(f"capture {name}: cannot be written: {error.strerror or error}")

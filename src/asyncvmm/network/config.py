@@ -62,6 +62,8 @@ def _subnet(value: Any) -> ipaddress.IPv4Network:
 
 
 def _backends(values: Mapping[str, str]) -> Mapping[str, str]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"backends: names with options are expected, not {values!r:.60}")
     for name, options in values.items():
         if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name)) is None or name == GATEWAY:
             raise ConfigError(
@@ -103,6 +105,12 @@ class NetworkConfig:
         given: dict[str, Any] = {key: rest.pop(key) for key in keys if key in rest}
         outside = Outside.parse(rest.pop("allow", ()))
         links = rest.pop("links", {})
+        if not isinstance(links, Mapping) or not all(
+            isinstance(link, Mapping) for link in links.values()
+        ):
+            raise ConfigError(f"links: guests with their cables are expected, not {links!r:.60}")
+        if not isinstance(given.get("gateway", True), bool):
+            raise ConfigError(f"gateway: true or false, not {given['gateway']!r:.60}")
         shape = LinkShape().change(**rest)
         cables = {name: CableConfig.from_mapping(link, shape) for name, link in links.items()}
         return cls(shape=shape, cables=cables, outside=outside, **given)

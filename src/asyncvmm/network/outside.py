@@ -118,6 +118,9 @@ def _parse(text: str) -> OutsideRule:
         return OutsideRule(None, ipaddress.IPv4Network(host, strict=False), ports, protocol)
     except ValueError:
         pass
-    if not all(part.replace("-", "").isalnum() or part == "*" for part in host.split(".")):
+    names = host.split(".")
+    if names[-1].isdecimal() or not all(
+        part.replace("-", "").isalnum() or part == "*" for part in names
+    ):
         raise ConfigError(f"allow: {host!r} is neither a name, an address nor a network")
     return OutsideRule(host, None, ports, protocol)

@@ -19,6 +19,7 @@ from asyncvmm.plugin.network_backends import NetworkBackendType
 from asyncvmm.plugin.options import nearest
 
 GROUP = "asyncvmm"
+OWN_DISTRIBUTION = "asyncvmm"  # its names are taken first: nobody gets them by being called earlier
 
 Named = TypeVar("Named", DeviceType, NetworkBackendType)
 
@@ -33,14 +34,31 @@ class PluginProblem:
     error: Exception
 
     def __str__(self) -> str:
-        """One line: which plugin of which distribution, doing what, and why."""
+        """One line: which plugin of which distribution, doing what, why, and what can be done."""
         last = traceback.extract_tb(self.error.__traceback__)[-1:]
         place = f" ({last[0].filename}:{last[0].lineno})" if last else ""
         origin = f" of {self.distribution}" if self.distribution else ""
+        stranger = self.distribution and self.distribution != OWN_DISTRIBUTION
+        remedy = f"; pip uninstall {self.distribution}, or mend it" if stranger else ""
         return (
             f"plugin {self.plugin!r}{origin} failed {self.doing}: "
-            f"{type(self.error).__name__}: {self.error}{place}"
+            f"{type(self.error).__name__}: {self.error}{place}{remedy}"
         )
+
+
+class KnownTypes(dict[str, Named]):
+    """Types by name. One that is not there is a ConfigError with the nearest right spelling, and with
+    the plugins that failed: it may have been theirs.
+    """
+
+    def __init__(self, what: str, problems: list[PluginProblem]) -> None:
+        super().__init__()
+        self._what = what
+        self._problems = problems
+
+    def __missing__(self, name: str) -> Named:
+        broken = "".join(f"\n{problem}" for problem in self._problems)
+        raise ConfigError(f"no {self._what} {name!r}: {nearest(name, self)}{broken}")
 
 
 class PluginManager:
@@ -50,8 +68,8 @@ class PluginManager:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._distributions: dict[str, str] = {}
-        self._device_types: dict[str, DeviceType] | None = None
-        self._network_backends: dict[str, NetworkBackendType] | None = None
+        self._device_types: KnownTypes[DeviceType] | None = None
+        self._network_backends: KnownTypes[NetworkBackendType] | None = None
         self._owners: dict[str, str] = {}
         self._backend_owners: dict[str, str] = {}
         self.problems: list[PluginProblem] = []
@@ -77,11 +95,21 @@ class PluginManager:
         self._network_backends = None
 
     def load(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
-        """Import and register what the entry points name, in the order of their names."""
-        for entry_point in sorted(entry_points, key=lambda point: (point.name, point.value)):
-            origin = entry_point.dist.name if entry_point.dist is not None else ""
+        """Import and register what the entry points name: asyncvmm's own, then others', in the order of
+        their names. A plugin whose name is taken is left out, and that is recorded.
+        """
+        loaded: dict[str, metadata.EntryPoint] = {}
+        for entry_point in sorted(entry_points, key=_load_order):
+            origin = _origin(entry_point)
             if self._manager.has_plugin(entry_point.name):
+                first = loaded.get(entry_point.name)
+                if first is None or (first.value, _origin(first)) != (entry_point.value, origin):
+                    owner = "" if first is None else f" by {first.value} of {_origin(first)}"
+                    taken = ConfigError(f"that plugin's name is taken{owner}")
+                    doing = f"to load {entry_point.value}"
+                    self.problems.append(PluginProblem(entry_point.name, origin, doing, taken))
                 continue
+            loaded[entry_point.name] = entry_point
             self._distributions[entry_point.name] = origin
             try:
                 plugin = entry_point.load()
@@ -106,7 +134,7 @@ class PluginManager:
         return results
 
     @property
-    def device_types(self) -> dict[str, DeviceType]:
+    def device_types(self) -> KnownTypes[DeviceType]:
         """Every device type by name. A name taken twice stays with the first plugin that gave
         it.
         """
@@ -117,7 +145,7 @@ class PluginManager:
         return self._device_types
 
     @property
-    def network_backends(self) -> dict[str, NetworkBackendType]:
+    def network_backends(self) -> KnownTypes[NetworkBackendType]:
         """Every kind of network backend by name. A name taken twice stays with the first plugin."""
         if self._network_backends is None:
             self._network_backends, self._backend_owners = self._named(
@@ -127,7 +155,7 @@ class PluginManager:
 
     def network_backend(self, name: str) -> NetworkBackendType:
         """The network backend of that name; ConfigError with the nearest right spelling otherwise."""
-        return self._find("network backend", name, self.network_backends)
+        return self.network_backends[name]
 
     def backend_origin(self, name: str) -> tuple[str, str]:
         """(plugin, its distribution or "") that a known network backend is from."""
@@ -136,7 +164,7 @@ class PluginManager:
 
     def device_type(self, name: str) -> DeviceType:
         """The device type of that name; ConfigError with the nearest right spelling otherwise."""
-        return self._find("device", name, self.device_types)
+        return self.device_types[name]
 
     def origin(self, device_type: str) -> tuple[str, str]:
         """(plugin, its distribution or "") that a known device type is from."""
@@ -167,9 +195,9 @@ class PluginManager:
 
     def _named(
         self, hook: str, kind: type[Named], what: str
-    ) -> tuple[dict[str, Named], dict[str, str]]:
+    ) -> tuple[KnownTypes[Named], dict[str, str]]:
         """All of one kind by name, and whose they are; what cannot be is recorded against its plugin."""
-        types: dict[str, Named] = {}
+        types: KnownTypes[Named] = KnownTypes(what, self.problems)
         owners: dict[str, str] = {}
         for name, offered in self._each(hook):
             if not isinstance(offered, kind):
@@ -182,13 +210,6 @@ class PluginManager:
                 continue
             self._record(name, f"in {hook}", error)
         return types, owners
-
-    def _find(self, what: str, name: str, known: dict[str, Named]) -> Named:
-        found = known.get(name)
-        if found is None:
-            broken = "".join(f"\n{problem}" for problem in self.problems)
-            raise ConfigError(f"no {what} {name!r}: {nearest(name, known)}{broken}")
-        return found
 
     def _each(self, hook: str) -> Iterator[tuple[str, Any]]:
         for name, offered in self.call(hook):
@@ -214,6 +235,15 @@ def create_plugin_manager(
     manager = PluginManager()
     manager.load(metadata.entry_points(group=GROUP) if entry_points is None else entry_points)
     return manager
+
+
+def _origin(entry_point: metadata.EntryPoint) -> str:
+    """The distribution that it is of, or nothing."""
+    return entry_point.dist.name if entry_point.dist is not None else ""
+
+
+def _load_order(entry_point: metadata.EntryPoint) -> tuple[bool, str, str]:
+    return _origin(entry_point) != OWN_DISTRIBUTION, entry_point.name, entry_point.value
 
 
 def _check_hook_names(plugin: object) -> None:

@@ -15,6 +15,9 @@ from asyncvmm.runtime.ports import GuestEndedError, PortStream
 from asyncvmm.runtime.run_protocol import Frame, FrameReader, RunChannelError
 
 RUN_PORT: Final = "asyncvmm.run"
+# What a guest's configuration has for the agent of its image.
+RUN_DEVICES: Final = (f"virtio-console,ports={RUN_PORT}", "virtio-rng")
+RUN_APPEND: Final = "asyncvmm.run=1"
 
 Sink = Callable[[bytes], None]
 KILL_SIGNAL = 9

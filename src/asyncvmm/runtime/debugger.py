@@ -24,6 +24,7 @@ from asyncvmm.gdb import (
 from asyncvmm.gdb.target import SIGINT
 from asyncvmm.machine import Machine
 from asyncvmm.runtime.conductor import Conductor
+from asyncvmm.runtime.edge import cannot_listen
 from asyncvmm.runtime.history import History, Take
 from asyncvmm.runtime.monitor import run_monitor
 from asyncvmm.runtime.snapshots import Snapshot
@@ -135,7 +136,7 @@ class Debugger:
         try:
             listeners = await trio.open_tcp_listeners(port, host=LOOPBACK)
         except (OSError, OverflowError) as error:
-            raise BackendError(f"gdb port {port} cannot be listened on: {error}") from error
+            raise BackendError(f"gdb: {cannot_listen(LOOPBACK, port, error)}") from error
         nursery.start_soon(trio.serve_listeners, self.serve, listeners)
         return int(listeners[0].socket.getsockname()[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -80,9 +81,7 @@ class Edge:
         try:
             listeners = await trio.open_tcp_listeners(forward.host_port, host=forward.host)
         except (OSError, ValueError) as error:
-            raise BackendError(
-                f"port {forward.host_port} of {forward.host} cannot be listened on: {error}"
-            ) from error
+            raise cannot_listen(forward.host, forward.host_port, error) from error
 
         async def handle(stream: trio.SocketStream) -> None:
             try:
@@ -187,6 +186,20 @@ class Edge:
                 live=True,
                 note=(DATAGRAM, names, data),
             )
+
+
+def cannot_listen(host: str, port: int, error: Exception) -> BackendError:
+    """What to do about a port that cannot be had."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        why = "another program has it: choose another port, or 0 for a free one"
+    elif number == errno.EACCES:
+        why = "that takes privileges: choose a port above 1023"
+    elif number == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        why = "that is no address of this machine (127.0.0.1 is, and 0.0.0.0 for all of them)"
+    else:
+        why = str(error)
+    return BackendError(f"port {port} of {host} cannot be listened on: {why}")
 
 
 def flow_text(flow: DatagramFlow) -> list[str | int]:

@@ -23,6 +23,7 @@ from asyncvmm.runtime.visits import Checkpoint, Revive, Run, Visit, steal_shown,
 
 SPACING_STEPS: Final = 10_000_000  # between snapshots, at first
 MAX_SNAPSHOTS: Final = 32
+MOST_SNAPSHOTS: Final = 10_000  # that may be asked for
 MAX_RUNS: Final = 1_000_000  # stretches that are remembered
 NEAR_STEPS: Final = 20_000  # a snapshot of the past is taken that far before an instant gone to
 MAX_NEAR: Final = 8
@@ -151,9 +152,9 @@ class History:
         return Visit(self, checkpoint, self._revive)
 
     def before(self, instant: Callable[[Checkpoint], bool]) -> Checkpoint | None:
-        """The last checkpoint for which ``instant`` holds."""
-        found = [each for each in (*self.checkpoints, *self.near) if instant(each)]
-        return max(found, key=lambda each: (each.steps, each.run), default=None)
+        """The last checkpoint for which ``instant`` holds: of two before one run that which has an input."""
+        found = [each for each in (*self.near, *self.checkpoints) if instant(each)]
+        return max(reversed(found), key=lambda each: (each.steps, each.run), default=None)
 
     def keep_near(self, checkpoint: Checkpoint) -> None:
         """Remember an instant of the past: others near it are likely to be wanted next."""

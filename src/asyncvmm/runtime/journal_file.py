@@ -59,12 +59,14 @@ OUTLET: Final = 21  # the outside gave a network backend something
 ANSWER: Final = 22  # a stretch that was to go to ``until_ns`` ended where all slept
 GIVEN: Final = 23  # the outside gave a live device something
 TAKEN: Final = 24  # the task of a live device took a request, which gives it room
+HISTORY: Final = 25  # a guest's past is kept from here on
+GOTO: Final = 26  # a guest went back, or forth, in its past
 # What is not an input: for whoever replays it, or reads it.
 DIGESTS: Final = 32  # what the guests were at this instant
 GONE: Final = 33  # a guest ended by itself
 LOST: Final = 34  # something entered that cannot be repeated, or did not fit: it ends here
 END: Final = 35
-KINDS: Final = frozenset((*range(HEADER, TAKEN + 1), *range(DIGESTS, END + 1)))
+KINDS: Final = frozenset((*range(HEADER, GOTO + 1), *range(DIGESTS, END + 1)))
 
 _FRAME: Final = struct.Struct("<II")
 _HEAD: Final = struct.Struct("<BHQH")

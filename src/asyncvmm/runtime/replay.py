@@ -6,6 +6,7 @@ the guests with the digests that the journal has. Nobody else brings anything in
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,12 +32,14 @@ from asyncvmm.runtime.host_snapshots import HostSnapshot
 from asyncvmm.runtime.inputs import Script
 from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, beside, read_journal
 from asyncvmm.runtime.kept_disks import KeptDisks, check_disks
+from asyncvmm.runtime.replay_settings import read_settings
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.runtime.vsock import VSOCK_PLACE
 from asyncvmm.timeline.events import FOREVER
 
 MARK_EVERY_NS: Final = 20 * MS  # of virtual time, at first
 MAX_MARKS: Final = 24
+MAX_TEXT: Final = 2000  # characters of an error that are shown
 WITHOUT_EFFECT: Final = frozenset((kinds.ANSWER, kinds.CUT, kinds.END, kinds.LOST))
 
 
@@ -144,8 +147,15 @@ class Replay(Script):
         self._at = 0
         self._cut = False
         self._to_end = False
+        self._pause_after = FOREVER  # the number of a record
+        self._passed = trio.Event()
         self._error: AsyncvmmError | None = None
         self._spacing_ns = MARK_EVERY_NS
+        self._last_goto = {
+            str(one.names.get("guest")): number
+            for number, one in enumerate(recorded.records)
+            if one.kind == kinds.GOTO
+        }
         self._snapshots: dict[str | int, Snapshot] = {}
         self._connections: dict[tuple[Any, ...], tuple[Gateway, TcpConnection]] = {}
         self._requests: dict[tuple[str, int], Request] = {}
@@ -167,6 +177,7 @@ class Replay(Script):
         self._at = 0 if mark is None else mark.at
         self._to_end = False
         self._cut = False
+        self._pause_after = FOREVER
         self._error = None
         self.ended = trio.Event()
         if self._at >= len(self.recorded.records):
@@ -189,8 +200,6 @@ class Replay(Script):
             await self.run(next_ns)
             await self._mark()
         await self.run(time_ns)
-        # Where it stood still off the grid the run did not: from there it would be another one.
-        self._cut = self.host.now_ns % self.host.quantum_ns != 0
 
     def _next_mark_ns(self) -> int:
         grid_ns = self._spacing_ns - self._spacing_ns % self.host.quantum_ns
@@ -200,6 +209,8 @@ class Replay(Script):
         """A snapshot of the host, unless it has a connection to the world, which would not be in it."""
         now_ns = self.host.now_ns
         if self._connections or self._requests or any(m.time_ns == now_ns for m in self.marks):
+            return
+        if self._remembers:  # a past is in no snapshot
             return
         asked = tuple((place, gateway.asked) for place, gateway in self.host.gateways.items())
         self.marks.append(Mark(now_ns, self._at, asked, await self.host.snapshot()))
@@ -230,13 +241,23 @@ class Replay(Script):
         return self.recorded.records[-1].time_ns if self.recorded.records else 0
 
     async def run(self, until_ns: int | None = None) -> None:
-        """Go on to an instant, or to the end of the journal, and stand still there.
+        """Go on to an instant, or to the end of the journal, and stand still there: what entered at that
+        instant has entered. Where the run itself did not stand still, off the grid, a quantum ends early,
+        which a guest with several harts can see.
 
         JournalError when something cannot be done again.
         """
         host = self.host
         if until_ns is not None and until_ns < self.end_ns:
+            answer = self._last_answer(until_ns)
+            if answer is not None:
+                self._pause_after, self._passed = answer, trio.Event()
+                host.resume()
+                await self._passed.wait()
             await host.run_until(until_ns, exact=True)
+            stood = answer is not None and self.recorded.records[answer].time_ns == until_ns
+            # Where it stands still off the grid the run did not: from there it would be another one.
+            self._cut = not stood and host.now_ns % host.quantum_ns != 0
         elif not self.ended.is_set():
             self._to_end = True
             host.resume()
@@ -244,10 +265,32 @@ class Replay(Script):
         if self._error is not None:
             raise self._error
 
+    def _last_answer(self, until_ns: int) -> int | None:
+        """The last record, of those to come up to an instant, of a stretch that ended early: it has to be
+        planned as it was, not to end at that instant.
+        """
+        records = self.recorded.records
+        after = bisect_right(records, until_ns, self._at, key=lambda one: one.time_ns)
+        for number in range(after - 1, self._at - 1, -1):
+            if records[number].kind == kinds.ANSWER:
+                return number
+        return None
+
     def live(self) -> None:
         """Forget what the journal has from here on: the guests take inputs of ours."""
         self._at = len(self.recorded.records)
+        for guest in self.host.guests.values():
+            guest.forget_history()
         self.ended.set()
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether a guest's past is kept."""
+        return any(guest.keeps_history for guest in self.host.guests.values())
+
+    def _goes_back(self, guest: str) -> bool:
+        """Whether a guest goes back in what is to come: only then its past is worth keeping."""
+        return self._last_goto.get(guest, -1) >= self._at
 
     # -- what the conductor asks (Script)
 
@@ -282,10 +325,17 @@ class Replay(Script):
         self._at += 1
         try:
             await self._enter(record)
-        except (AsyncvmmError, LookupError, TypeError, ValueError, StopIteration) as error:
+        except (
+            Exception
+        ) as error:  # whoever wrote the record is not trusted: whatever comes of it is its
             place = f"{self.recorded.path}: record {self._at} at {record.time_ns} ns"
-            self._error = JournalError(f"{place}: {type(error).__name__}: {error}")
+            self._error = JournalError(f"{place}: {type(error).__name__}: {printable(error)}")
+            self._error.__cause__ = error
             self._at = len(self.recorded.records)
+        if self._at > self._pause_after:
+            self._pause_after = FOREVER
+            self.host.pause()
+            self._passed.set()
         if self._at == len(self.recorded.records):
             if self._to_end:
                 self.host.pause()
@@ -332,6 +382,14 @@ class Replay(Script):
             guest.vsock.again(kind, names, data)
         elif kind == kinds.BALLOON:
             guest.balloon.again(names)
+        elif kind == kinds.HISTORY:
+            if self._goes_back(guest.name):
+                spacing, snapshots = int(names["spacing"]), int(names["snapshots"])
+                guest.keep_history(spacing=spacing, snapshots=snapshots)
+        elif kind == kinds.GOTO:
+            await guest.goto(names["time_ns"], steps=names["steps"])
+            if not self._goes_back(guest.name):
+                guest.forget_history()
         elif kind == kinds.GIVEN:
             guest.at_device(str(names["device"]), lambda device: give(device, data))
         elif kind == kinds.TAKEN:
@@ -359,7 +417,7 @@ class Replay(Script):
         guest = await self.host.start(
             source,
             name=str(names["guest"]),
-            max_instructions=names["most"],
+            max_instructions=_whole(names["most"]),
             apart=bool(names["apart"]),
             check=lambda machine: _check(names, config, machine),
             open_blob=KeptDisks(beside(self.recorded.path, "disks"), disks),
@@ -449,10 +507,22 @@ class Replay(Script):
         self.host.enter_gateway(gateway, act)
 
 
+def printable(error: Exception) -> str:
+    """What an error says, of which somebody else may have written a part: not endless, and no surrogates."""
+    text = str(error).encode(errors="backslashreplace").decode()
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
+
 def _mapping(names: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = names[key]
     if not isinstance(value, dict):
         raise TypeError(f"{key} is not a mapping")
+    return value
+
+
+def _whole(value: object) -> int | None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise TypeError(f"{value!r:.60} is no number of instructions")
     return value
 
 
@@ -484,16 +554,11 @@ async def open_replay(
     Time stands still until ``replay.run`` is awaited. JournalError names what is wrong with the file.
     """
     recorded = await trio.to_thread.run_sync(read_journal, path)
-    settings = recorded.header.get("host")
-    if not isinstance(settings, dict) or not isinstance(settings.get("networks", {}), dict):
-        raise JournalError(f"{path}: the header has no host")
-    if not all(isinstance(network, dict) for network in settings.get("networks", {}).values()):
-        raise JournalError(f"{path}: the header's networks are no mappings")
-    settings = dict(settings)
+    settings = read_settings(recorded)
     folder = settings.pop("snapshot", None)
     if folder is not None:
         place = recorded.path.absolute().parent / str(folder)
-        settings = {"snapshot": await trio.to_thread.run_sync(HostSnapshot.load, place)}
+        settings["snapshot"] = await trio.to_thread.run_sync(HostSnapshot.load, place)
     wrong: Exception | None = None
     async with trio.open_nursery() as nursery:
         stage = Stage(nursery, {**settings, "workers": workers, "plugins": plugins})
@@ -501,8 +566,8 @@ async def open_replay(
         try:
             try:
                 await replay.begin()
-            except TypeError as error:
-                raise JournalError(f"{path}: the header's host: {error}") from error
+            except (ConfigError, TypeError, ValueError, LookupError, AttributeError) as error:
+                raise JournalError(f"{path}: the header's host: {printable(error)}") from error
             yield replay
         except Exception as error:  # carried past the nursery, which would wrap it in a group
             wrong = error

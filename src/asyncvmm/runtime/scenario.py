@@ -268,7 +268,10 @@ def _read_step(where: str, number: int, values: Any, guests: Mapping[str, GuestS
         raise ConfigError(f"{where}: {actions[0]} and {actions[1]} do not go together")
     if "link" in given:
         given["link"] = link_settings(f"{where}: link", given["link"], _LINK_KEYS)
-        LinkShape().change(**given["link"])
+        try:
+            LinkShape().change(**given["link"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: link: {error}") from error
     elif "network" in given:
         raise ConfigError(f"{where}: network goes with link")
     for key in ("status", "contains", "show"):

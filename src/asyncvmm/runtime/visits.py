@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import attrs
 
 from asyncvmm.device import CharPort
-from asyncvmm.machine import RAN_ASLEEP, RAN_HALT, RAN_STEPS, RAN_STOP, UNLIMITED, Machine
+from asyncvmm.machine import RAN_ASLEEP, RAN_HALT, RAN_STEPS, RAN_STOP, RAN_TIME, UNLIMITED, Machine
 from asyncvmm.runtime.arrivals import Arrivals, cards
 from asyncvmm.runtime.commands import is_run_port
 from asyncvmm.runtime.saved import HostSide
@@ -210,12 +210,20 @@ class Visit:
     def _run_into(self, run: Run, time_ns: int) -> int:
         """A part of ``run``, which goes on after ``time_ns``: its quanta end where they did.
 
-        A machine that would sleep beyond that instant is woken then, which it does not notice.
+        A machine that would sleep beyond that instant is woken then, which it does not notice; nor does
+        one hart alone notice where its quantum ends, so that is where a host stops it too.
         """
         machine, scheduler = self.machine, self.machine.scheduler
+        if len(machine.harts) == 1:
+            scheduler.earlier_event(time_ns)
+            why = machine.run(time_ns, CHUNK_STEPS)
+            return RAN_STEPS if why == RAN_TIME else why
         scheduler.yields = True
         count = int(machine.clock.steps_for(time_ns - self.now_ns))
         why = machine.run(run.until_ns, max(1, min(count, CHUNK_STEPS)))
+        if why == RAN_STEPS and scheduler.finish_quantum():  # all that ran in it have fallen asleep
+            scheduler.yields = run.yields
+            return RAN_ASLEEP if scheduler.gives_up() else RAN_STEPS
         if why != RAN_ASLEEP or run.yields:
             return why
         harts = range(len(machine.harts))

@@ -45,7 +45,9 @@ _SERVE: Final = (
     "mkdir -p /var/log/nginx /var/lib/nginx",
     f"head -c {BULK_MB * 1_000_000} /dev/zero > /var/www/html/bulk",
     f"head -c {PAGE_BYTES} /dev/zero > /var/www/html/page",
-    "nginx -g 'access_log off;keepalive_requests 100000;' 2>/dev/null || nginx",
+    # In a file: with -g they would be outside of "http", where nginx takes neither.
+    "printf 'access_log off;\nkeepalive_requests 100000;\n' > /etc/nginx/conf.d/bench.conf",
+    "nginx",
 )
 # Takes connections one after the other and says at the end of each how much came.
 _SINK: Final = f"""cat > /tmp/sink.py <<'END'

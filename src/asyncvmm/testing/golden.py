@@ -131,7 +131,6 @@ def golden(
         kept = tmp_path_factory.mktemp("golden")
         files = {"journal": kept / "run.journal"} if journal else {}
         async with open_host(journal=files.get("journal"), journal_digests=False) as host:
-            host.journal_refers(snapshot, place / state.key)
             guest = await host.start(snapshot)
             for name, network in host.networks.items():
                 if network.cables:

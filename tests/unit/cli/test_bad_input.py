@@ -161,6 +161,12 @@ def test_disks(tmp_path: Path, program: Path, capsys: pytest.CaptureFixture[str]
         (["--"], ["after --"]),
         (["--", "true"], ["runs no commands"]),
         (["--no-such-option"], ["--no-such-option"]),
+        (["--alow", "x"], ["asyncvmm run: error: no option --alow: did you mean '--allow'?"]),
+        (["--alow=x"], ["no option --alow: did you mean '--allow'?"]),
+        (["more", "words"], ["unrecognized arguments: more words"]),
+        (["-p", "8080:80", "-p", "8080:81"], ["-p: port 8080 of 127.0.0.1 is forwarded twice"]),
+        (["--allow", "300.1.1.1"], ["'300.1.1.1' is neither a name, an address nor a network"]),
+        (["--net", "lan,mac=zz"], ["virtio-net: mac: 'zz' is not a MAC address such as"]),
     ],
 )
 def test_options(

@@ -163,7 +163,7 @@ def test_idle_keeps_the_time_at_which_the_hart_fell_asleep() -> None:
     bench.actions[0] = {10: bench.wait(), 11: bench.see("woken")}
     assert bench.run() == RAN_IDLE
     assert bench.timeline.now_ns == 10
-    bench.scheduler.advance_idle(5000)
+    assert bench.scheduler.pass_by(5000)
     bench.interrupt()()
     bench.run(until_ns=6000)
     assert bench.seen == [("woken", 5001)]
@@ -174,8 +174,10 @@ def test_idle_time_does_not_pass_an_event() -> None:
     bench.timeline.at(100, bench.see("event"))
     bench.actions[0] = {1: bench.wait()}
     bench.harts[0].waiting = True
-    bench.scheduler.advance_idle(5000)
-    assert bench.timeline.now_ns == 100
+    assert not bench.scheduler.pass_by(100)
+    assert bench.timeline.now_ns == 0
+    assert bench.scheduler.pass_by(99)
+    assert bench.timeline.now_ns == 99
 
 
 def test_steps_are_limited_exactly() -> None:

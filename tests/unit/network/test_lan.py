@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import random
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.base.units import MS
 from asyncvmm.device import NetPort, Packet
 from asyncvmm.network import LinkShape, Network, NetworkConfig
@@ -264,3 +265,19 @@ def test_what_enters_between_stretches_takes_a_quantum_less_and_overtakes_nothin
     live(30 * MS)
     assert [time for time, _ in card.got[1:]] == [20 * MS - 1 + 3 * MS // 2] * 2
     assert [data[14:25] for _, data in card.got[1:]] == [b"from within", b"entered...."]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full is needed")
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_a_capture_that_cannot_be_written_is_named(buffering: int) -> None:
+    network, card = Network("lan", NetworkConfig(), 0, QUANTUM), Card("a", 1)
+    network.plug("a", card.port, 0)
+    full = Path("/dev/full").open("wb", buffering=buffering)  # noqa: SIM115
+    with pytest.raises(BackendError, match="capture /dev/full: cannot be written: No space left"):
+        network.capture(full)
+        card.plan(5, b"\xff" * 12 + bytes(50))
+        card.live_until(MS)
+        network.advance(MS)
+        network.close()
+    network.close()
+    assert full.closed

@@ -222,3 +222,11 @@ def test_names_that_cannot_be(name: str) -> None:
 def test_a_config_is_itself_again() -> None:
     config = NetworkConfig.from_mapping({"backends": {"far": "later,x=1"}})
     assert NetworkConfig.from_mapping(config.to_mapping()) == config
+
+
+@pytest.mark.parametrize(
+    "values", [{"backends": "x"}, {"links": 3}, {"links": {"a": 3}}, {"gateway": "no"}]
+)
+def test_a_network_of_other_types(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        NetworkConfig.from_mapping(values)

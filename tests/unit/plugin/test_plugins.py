@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 import types
-from importlib.metadata import EntryPoint
+from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,8 @@ import pytest
 
 from asyncvmm.base.errors import ConfigError, InternalError
 from asyncvmm.device import DeviceIo, MmioDevice
+from asyncvmm.machine import GuestConfig
+from asyncvmm.machine.devices import wanted_devices
 from asyncvmm.plugin import (
     DeviceType,
     PluginManager,
@@ -181,6 +183,57 @@ def test_entry_points_are_loaded_in_order_of_name(monkeypatch: pytest.MonkeyPatc
     assert manager.names == ["a", "b"]
     assert list(manager.device_types) == ["a", "b"]
     assert manager.problems == []
+
+
+def distributed(folder: Path, distribution: str, points: str, source: str) -> Distribution:
+    """An installed distribution: its entry points, and one module named as the distribution."""
+    (folder / f"{distribution}.py").write_text(source)
+    info = folder / f"{distribution}-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[asyncvmm]\n{points}\n")
+    return Distribution.at(info)
+
+
+COPYCAT = """
+from asyncvmm.plugin import DeviceType, hookimpl
+from asyncvmm_plugins.test_finisher.config import TestFinisherConfig
+
+@hookimpl
+def asyncvmm_device_types():
+    return [DeviceType(name, "a copy", TestFinisherConfig, print, "mmio") for name in ("ns16550", "own")]
+"""
+
+
+def test_nobody_takes_a_name_from_asyncvmm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a plugin's, nor a device's, although theirs come first in the alphabet."""
+    copies = distributed(tmp_path, "acopy", "acopy = acopy\nns16550 = acopy", COPYCAT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"]["asyncvmm"]
+    first = distributed(tmp_path, "asyncvmm", f"ns16550 = {own['ns16550']}", "")
+    manager = create_plugin_manager([*copies.entry_points, *first.entry_points])
+    assert manager.device_type("ns16550").summary != "a copy"
+    assert manager.origin("ns16550") == ("ns16550", "asyncvmm")
+    assert manager.origin("own") == ("acopy", "acopy")
+    name, device = map(str, manager.problems)
+    assert name == (
+        "plugin 'ns16550' of acopy failed to load acopy: ConfigError: that plugin's name is taken by "
+        f"{own['ns16550']} of asyncvmm; pip uninstall acopy, or mend it"
+    )
+    assert device.startswith(
+        "plugin 'acopy' of acopy failed in asyncvmm_device_types: ConfigError: "
+    )
+    assert "'ns16550' is a device of 'ns16550' too" in device
+
+
+def test_a_machine_without_a_device_says_which_plugins_failed() -> None:
+    manager = PluginManager()
+    manager.load([EntryPoint("thermometer", "no_such_module_at_all", "asyncvmm")])
+    config = GuestConfig(elf=Path("x"), devices=("thermometer",))
+    with pytest.raises(ConfigError, match="no device 'thermometer': there are none\nplugin 'therm"):
+        wanted_devices(config, manager.device_types)
+    with pytest.raises(ConfigError, match=r"no device 'thermometer': there are none$"):
+        wanted_devices(config, {})
 
 
 def test_a_hook_reaches_every_plugin() -> None:

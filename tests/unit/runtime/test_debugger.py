@@ -256,11 +256,11 @@ async def test_a_connection_that_goes_away_leaves_the_guest_running(
 
 async def test_one_gdb_at_a_time(tmp_path: Path) -> None:
     async with started(tmp_path) as (_host, guest, gdb):
-        assert guest._debugger is not None
+        assert guest._gdb.debugger is not None
         with pytest.raises(ConfigError, match="already"):
             await guest.gdb()
         client, server = trio.testing.memory_stream_pair()
-        await guest._debugger.serve(server)
+        await guest._gdb.debugger.serve(server)
         assert await client.receive_some() == b""
         assert await gdb.ask(b"qC") == b"QC1"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from asyncvmm.network.config import NetworkConfig
 from asyncvmm.network.inet import ACK, RST, SYN, TCP, TcpSegment, parse_ipv4
 from asyncvmm.network.tcp import CLOSED, TcpConnection
 from asyncvmm.runtime.connections import ConnectFailedError, GuestStream
-from asyncvmm.runtime.edge import Edge, Forward
+from asyncvmm.runtime.edge import Edge, Forward, cannot_listen
 from asyncvmm.runtime.entrance import Entrance
 from asyncvmm.runtime.inputs import Inputs
 from asyncvmm.runtime.splice import Splice
@@ -346,3 +347,18 @@ async def test_closing_wakes_whoever_reads() -> None:
             await stream.aclose()
 
     await run(test)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.EADDRINUSE, "in use"), "another program has it: choose another port, or 0"),
+        (PermissionError(errno.EACCES, "denied"), "choose a port above 1023"),
+        (OSError(errno.EADDRNOTAVAIL, "no"), "no address of this machine"),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), "no address of this machine"),
+        (OSError(errno.EMFILE, "too many"), "too many"),
+    ],
+)
+def test_a_port_that_cannot_be_had_has_a_remedy(error: OSError, remedy: str) -> None:
+    text = str(cannot_listen("127.0.0.1", 80, error))
+    assert text.startswith("port 80 of 127.0.0.1 cannot be listened on: ") and remedy in text

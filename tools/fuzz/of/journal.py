@@ -31,7 +31,8 @@ _RECORDS: Final = (
 )
 
 
-def _framed(bodies: list[bytes]) -> bytes:
+def framed(bodies: list[bytes]) -> bytes:
+    """A journal of these records, with checksums that fit."""
     check, out = 0, bytearray(MAGIC)
     for body in bodies:
         check = crc(body, check)
@@ -55,7 +56,7 @@ def _joined(pieces: list[bytes]) -> bytes:
 
 _BODIES: Final = [_HEADER, *map(encode, _RECORDS)]
 SEEDS: Final = {
-    "file": (_framed(_BODIES), _framed(_BODIES[:3]), _framed([_HEADER])),
+    "file": (framed(_BODIES), framed(_BODIES[:3]), framed([_HEADER])),
     "records": (_joined(_BODIES[1:]), _joined(_BODIES[1:3]), _joined([*_BODIES[1:4], _BODIES[5]])),
     "header": (_HEADER,),
 }
@@ -68,12 +69,12 @@ def fuzz_file(data: bytes) -> None:
 
 def fuzz_records(data: bytes) -> None:
     """After a good header, with checksums that fit."""
-    _read(_framed([_HEADER, *_split(data)]))
+    _read(framed([_HEADER, *_split(data)]))
 
 
 def fuzz_header(data: bytes) -> None:
     """Alone, with a checksum that fits."""
-    _read(_framed([data]))
+    _read(framed([data]))
 
 
 def _read(data: bytes) -> None:
@@ -82,7 +83,7 @@ def _read(data: bytes) -> None:
     found = read_or_refused(lambda: read_journal(path), path)
     if found is None:
         return
-    again = _framed([encode(Record(HEADER, 0, 0, found.header))])
+    again = framed([encode(Record(HEADER, 0, 0, found.header))])
     assert again[: len(MAGIC)] == data[: len(MAGIC)]
     assert 0 <= found.cut_bytes < len(data)
     times = [record.time_ns for record in found.records]

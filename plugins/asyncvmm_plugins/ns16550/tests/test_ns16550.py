@@ -241,6 +241,19 @@ def test_snapshot_goes_on_where_it_was(uart: Uart) -> None:
     assert other[DATA] == ord("q")
 
 
+def test_a_snapshot_asks_for_no_input_before_a_driver_does(uart: Uart) -> None:
+    """What was typed before the port was set up stays in it: turning the FIFOs on loses none of it."""
+    uart.port.push(b"early")
+    other = Uart()
+    other.port.push(b"early")
+    other.device.load(uart.device.save())
+    other.device.resume()
+    for each in (uart, other):
+        assert each.device.save()["receive_fifo"] == ""
+        each[FCR] = 0xC1
+        assert bytes(each[DATA] for _ in range(5)) == b"early"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -17,10 +17,10 @@ from asyncvmm.machine import parse_size
 from asyncvmm.machine.config import NVRAM, split_disk
 from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.images import BootFiles
+from asyncvmm.runtime.commands import RUN_DEVICES
 from asyncvmm.runtime.folder.layout import VM_TOML, FolderPaths
 from asyncvmm.runtime.folder.settings import FORMAT, VmSettings, VmTomlError, parse_settings
 from asyncvmm.runtime.folder.settings_edit import set_value
-from asyncvmm.runtime.guest import RUN_DEVICES
 from asyncvmm.storage import Progress, convert_image, create_image, opened
 from asyncvmm.storage.hostfile import sync_folder
 from asyncvmm.storage.nvram import Nvram

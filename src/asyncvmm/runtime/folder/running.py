@@ -16,6 +16,7 @@ from asyncvmm.base.errors import AsyncvmmError, ConfigError
 from asyncvmm.machine import GuestConfig
 from asyncvmm.machine.renewal import FREEZE, HOST, Date, Identity
 from asyncvmm.plugin import PluginManager, create_plugin_manager
+from asyncvmm.runtime.commands import RUN_APPEND
 from asyncvmm.runtime.folder.disks import check_disks, freeze_apart, kept_files
 from asyncvmm.runtime.folder.head import STOPPED, Head, read_head, write_head
 from asyncvmm.runtime.folder.layout import FolderPaths, check_own, clear_leftovers
@@ -30,7 +31,7 @@ from asyncvmm.runtime.folder.nvram import (
 )
 from asyncvmm.runtime.folder.settings import LogLimits, VmSettings, load_settings
 from asyncvmm.runtime.folder.snapshots import FolderSnapshots, disk_stamps
-from asyncvmm.runtime.guest import RUN_APPEND, Guest, GuestExit
+from asyncvmm.runtime.guest import Guest, GuestExit
 from asyncvmm.runtime.host import Host, open_host
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.storage import check_image
@@ -316,7 +317,7 @@ async def _start(
         with FolderSnapshots(paths).load(name) as state:
             await trio.to_thread.run_sync(state.save, beside)
         assert isinstance(source, Snapshot)
-        host.journal_refers(source, beside)
+        source.folder = beside
     before = read_head(paths.head)
     write_head(paths.head, Head(parent=before.parent))
     try:
