@@ -21,7 +21,9 @@ examples:
 
 The folder holds vm.toml (configuration), disks/ (the first one over the image's root disk: what the guest
 writes is kept), image/ (the files it boots, as they are now), snapshots/, logs/ and a lock. It may be moved,
-copied while the machine is stopped, and removed with `asyncvmm rm`.
+copied while the machine is stopped, and removed with `asyncvmm rm`. Look at vm.toml of a folder that somebody
+gave you before you run it: it may name files of yours as disks and shares. Nothing else in a folder reaches
+outside of it.
 """
 
 
