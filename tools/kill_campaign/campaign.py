@@ -71,6 +71,16 @@ class Campaign:
         if self.broken is not None:
             words += ["--broken", self.broken]
         process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE)
+        try:
+            return self._kill(name, process, wanted)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def _kill(self, name: str, process: subprocess.Popen[bytes], wanted: int) -> list[str]:
+        """What it has said until it was killed, some time after ``wanted`` lines."""
         assert process.stdout is not None
         fd = process.stdout.fileno()
         said = b""
@@ -80,7 +90,6 @@ class Campaign:
             ready, _, _ = select.select([fd], [], [], PATIENCE_S)
             data = os.read(fd, 65536) if ready else b""
             if not data:
-                process.kill()
                 raise AssertionError(f"{name}: the process ended or hung after {said[-200:]!r}")
             said += data
         deadline = time.monotonic() + self.rng.random() * LATEST_S
@@ -91,8 +100,6 @@ class Campaign:
                 said += data
         process.kill()
         said += process.stdout.read()
-        process.stdout.close()
-        process.wait()
         return said.decode().splitlines()
 
 
