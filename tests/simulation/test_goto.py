@@ -241,6 +241,17 @@ async def test_it_is_bounded(folder: Path) -> None:
         assert await digest_at(host, guest, time_ns=38 * MS) == noted[38]
 
 
+async def test_a_history_that_begins_anew(folder: Path) -> None:
+    async with started(folder, "computation") as (host, guest):
+        await host.run_until(1 * MS)
+        guest.keep_history(spacing=200_000)
+        noted = await stopped_at(host, guest, [2 * MS, 3 * MS])
+        for instant, digest in noted.items():
+            assert await digest_at(host, guest, time_ns=instant) == digest
+        with pytest.raises(ConfigError, match="what is kept begins at"):
+            await guest.at(MS // 2)
+
+
 async def test_a_reset_is_an_input(folder: Path, tmp_path: Path) -> None:
     source = """
     _start: li t0, 3000

@@ -50,6 +50,7 @@ class VirtioConsole(VirtioDevice):
         self.ports: list[CharPort] = [io.console, *(io.port(name) for name in config.ports)]
         # How much of the buffer at the head of each transmit queue was sent already.
         self.sent = [0] * len(self.ports)
+        self.blocked = [False] * len(self.ports)  # output waits for room at the host
         # Control messages that wait for a buffer: the newest value of each (port, event), so that
         # their number is bounded whatever the driver does.
         self.outbox: dict[tuple[int, int], int] = {}
@@ -60,6 +61,7 @@ class VirtioConsole(VirtioDevice):
         super().reset()
         self.outbox.clear()
         self.sent = [0] * len(self.ports)
+        self.blocked = [False] * len(self.ports)
         for number, port in enumerate(self.ports):
             port.set_guest_open(False)
             port.on_input = functools.partial(self._deliver, number)
@@ -109,6 +111,7 @@ class VirtioConsole(VirtioDevice):
         """The guest's bytes to the host, as far as the port has room."""
         port, queue = self.ports[number], self.queues[self._receive_queue(number).index + 1]
         left = queue.pending()
+        self.blocked[number] = False
         queue.hold_signals()
         while left > 0 and (chain := queue.pop()):
             chain.skip(self.sent[number])
@@ -116,6 +119,7 @@ class VirtioConsole(VirtioDevice):
                 fitted = port.transmit(piece)
                 self.sent[number] += fitted
                 if fitted < len(piece):
+                    self.blocked[number] = True
                     queue.unpop(chain)
                     queue.release_signals()
                     return
@@ -203,6 +207,7 @@ class VirtioConsole(VirtioDevice):
             guest_open=tuple(port.guest_open for port in self.ports),
             sent=tuple(self.sent),
             outbox=tuple((number, event, value) for (number, event), value in self.outbox.items()),
+            blocked=tuple(self.blocked),
         )
 
     def save(self) -> dict[str, object]:
@@ -217,7 +222,7 @@ class VirtioConsole(VirtioDevice):
             raise ConfigError(f"{self.io.path}: the saved console has no state")
         state = VirtioConsoleState.load(console)
         count = len(self.ports)
-        if len(state.guest_open) != count or len(state.sent) != count:
+        if not len(state.guest_open) == len(state.sent) == len(state.blocked) == count:
             raise ConfigError(f"{self.io.path}: the saved console has other ports")
         if any(number >= count for number, _, _ in state.outbox):
             raise ConfigError(f"{self.io.path}: a saved message is for a port that does not exist")
@@ -226,15 +231,15 @@ class VirtioConsole(VirtioDevice):
         """See VirtioDevice."""
         super().load(saved)
         state = VirtioConsoleState.load(saved["console"])
-        self.sent = list(state.sent)
+        self.sent, self.blocked = list(state.sent), list(state.blocked)
         self.outbox = {(number, event): value for number, event, value in state.outbox}
         for port, is_open in zip(self.ports, state.guest_open, strict=True):
             port.set_guest_open(is_open)
         self._set_size()
 
     def resume(self) -> None:
-        """See VirtioDevice: what waited for room, or for a buffer, goes on."""
+        """See VirtioDevice: what waited for room goes on. What waits for a buffer waits for a bell."""
         super().resume()
-        for number in range(len(self.ports)):
-            self._send(number)
-            self._deliver(number)
+        for number, blocked in enumerate(self.blocked):
+            if blocked:
+                self._send(number)

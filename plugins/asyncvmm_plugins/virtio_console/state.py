@@ -30,11 +30,22 @@ def _are_events(state: Any, attribute: Any, value: tuple[object, ...]) -> None:
 
 @attrs.frozen
 class VirtioConsoleState(DeviceState):
-    """For each port whether the guest has it open and how much of its next buffer was sent; and the
-    control messages (port, event, value) that wait for a buffer."""
+    """For each port whether the guest has it open, how much of its next buffer was sent and whether
+    output waits for room at the host; and the control messages (port, event, value) that wait for a
+    buffer. Version 1 did not know what waits.
+    """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     guest_open: tuple[bool, ...] = attrs.field(validator=_are_bools)
     sent: tuple[int, ...] = attrs.field(validator=_are_counts)
     outbox: tuple[Any, ...] = attrs.field(validator=_are_events)
+    blocked: tuple[bool, ...] = attrs.field(validator=_are_bools)
+
+    @classmethod
+    def upgrade(cls, saved: dict[str, Any], version: int) -> dict[str, Any]:
+        """Of version 1: everything may wait."""
+        if version != 1:
+            return super().upgrade(saved, version)
+        ports = saved.get("guest_open")
+        return {**saved, "blocked": [True] * len(ports) if isinstance(ports, list) else None}

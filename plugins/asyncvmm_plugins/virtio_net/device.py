@@ -320,11 +320,6 @@ class VirtioNet(VirtioDevice):
         self.announce = state.announce
         self._layout()
 
-    def resume(self) -> None:
-        """See VirtioDevice: what has arrived goes into the buffers that are there."""
-        super().resume()
-        self._deliver()
-
 
 def _header(packet: Packet, buffers: int) -> bytes:
     """5.1.6.4.1."""

@@ -349,4 +349,5 @@ class VirtioVsock(VirtioDevice):
             elif connection is not None:
                 self._over(key, "")
         super().resume()
-        self._flush()
+        if lost:  # otherwise what waits goes on waiting for the driver's bell
+            self._flush()

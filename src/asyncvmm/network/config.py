@@ -65,7 +65,11 @@ def _backends(values: Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(values, Mapping):
         raise ConfigError(f"backends: names with options are expected, not {values!r:.60}")
     for name, options in values.items():
-        if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name)) is None or name == GATEWAY:
+        if name == GATEWAY:
+            raise ConfigError(
+                "backends: the name 'gateway' is the network's own gateway's: take another"
+            )
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name)) is None:
             raise ConfigError(
                 f"backends: a name is 1 to 64 letters, digits, '.', '-' or '_', not {str(name)[:60]!r}"
             )

@@ -95,7 +95,7 @@ class Debugger:
             self._conductor.hold()
 
     async def halted(self) -> None:
-        """See conductor.Resident."""
+        """See residents.Resident."""
         stop = self.target.take_stop()
         if self._stub is None or self._abandoned:
             return

@@ -18,7 +18,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.device import Packet
 from asyncvmm.machine import RAN_ASLEEP, Machine
 from asyncvmm.runtime.arrivals import MAX_BYTES, Arrival, Arrivals, leave, listen
-from asyncvmm.runtime.snapshots import Snapshot
+from asyncvmm.runtime.snapshots import Snapshot, thin_out
 from asyncvmm.runtime.visits import Checkpoint, Revive, Run, Visit, steal_shown, total_steps
 
 SPACING_STEPS: Final = 10_000_000  # between snapshots, at first
@@ -205,9 +205,8 @@ class History:
     def _thin_out(self) -> None:
         """Every other snapshot goes, but the first, the last and the fresh."""
         self.spacing *= 2
-        for checkpoint in [each for each in self.checkpoints[1:-1] if not each.fresh][::2]:
-            checkpoint.snapshot.close()
-        self.checkpoints = [each for each in self.checkpoints if not each.snapshot.closed]
+        spare = [each for each in self.checkpoints[1:-1] if not each.fresh]
+        self.checkpoints = thin_out(self.checkpoints, spare)
 
     def _forget_first_half(self) -> None:
         kept = self.checkpoints[len(self.checkpoints) // 2 :]

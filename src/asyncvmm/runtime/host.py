@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.hypervisor import DEFAULT_POLICY, LedgerEvent
 from asyncvmm.machine import GuestConfig, Machine
 from asyncvmm.machine.devices import OpenBlob
-from asyncvmm.machine.renewal import FREEZE, HOST, Date, Identity, Reseed, check_date, new_seed
+from asyncvmm.machine.renewal import FREEZE, Date, Identity, Reseed, check_date, new_seed
 from asyncvmm.network import Network, NetworkConfig
 from asyncvmm.network.gateway import Gateway
 from asyncvmm.plugin import PluginManager, create_plugin_manager
@@ -352,9 +351,6 @@ async def open_host(
     check_date(clock)
     if snapshot is None and (reseed is not False or clock != FREEZE):
         raise ConfigError("reseed and clock are for a host from a snapshot")
-    dated = clock == HOST
-    if dated:
-        clock = time.time_ns()
     options = HostOptions(cpus, mips, memory, overcommit, policy, quantum_us, seed, networks)
     if snapshot is not None:
         options = options.from_snapshot(snapshot, reseed)
@@ -363,10 +359,11 @@ async def open_host(
     )
     parts = put_together(options, manager, workers, wall if wall is not None else TrioWallClock())
     conductor, population = parts.conductor, parts.population
+    date = parts.machines.date(clock)
     if journal is not None:
         settings = options.journaled(parts.networks.configs)
         if snapshot is not None:
-            settings |= {"reseed": reseed, "clock": clock}
+            settings |= {"reseed": reseed, "clock": FREEZE if date is None else date}
         population.recording = await Recording.begin(
             journal,
             journal_bytes,
@@ -383,8 +380,7 @@ async def open_host(
         parts.backends.open(nursery)
         try:
             if snapshot is not None:
-                take_up(parts, snapshot, reseed, clock)
-                parts.networks.entrance.live |= dated
+                take_up(parts, snapshot, reseed, date)
             if paused:
                 conductor.set_goal(conductor.now_ns)
             nursery.start_soon(conductor.task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from asyncvmm.base.units import PAGE_SIZE
-from asyncvmm.machine.renewal import Date, Reseed, new_seed, reseeded
+from asyncvmm.machine.renewal import Reseed, new_seed, reseeded
 from asyncvmm.runtime.guest import Guest
 from asyncvmm.runtime.host_parts import HostParts
 from asyncvmm.runtime.host_saved import HostBooks, HostSettings, ResidentState, SavedHost
@@ -53,17 +53,17 @@ def save_host(parts: HostParts) -> HostSnapshot:
     return HostSnapshot(SavedHost(books, networks.configs, between, taken))
 
 
-def take_up(parts: HostParts, snapshot: HostSnapshot, reseed: Reseed, clock: Date) -> None:
+def take_up(parts: HostParts, snapshot: HostSnapshot, reseed: Reseed, date: int | None) -> None:
     """Let a new host become what ``snapshot`` says, before its time has begun; its backends may run.
 
-    ConfigError when the snapshot contradicts itself.
+    ``date`` is that of all guests (see ``Machines.date``). ConfigError when the snapshot contradicts
+    itself.
     """
     snapshot.check_open()
     conductor, networks, population = parts.conductor, parts.networks, parts.population
     saved = snapshot.saved
     check_books(saved.books)
     since = {place.guest: place.since_ns for place in saved.books.conductor.places}
-    date = parts.machines.date(clock)
     made: dict[str, Guest] = {}
     try:
         for resident, one in zip(saved.books.guests, saved.guests, strict=True):

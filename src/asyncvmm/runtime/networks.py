@@ -36,7 +36,7 @@ class _Plugged:
 
 
 class Networks:
-    """All networks of one host, and which cable is whose. See ``conductor.Exchange``."""
+    """All networks of one host, and which cable is whose. See ``residents.Exchange``."""
 
     def __init__(
         self,

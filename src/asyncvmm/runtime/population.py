@@ -40,7 +40,10 @@ MAX_FORKS: Final = 10_000
 
 
 class Population:
-    """All guests of one host by name. ``seed`` is the host's."""
+    """All guests of one host by name; ``paced`` are those that keep step with the wall.
+
+    ``seed`` is the host's, ``recording`` that of a host with a journal, from before its first guest on.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class Population:
         seed: int,
     ) -> None:
         self.by_name: Final[dict[str, Guest]] = {}
-        self.paced: Final[set[str]] = set()  # the guests that keep step with the wall
+        self.paced: Final[set[str]] = set()
         self.recording: Recording | None = None
         self._conductor = conductor
         self._networks = networks

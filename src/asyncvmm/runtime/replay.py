@@ -33,7 +33,7 @@ from asyncvmm.runtime.inputs import Script
 from asyncvmm.runtime.journal_file import JournalError, Record, Recorded, beside, read_journal
 from asyncvmm.runtime.kept_disks import KeptDisks, check_disks
 from asyncvmm.runtime.replay_settings import read_settings
-from asyncvmm.runtime.snapshots import Snapshot
+from asyncvmm.runtime.snapshots import Snapshot, thin_out
 from asyncvmm.runtime.vsock import VSOCK_PLACE
 from asyncvmm.timeline.events import FOREVER
 
@@ -217,9 +217,7 @@ class Replay(Script):
         self.marks.sort(key=lambda mark: mark.time_ns)
         if len(self.marks) > MAX_MARKS:
             self._spacing_ns *= 2
-            for mark in self.marks[::2]:
-                mark.snapshot.close()
-            del self.marks[::2]
+            self.marks = thin_out(self.marks, self.marks)
 
     def close(self) -> None:
         """Give the marks back, and the states that guests went on from."""

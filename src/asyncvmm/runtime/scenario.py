@@ -26,116 +26,32 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
-
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.base.units import MS, SECOND, US
 from asyncvmm.machine import parse_size
 from asyncvmm.network import DEFAULT_NETWORK, LinkShape, NetworkConfig
 from asyncvmm.plugin.options import nearest
+from asyncvmm.runtime import toml_values as toml
+from asyncvmm.runtime.scenario_specs import GuestSpec, HostSpec, Scenario, Step
 from asyncvmm.runtime.shares import split_knobs
+from asyncvmm.runtime.toml_values import parse_time_ns
 
-UNITS: Final = {"s": SECOND, "ms": MS, "us": US, "ns": 1}
+__all__ = [
+    "GuestSpec",
+    "HostSpec",
+    "Scenario",
+    "Step",
+    "load_scenario",
+    "parse_scenario",
+    "parse_time_ns",
+]
+
 BOOTS: Final = ("image", "kernel", "firmware", "elf")
 ACTIONS: Final = ("run", "expect", "send", "start", "stop", "policy", "link", "until")
 PATHS: Final = ("kernel", "initrd", "firmware", "elf")
-STEP_LIMIT_NS: Final = 60 * SECOND
-_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|ms|us|ns)")
-
-
-@attrs.frozen
-class HostSpec:
-    """``[host]``: the keywords of ``open_host`` that were given."""
-
-    settings: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
-
-
-@attrs.frozen
-class GuestSpec:
-    """``[guests.NAME]``: an image or the files to boot, and the other fields of GuestConfig."""
-
-    name: str
-    image: str | None
-    settings: Mapping[str, Any] = attrs.field(hash=False)
-
-
-@attrs.frozen
-class Step:
-    """``[[steps]]``: one action. ``number`` counts from 1.
-
-    ``at_ns`` is the virtual time before which it does not begin, ``within_ns`` how long it may take.
-    The sequence does not wait for a ``background`` step; the next step of its guest does. ``name`` is
-    what people call it; what a command says is part of the report if ``show`` is set.
-    """
-
-    number: int
-    name: str = ""
-    guest: str | None = None
-    at_ns: int | None = None
-    within_ns: int = STEP_LIMIT_NS
-    background: bool = False
-    run: tuple[str, ...] | None = None
-    status: int = 0
-    contains: str | None = None
-    show: bool = False
-    send: str | None = None
-    expect: str | None = None
-    start: bool = False
-    stop: bool = False
-    policy: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
-    link: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
-    network: str = DEFAULT_NETWORK
-    until_ns: int | None = None
-
-    @property
-    def title(self) -> str:
-        """Its name, else what it does, in a few words."""
-        who = f"{self.guest}: " if self.guest else ""
-        if self.name:
-            what = self.name
-        elif self.run is not None:
-            what = f"run {' '.join(self.run)}"
-        elif self.start or self.stop:
-            what = "start" if self.start else "stop"
-        elif self.policy is not None:
-            what = f"policy {', '.join(f'{key}={value}' for key, value in self.policy.items())}"
-        elif self.link is not None:
-            changes = ", ".join(f"{key}={value}" for key, value in self.link.items())
-            what = f"{self.network} link {changes}"
-        elif self.until_ns is not None:
-            what = f"until {self.until_ns / SECOND:g} s"
-        else:
-            words = [
-                f"{verb} {text!r}"
-                for verb, text in (("send", self.send), ("expect", self.expect))
-                if text is not None
-            ]
-            what = ", ".join(words)
-        return who + what
-
-
-@attrs.frozen
-class Scenario:
-    """A host with its guests and what is done to them. ``path`` is the file, for messages."""
-
-    path: Path
-    host: HostSpec
-    guests: Mapping[str, GuestSpec] = attrs.field(hash=False)
-    steps: Sequence[Step] = ()
-    networks: Mapping[str, NetworkConfig] = attrs.field(factory=dict, hash=False)
-
-    def starts_later(self, guest: str) -> bool:
-        """Whether a step starts it, instead of the host's beginning."""
-        return any(step.start and step.guest == guest for step in self.steps)
-
-    def runs_commands(self, guest: str) -> bool:
-        """Whether a step runs a command in it."""
-        return any(step.run is not None and step.guest == guest for step in self.steps)
 
 
 def load_scenario(path: Path | str) -> Scenario:
@@ -157,22 +73,22 @@ def parse_scenario(text: str, path: Path | str = "scenario.toml") -> Scenario:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from error
-    top = _Table(str(file), document, ("host", "networks", "guests", "steps"))
-    host = _Table(f"{file}: host", top.take("host", _mapping, {}), tuple(_HOST_KEYS))
+    top = toml.Table(str(file), document, ("host", "networks", "guests", "steps"))
+    host = toml.Table(f"{file}: host", top.take("host", toml.mapping, {}), tuple(_HOST_KEYS))
     settings = {key: host.take(key, _HOST_KEYS[key]) for key in host.values}
     networks = {
         name: _read_network(f"{file}: networks.{name}", name, values)
-        for name, values in top.take("networks", _mapping, {}).items()
+        for name, values in top.take("networks", toml.mapping, {}).items()
     }
     guests = {
         name: _read_guest(f"{file}: guests.{name}", name, values, file.parent)
-        for name, values in top.take("guests", _mapping, {}).items()
+        for name, values in top.take("guests", toml.mapping, {}).items()
     }
     if not guests:
         raise ConfigError(f"{file}: there is no guest: add a table [guests.NAME]")
     steps = [
         _read_step(f"{file}: step {number}", number, values, guests)
-        for number, values in enumerate(top.take("steps", _list, []), 1)
+        for number, values in enumerate(top.take("steps", toml.list_of_tables, []), 1)
     ]
     scenario = Scenario(file, HostSpec(settings), guests, tuple(steps), networks)
     _check_starts(scenario)
@@ -180,21 +96,10 @@ def parse_scenario(text: str, path: Path | str = "scenario.toml") -> Scenario:
     return scenario
 
 
-def parse_time_ns(text: str) -> int:
-    """Virtual time such as ``"1.5s"`` or ``"20 ms"`` in ns; ConfigError otherwise."""
-    found = _TIME.fullmatch(text.strip())
-    if found is None:
-        raise ConfigError(f"{text!r} is not a time: write for example 1.5s, 20ms, 300us or 7ns")
-    ns = Decimal(found[1]) * UNITS[found[2]]
-    if ns != int(ns) or ns >= 2**62:
-        raise ConfigError(f"{text!r} is not a whole number of nanoseconds below 2**62")
-    return int(ns)
-
-
 def _read_guest(where: str, name: str, values: Any, directory: Path) -> GuestSpec:
     if re.fullmatch(r"[\w.-]{1,64}", name) is None:
         raise ConfigError(f"{where}: a guest's name is 1 to 64 letters, digits, '.', '-' or '_'")
-    table = _Table(where, _checked(where, _mapping, values), tuple(_GUEST_KEYS))
+    table = toml.Table(where, toml.checked(where, toml.mapping, values), tuple(_GUEST_KEYS))
     settings = {key: table.take(key, _GUEST_KEYS[key]) for key in table.values}
     image = settings.pop("image", None)
     boots = [key for key in BOOTS if key in table.values]
@@ -217,7 +122,7 @@ def _read_guest(where: str, name: str, values: Any, directory: Path) -> GuestSpe
 def _read_network(where: str, name: str, values: Any) -> NetworkConfig:
     if re.fullmatch(r"[\w.-]{1,64}", name) is None:
         raise ConfigError(f"{where}: a network's name is 1 to 64 letters, digits, '.', '-' or '_'")
-    given = link_settings(where, _checked(where, _mapping, values), _NETWORK_KEYS)
+    given = link_settings(where, toml.checked(where, toml.mapping, values), _NETWORK_KEYS)
     given["links"] = {
         guest: link_settings(f"{where}: links.{guest}", link, _CABLE_KEYS)
         for guest, link in given.get("links", {}).items()
@@ -228,11 +133,9 @@ def _read_network(where: str, name: str, values: Any) -> NetworkConfig:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def link_settings(
-    where: str, values: Any, keys: Mapping[str, Callable[[Any], Any]]
-) -> dict[str, Any]:
+def link_settings(where: str, values: Any, keys: Mapping[str, toml.Check]) -> dict[str, Any]:
     """The keywords of NetworkConfig, CableConfig or LinkShape in a table with times as texts."""
-    table = _Table(where, _checked(where, _mapping, values), tuple(keys))
+    table = toml.Table(where, toml.checked(where, toml.mapping, values), tuple(keys))
     given = {key: table.take(key, keys[key]) for key in table.values}
     for key, name in (("latency", "latency_ns"), ("reorder_within", "reorder_ns")):
         if key in given:
@@ -243,7 +146,7 @@ def link_settings(
 
 
 def _check_networks(scenario: Scenario) -> None:
-    """Every network that a guest or a step names is there."""
+    """Every network that a guest or a step names is there, and everybody whose link one names."""
     known = {DEFAULT_NETWORK, *scenario.networks}
     named = [
         (f"{scenario.path}: guests.{name}: net", text.partition(",")[0])
@@ -256,10 +159,18 @@ def _check_networks(scenario: Scenario) -> None:
     for where, network in named:
         if network not in known:
             raise ConfigError(f"{where}: no network {network!r}: {nearest(network, known)}")
+    for place, config in scenario.networks.items():
+        ends = {*scenario.guests, *config.backends}
+        for name in config.cables:
+            if name not in ends:
+                raise ConfigError(
+                    f"{scenario.path}: networks.{place}: links.{name}: no guest or backend has that "
+                    f"name: {nearest(name, ends)}"
+                )
 
 
 def _read_step(where: str, number: int, values: Any, guests: Mapping[str, GuestSpec]) -> Step:
-    table = _Table(where, _checked(where, _mapping, values), tuple(_STEP_KEYS))
+    table = toml.Table(where, toml.checked(where, toml.mapping, values), tuple(_STEP_KEYS))
     given = {key: table.take(key, _STEP_KEYS[key]) for key in table.values}
     actions = [key for key in ACTIONS if key in given]
     if not actions:
@@ -312,164 +223,81 @@ def _check_starts(scenario: Scenario) -> None:
             running.discard(step.guest)
 
 
-class _Table:
-    """A TOML table of which every key is known and has the right type."""
-
-    def __init__(self, where: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
-        self.where = where
-        self.values = values
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"{where}: no key {key!r}: {nearest(key, known)}")
-
-    def take(self, key: str, check: Callable[[Any], Any], default: Any = None) -> Any:
-        """The value of ``key`` as ``check`` makes it."""
-        if key not in self.values:
-            return default
-        return _checked(f"{self.where}: {key}", check, self.values[key])
-
-
-def _checked(where: str, check: Callable[[Any], Any], value: Any) -> Any:
-    try:
-        return check(value)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _of(kind: type, name: str) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise ConfigError(f"{name} is expected, not {value!r}")
-        return value
-
-    return check
-
-
-_mapping: Final = _of(dict, "a table")
-_list: Final = _of(list, "a list of tables")
-_text: Final = _of(str, "a string")
-_number: Final = _of(int, "a whole number")
-_boolean: Final = _of(bool, "true or false")
-
-
-def _time(value: Any) -> int:
-    return parse_time_ns(_text(value))
-
-
-def _size(value: Any) -> int | str:
-    if isinstance(value, (int, str)) and not isinstance(value, bool):
-        return value
-    raise ConfigError(f'a size such as "64M" is expected, not {value!r}')
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise ConfigError(f"a list of strings is expected, not {value!r}")
-    return tuple(value)
-
-
-def _command(value: Any) -> tuple[str, ...]:
-    words = _words(value)
-    if not words:
-        raise ConfigError("a command has at least one word")
-    return words
-
-
-def _some_text(value: Any) -> str:
-    if not _text(value):
-        raise ConfigError("a text that is not empty is expected")
-    return str(value)
-
-
 def _policy(value: Any) -> dict[str, Any]:
-    knobs: dict[str, Any] = _mapping(value)
+    knobs: dict[str, Any] = toml.mapping(value)
     split_knobs(knobs)
     return knobs
 
 
-_HOST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
-    "cpus": _number,
-    "mips": _number,
-    "quantum_us": _number,
-    "memory": _size,
-    "policy": _text,
-    "seed": _number,
-    "overcommit": _boolean,
+_HOST_KEYS: Final[dict[str, toml.Check]] = {
+    "cpus": toml.number,
+    "mips": toml.number,
+    "quantum_us": toml.number,
+    "memory": toml.size,
+    "policy": toml.text,
+    "seed": toml.number,
+    "overcommit": toml.boolean,
 }
-
-
-def _chance(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"a probability from 0 to 1 is expected, not {value!r}")
-    return value
-
-
-def _numbers(value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(type(number) is int for number in value):
-        raise ConfigError(f"a list of whole numbers is expected, not {value!r}")
-    return value
-
-
-_LINK_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
-    "latency": _time,
-    "bandwidth": _size,
-    "queue": _size,
-    "loss": _chance,
-    "duplicate": _chance,
-    "reorder": _chance,
-    "reorder_within": _time,
-    "up": _boolean,
+_LINK_KEYS: Final[dict[str, toml.Check]] = {
+    "latency": toml.time_ns,
+    "bandwidth": toml.size,
+    "queue": toml.size,
+    "loss": toml.chance,
+    "duplicate": toml.chance,
+    "reorder": toml.chance,
+    "reorder_within": toml.time_ns,
+    "up": toml.boolean,
 }
-_CABLE_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
+_CABLE_KEYS: Final[dict[str, toml.Check]] = {
     **_LINK_KEYS,
-    "vlan": _number,
-    "trunk": _numbers,
-    "rules": _words,
+    "vlan": toml.number,
+    "trunk": toml.numbers,
+    "rules": toml.words,
 }
-_NETWORK_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
+_NETWORK_KEYS: Final[dict[str, toml.Check]] = {
     **_LINK_KEYS,
-    "subnet": _text,
-    "gateway": _boolean,
-    "allow": _words,
-    "links": _mapping,
-    "backends": _mapping,
+    "subnet": toml.text,
+    "gateway": toml.boolean,
+    "allow": toml.words,
+    "links": toml.mapping,
+    "backends": toml.mapping,
 }
-_GUEST_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
-    "image": _text,
-    "kernel": _text,
-    "initrd": _text,
-    "elf": _text,
-    "firmware": _text,
-    "append": _text,
-    "memory": _size,
-    "harts": _number,
-    "seed": _number,
-    "quantum": _number,
-    "engine": _text,
-    "flash": _words,
-    "disks": _words,
-    "net": _words,
-    "shares": _words,
-    "devices": _words,
-    "trust_group": _text,
+_GUEST_KEYS: Final[dict[str, toml.Check]] = {
+    "image": toml.text,
+    "kernel": toml.text,
+    "initrd": toml.text,
+    "elf": toml.text,
+    "firmware": toml.text,
+    "append": toml.text,
+    "memory": toml.size,
+    "harts": toml.number,
+    "seed": toml.number,
+    "quantum": toml.number,
+    "engine": toml.text,
+    "flash": toml.words,
+    "disks": toml.words,
+    "net": toml.words,
+    "shares": toml.words,
+    "devices": toml.words,
+    "trust_group": toml.text,
     "policy": _policy,
 }
-_STEP_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
-    "name": _some_text,
-    "guest": _text,
-    "at": _time,
-    "within": _time,
-    "background": _boolean,
-    "run": _command,
-    "status": _number,
-    "contains": _text,
-    "show": _boolean,
-    "send": _some_text,
-    "expect": _some_text,
-    "start": _text,
-    "stop": _text,
+_STEP_KEYS: Final[dict[str, toml.Check]] = {
+    "name": toml.some_text,
+    "guest": toml.text,
+    "at": toml.time_ns,
+    "within": toml.time_ns,
+    "background": toml.boolean,
+    "run": toml.command,
+    "status": toml.number,
+    "contains": toml.text,
+    "show": toml.boolean,
+    "send": toml.some_text,
+    "expect": toml.some_text,
+    "start": toml.text,
+    "stop": toml.text,
     "policy": _policy,
-    "link": _mapping,
-    "network": _text,
-    "until": _time,
+    "link": toml.mapping,
+    "network": toml.text,
+    "until": toml.time_ns,
 }

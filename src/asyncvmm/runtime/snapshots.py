@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 
@@ -108,6 +108,35 @@ def _disks(machine: Machine) -> Iterator[tuple[Any, BlobSpec]]:
         spec = device.type.blob(device.config)
         if spec is not None:
             yield device, spec
+
+
+class Closable(Protocol):
+    """A snapshot of a guest or of a host."""
+
+    closed: bool
+
+    def close(self) -> None:
+        """Give back what it keeps."""
+        ...
+
+
+class Instant(Protocol):
+    """Whatever has a snapshot of one instant."""
+
+    @property
+    def snapshot(self) -> Closable:
+        """That."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Instant)
+
+
+def thin_out(kept: Sequence[Kept], spare: Sequence[Kept]) -> list[Kept]:
+    """Close every other snapshot of ``spare``, from the first on; what is left of ``kept``."""
+    for instant in spare[::2]:
+        instant.snapshot.close()
+    return [instant for instant in kept if not instant.snapshot.closed]
 
 
 class DiskOpener:

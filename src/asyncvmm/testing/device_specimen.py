@@ -111,7 +111,7 @@ class Specimen:
             return json.dumps(self.target.save(), sort_keys=True)
 
     def perform(self, step: Step) -> object:
-        """Do one step and let a microsecond pass; what the guest sees of it."""
+        """Do one step, which takes a nanosecond unless it is a wait; what the guest sees of it."""
         seen: object = None
         with blame(f"{step!r}"):
             try:
@@ -123,7 +123,7 @@ class Specimen:
                     self.bench.ram.write(step.address, step.data)
             except GuestError:
                 seen = "fault"
-            self.bench.advance(step.ns if isinstance(step, Wait) else 1000)
+            self.bench.advance(step.ns if isinstance(step, Wait) else 1)
         return seen, self.bench.irq
 
     def become(self, other: Specimen) -> None:
@@ -195,14 +195,17 @@ class Subject:
         return self.device_type.kind == "virtio"
 
     def script(self, seed: int = 1) -> list[Step]:
-        """What a guest may do: for virtio a driver that keeps to the rules, then accesses at random."""
+        """What a guest may do: for virtio a driver that keeps to the rules, then accesses at random.
+
+        There is a microsecond from each to the next: what the device does meanwhile has boundaries, too.
+        """
         rng = random.Random(seed)
         steps: list[Step] = []
         if self.virtio:
             steps += self._requests(rng)
         specimen = self.make()
         steps += _accesses(rng, specimen.target)
-        return steps
+        return [one for step in steps for one in _with_time(step)]
 
     def _requests(self, rng: random.Random) -> list[Step]:
         """A driver's accesses and stores while it makes requests, noted down."""
@@ -231,6 +234,10 @@ class Subject:
             if rng.random() < 0.5:
                 driver.take_interrupts()
         return steps
+
+
+def _with_time(step: Step) -> tuple[Step, ...]:
+    return (step,) if isinstance(step, Wait) else (step, Wait(999))
 
 
 def random_chain(rng: random.Random) -> tuple[list[bytes], list[int]]:

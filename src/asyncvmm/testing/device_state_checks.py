@@ -9,7 +9,7 @@ from typing import Any, Final
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.testing.device_specimen import Specimen, Step, Subject, Wait, blame
 
-AHEAD: Final = 10  # steps that a restored device goes along with the original
+AHEAD: Final = 20  # steps that a restored device goes along with the original
 EVENTS_PER_WAIT: Final = 4
 STRIDE: Final = 8  # at which of the boundaries without an event the device is restored
 

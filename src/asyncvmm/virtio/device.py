@@ -285,10 +285,16 @@ class VirtioDevice(QueueOwner):
             self.restore(state)
 
     def resume(self) -> None:
-        """After ``load`` of the whole machine: take up the requests that were in flight."""
+        """After ``load`` of the whole machine: take up the requests that were in flight. What the driver
+        has made available since its last bell waits for the next one, as it did before.
+        """
         for queue in self.queues:
             if queue.interrupted:
-                self.notify(queue.index)
+                queue.known_only = True
+                try:
+                    self.notify(queue.index)
+                finally:
+                    queue.known_only = False
 
 
 class BrokenDevice(VirtioDevice):

@@ -82,6 +82,9 @@ class VirtQueue:
         # Heads popped and not completed, in order; and those of a snapshot, to be popped once more.
         self.in_flight: dict[int, bool] = {}
         self._redo: list[int] = []
+        # While a device is resumed: what the driver has made available, but not rung the bell for when
+        # the snapshot was taken, is not there yet.
+        self.known_only: bool = False
 
     def reset(self) -> None:
         """Forget everything; chains still in a device's hands become void."""
@@ -110,6 +113,8 @@ class VirtQueue:
         """How many chains the driver has made available; 0 also for a queue that is not live."""
         if not self.live:
             return 0
+        if self.known_only:
+            return len(self._redo)
         count = (self._dma.load(self.available + 2, 2) - self.next_available) & 0xFFFF
         if count > self.size:
             self._fail(f"available index is {int(count)} ahead, the queue has {int(self.size)}")

@@ -213,10 +213,15 @@ def test_what_was_not_saved_so_is_refused(spoilt: dict[str, Any]) -> None:
         Scene().outlet.load(Saved(saved, "far"))
 
 
-@pytest.mark.parametrize("name", ["gateway", "", "a b", "x" * 65])
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65])
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(ConfigError, match="backends: a name is"):
         NetworkConfig.from_mapping({"backends": {name: "later"}})
+
+
+def test_the_gateways_name_is_taken() -> None:
+    with pytest.raises(ConfigError, match="'gateway' is the network's own gateway's: take another"):
+        NetworkConfig.from_mapping({"backends": {"gateway": "later"}})
 
 
 def test_a_config_is_itself_again() -> None:

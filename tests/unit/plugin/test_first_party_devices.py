@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from typing import Any
 
 import pytest
 
+from asyncvmm.plugin import DeviceType
 from asyncvmm.testing import CHECKS, check_device
+from asyncvmm.testing.device_specimen import Specimen
 
 DEVICES: list[tuple[str, dict[str, str | None]]] = [
     ("cfi_flash", {"path": "flash.fd"}),
@@ -21,11 +25,29 @@ DEVICES: list[tuple[str, dict[str, str | None]]] = [
     ("virtio_net", {}),
     ("virtio_net", {"offload": "no", "control": "no"}),
     ("virtio_rng", {}),
+    ("vmgenid", {}),
 ]
+
+PREVIOUS: dict[str, dict[str, Any]] = {  # a state of version 1, of a machine that was just reset
+    "virtio_console": {
+        "version": 1,
+        "guest_open": [False] * 3,
+        "sent": [0] * 3,
+        "outbox": [],
+    },
+}
+
+
+def older(kind: DeviceType, options: dict[str, str | None], key: str, state: Any) -> dict[str, Any]:
+    """What a fresh device saves, with an older state in it."""
+    saved: dict[str, Any] = json.loads(Specimen(kind, kind.parse(options)).snapshot())
+    saved["device"][key] = state
+    return saved
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("name", "options"), DEVICES)
 def test_first_party_device(name: str, options: dict[str, str | None], check: str) -> None:
     (device_type,) = import_module(f"asyncvmm_plugins.{name}.hooks").asyncvmm_device_types()
-    check_device(device_type, options, checks=(check,))
+    previous = (older(device_type, options, "console", PREVIOUS[name]),) if name in PREVIOUS else ()
+    check_device(device_type, options, previous=previous, checks=(check,))

@@ -202,6 +202,7 @@ def test_networks_and_links() -> None:
         ("[networks.'a b']\n" + GUEST, "network's name"),
         (GUEST + "net = ['wan']\n", "no network 'wan'"),
         (STEP + "link = {up = 1}\n", "true or false"),
+        ("[networks.lan]\nlinks.zz = {loss = 0.1}\n" + GUEST, "links.zz: no guest or backend"),
         (STEP + "link = {loss = 2}\n", "step 1: link: loss must be 0 to 1"),
         (STEP + "link = {up = true}\nnetwork = 'x'\n", "no network 'x'"),
         (STEP + "send = 'x'\nnetwork = 'lan'\n", "network goes with link"),

@@ -270,10 +270,11 @@ def test_snapshot_goes_on_in_the_middle_of_a_buffer() -> None:
     console.transmit_queue(1).kick()
     saved: Any = console.target.save()
     assert saved["device"]["console"] == {
-        "version": 1,
+        "version": 2,
         "guest_open": [False, True],
         "sent": [0, 4],
         "outbox": [[0, ADD, 1], [1, ADD, 1]],
+        "blocked": [False, True],
     }
     console.target.reset()
     console.target.load(saved)
@@ -283,6 +284,23 @@ def test_snapshot_goes_on_in_the_middle_of_a_buffer() -> None:
     console.target.resume()
     assert console.ports[1].take_output() == b"efgh"
     assert len(console.transmit_queue(1).collect()) == 1
+
+
+def test_a_restored_console_waits_for_the_bell_as_the_original_does() -> None:
+    console = Console()
+    console.tell(0, READY)
+    console.tell(1, OPEN)
+    console.ports[1].push(b"input")
+    console.transmit_queue(1).add([b"output"])
+    console.receive_queue(1).add([], [16])
+    saved: Any = console.target.save()
+    console.target.load(saved)
+    console.target.resume()
+    assert console.target.save() == saved and console.ports[1].take_output() == b""
+    console.transmit_queue(1).kick()
+    console.receive_queue(1).kick()
+    assert console.ports[1].take_output() == b"output"
+    assert console.received(1) == b"input"
 
 
 @pytest.mark.parametrize(
