@@ -179,6 +179,23 @@ def test_what_a_stranger_wrote_moves_no_cursor(
     assert "\x1b" not in out + err and "\\x1b[2J" in out
 
 
+async def test_a_saved_number_that_no_device_can_hold(demo: VmFolder) -> None:
+    async with demo.run() as machine:
+        await machine.guest.console.expect("demo> ")
+        await machine.snapshot("one")
+    path = demo.paths.snapshots / "one" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    devices = manifest["machine"]["devices"]
+    (serial,) = [each for each in devices.values() if each["type"] == "ns16550"]
+    assert "timeout_left_ns" in serial["state"]
+    serial["state"]["timeout_left_ns"] = 1 << 63
+    path.write_text(json.dumps(manifest))
+    demo.restore("one")
+    with pytest.raises(AsyncvmmError, match=r"demo/ns165500: its saved state cannot be"):
+        async with demo.run():
+            pass
+
+
 @pytest.mark.parametrize("folder", ["", "disks"])
 def test_a_restore_that_follows_links_is_found(
     monkeypatch: pytest.MonkeyPatch, folder: str

@@ -193,7 +193,11 @@ def _restore_devices(machine: Machine, saved: Mapping[str, Any]) -> None:
         elif not isinstance(mine["state"], dict):
             raise SnapshotError(f"{io.path}: its saved state is not a mapping")
         else:
-            device.target.load(mine["state"])
+            try:
+                device.target.load(mine["state"])
+            except (ValueError, TypeError) as error:  # a number that no word of the device can hold
+                text = shortened(str(error))
+                raise SnapshotError(f"{io.path}: its saved state cannot be: {text}") from error
 
 
 def same_values(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:
