@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.guests.conftest import PATIENCE_S, require
+from tools.golden_suite import run_suite
 
 SUITE = """
 from pathlib import Path
@@ -72,3 +73,15 @@ def test_every_test_gets_a_fork_and_a_report(tmp_path: Path) -> None:
     states[0].write_text("{")
     assert "1 failed, 3 passed" in run(tmp_path)  # a damaged state is made anew
     assert states[0].stat().st_mtime_ns != made
+
+
+def test_a_suite_that_needs_debian_with_redis(tmp_path: Path) -> None:
+    """What ``tools.golden_suite`` measures; how long it takes is not asserted here."""
+    require("debian-root")
+    assert run_suite(tmp_path, 20)[1] == 20
+    states = list((tmp_path / "states").glob("*/manifest.json"))
+    assert len(states) == 1
+    made = states[0].stat().st_mtime_ns
+    _, passed, said = run_suite(tmp_path, 3)
+    assert passed == 3, said
+    assert states[0].stat().st_mtime_ns == made

@@ -41,6 +41,8 @@ def test_every_queue_and_every_protocol_is_a_target() -> None:
         *("nvram.file", "nvram.sealed", "journal.file", "journal.records", "journal.header"),
         "replay",
         *("pages.pack", "pages.sealed_pack", "pages.table", "pages.sealed_table"),
+        *("manifest.values", "manifest.host", "manifest.start", "folder.head", "folder.info"),
+        *("folder.lock", "folder.log", "folder.entry", "folder.restore"),
         *("vm_toml.text", "vm_toml.keys", "vm_toml.large", "vm_toml.edit"),
     }
     assert {target.name for target in find_targets(["virtio_net"])} < names

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from asyncvmm.api import open_folder
+from tools.kill_campaign.broken import BROKEN
 from tools.kill_campaign.campaign import WORKS, run
 
 
@@ -25,11 +26,18 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="an empty folder to work in (default: a new one)"
     )
+    parser.add_argument(
+        "--broken",
+        choices=sorted(BROKEN),
+        help="let what is killed lose something, which the checks must find",
+    )
     parser.add_argument("--work", nargs=2, metavar=("WORK", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
         name, path = options.work
+        if options.broken is not None:
+            BROKEN[options.broken].install()
         WORKS[name].do(open_folder(path), random.Random(options.seed), options.number)
         return 0
     if unknown := set(options.works) - set(WORKS):
@@ -37,7 +45,13 @@ def main() -> int:
     made = options.folder or Path(tempfile.mkdtemp(prefix="kill-campaign-"))
     made.mkdir(exist_ok=True)
     names = options.works or tuple(WORKS)
-    killed = run(options.count, options.seed, made, lambda text: print(text, flush=True), names)
+    if options.broken is not None:
+        names = (BROKEN[options.broken].work,)
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    killed = run(options.count, options.seed, made, tell, names, options.broken)
     for what, count in sorted(killed.items()):
         print(f"{count:5}  killed in {what}")
     print(f"{sum(killed.values())} kills, seed {options.seed}: nothing was lost")

@@ -41,7 +41,8 @@ MOST_LINES: Final = 60
 class Campaign:
     """Machines in one folder, whose users are killed again and again."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, broken: str | None = None) -> None:
+        self.broken = broken
         self.rng = random.Random(seed)
         path = folder / "kill.vm"
         cache = ImageCache(folder / "cache")
@@ -67,7 +68,19 @@ class Campaign:
     def _run_and_kill(self, name: str, work: Work, wanted: int) -> list[str]:
         words = ["-m", "tools.kill_campaign", "--work", name, str(work.folder.path)]
         words += ["--seed", str(self.rng.randrange(1 << 30)), "--number", str(work.number)]
+        if self.broken is not None:
+            words += ["--broken", self.broken]
         process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE)
+        try:
+            return self._kill(name, process, wanted)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def _kill(self, name: str, process: subprocess.Popen[bytes], wanted: int) -> list[str]:
+        """What it has said until it was killed, some time after ``wanted`` lines."""
         assert process.stdout is not None
         fd = process.stdout.fileno()
         said = b""
@@ -77,7 +90,6 @@ class Campaign:
             ready, _, _ = select.select([fd], [], [], PATIENCE_S)
             data = os.read(fd, 65536) if ready else b""
             if not data:
-                process.kill()
                 raise AssertionError(f"{name}: the process ended or hung after {said[-200:]!r}")
             said += data
         deadline = time.monotonic() + self.rng.random() * LATEST_S
@@ -88,8 +100,6 @@ class Campaign:
                 said += data
         process.kill()
         said += process.stdout.read()
-        process.stdout.close()
-        process.wait()
         return said.decode().splitlines()
 
 
@@ -99,9 +109,12 @@ def run(
     folder: Path,
     tell: Callable[[str], None] = print,
     names: Sequence[str] = tuple(WORKS),
+    broken: str | None = None,
 ) -> Counter[str]:
-    """``count`` kills in an empty folder; AssertionError for the first thing that is lost."""
-    campaign = Campaign(folder, seed)
+    """``count`` kills in an empty folder; AssertionError, or what reading it raises, for the first thing
+    that is lost. ``broken`` names what is wrong with the processes that are killed, for tests.
+    """
+    campaign = Campaign(folder, seed, broken)
     for number in range(count):
         name = names[number % len(names)]
         try:

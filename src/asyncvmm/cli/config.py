@@ -6,9 +6,12 @@ import argparse
 import json
 from typing import Any
 
-from asyncvmm.api import open_folder
+from asyncvmm.api import VmFolder, open_folder
 from asyncvmm.cli.terminal import say
+from asyncvmm.runtime.folder.running import RESUME_CHANGES
 from asyncvmm.runtime.folder.settings import KEYS
+
+OUTSIDE = ("version", "image", "publish", "allow", "logs")  # of the machine itself
 
 EPILOG = """\
 examples:
@@ -79,14 +82,29 @@ def get_key(options: argparse.Namespace) -> int:
 
 def set_key(options: argparse.Namespace) -> int:
     """Change it."""
-    open_folder(options.folder).set(options.key, *options.values)
+    folder = open_folder(options.folder)
+    folder.set(options.key, *options.values)
+    _say_when(folder, options)
     return 0
 
 
 def unset_key(options: argparse.Namespace) -> int:
     """Take it out."""
-    open_folder(options.folder).unset(options.key)
+    folder = open_folder(options.folder)
+    folder.unset(options.key)
+    _say_when(folder, options)
     return 0
+
+
+def _say_when(folder: VmFolder, options: argparse.Namespace) -> None:
+    """A state that the machine goes on from has its own memory, harts, disks and so on."""
+    key = options.key.partition(".")[0]
+    if key in OUTSIDE or key in RESUME_CHANGES or folder.head.resume is None:
+        return
+    say(
+        f"{options.folder} goes on from a kept state, which has its own {key}: the change holds from "
+        f"`asyncvmm start --cold {options.folder}` on, which forgets that state"
+    )
 
 
 def make_another(options: argparse.Namespace) -> int:

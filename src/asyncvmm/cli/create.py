@@ -10,6 +10,7 @@ from asyncvmm.api import ConfigError, create_vm, find_image
 from asyncvmm.cli import image as image_command
 from asyncvmm.cli.interrupts import Interruptible
 from asyncvmm.plugin.images import ImageCache
+from asyncvmm.runtime.folder.index import remember
 
 EPILOG = """\
 examples:
@@ -20,7 +21,9 @@ examples:
 
 The folder holds vm.toml (configuration), disks/ (the first one over the image's root disk: what the guest
 writes is kept), image/ (the files it boots, as they are now), snapshots/, logs/ and a lock. It may be moved,
-copied while the machine is stopped, and removed with `asyncvmm rm`.
+copied while the machine is stopped, and removed with `asyncvmm rm`. Look at vm.toml of a folder that somebody
+gave you before you run it: it may name files of yours as disks and shares. Nothing else in a folder reaches
+outside of it.
 """
 
 
@@ -96,7 +99,7 @@ def create(options: argparse.Namespace) -> int:
             "nothing to boot: give --image (see `asyncvmm image list`), or --kernel, --firmware or --elf"
         )
     with Interruptible("making its disks") as progress:
-        create_vm(
+        folder = create_vm(
             options.folder,
             image=options.image or "",
             progress=progress,
@@ -111,4 +114,5 @@ def create(options: argparse.Namespace) -> int:
             devices=tuple(options.device),
             **plain,
         )
+    remember(folder.path)
     return 0

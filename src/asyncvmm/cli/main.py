@@ -128,5 +128,8 @@ def _unknown(parser: argparse.ArgumentParser, command: str, words: list[str]) ->
 
 
 def _complain(text: str, status: int) -> int:
-    print(f"asyncvmm: {text}", file=sys.stderr)
+    from asyncvmm.runtime.printable import KEPT, printable  # the rest of the floor is slow to load
+
+    # Files and guests may have had their say in it.
+    print(f"asyncvmm: {printable(text, keep=KEPT)}", file=sys.stderr)
     return status

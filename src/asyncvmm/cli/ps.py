@@ -14,6 +14,7 @@ from asyncvmm.base.units import MIB
 from asyncvmm.runtime.folder.client import ask
 from asyncvmm.runtime.folder.index import known
 from asyncvmm.runtime.folder.layout import is_folder
+from asyncvmm.runtime.printable import printable
 
 HEADINGS: Final = ("FOLDER", "STATE", "PID", "UP", "VIRTUAL", "MEMORY", "CPU", "VIEWERS")
 PATIENCE_S: Final = 5.0
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "ps",
         help="which machines there are, and how they are",
-        description="Show machines: those that this user started once, and those in the given folders.",
+        description="Show machines: those that this user made or started, or those in the given folders.",
         epilog="examples:\n  asyncvmm ps\n  asyncvmm ps ~/machines          also all that are in there\n"
         "  asyncvmm ps --json\n\nUP is wall time and VIRTUAL the guest's own; MEMORY is what it uses of "
         "its RAM;\nCPU is the time of this machine's cores that its process took.",
@@ -45,14 +46,14 @@ def ps(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(states, indent=1))
         return 0
-    rows = [HEADINGS, *(_row(state) for state in states)]
+    rows = [HEADINGS, *(describe_row(state) for state in states)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     for row in rows:
         cells = [
             cell.ljust(width) if column < 2 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip())
+        print(printable("  ".join(cells).rstrip()))
     return 0
 
 
@@ -104,7 +105,9 @@ async def describe(folder: VmFolder) -> dict[str, Any]:
     return state
 
 
-def _row(state: dict[str, Any]) -> tuple[str, ...]:
+def describe_row(state: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a machine's line."""
+
     def shown(key: str, text: str) -> str:
         return text.format(state[key]) if key in state else "-"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +19,9 @@ from asyncvmm.cli.progress import BarProgress
 from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.folder.client import ask
 from asyncvmm.runtime.folder.diff import Difference
+from asyncvmm.runtime.folder.head import Head
 from asyncvmm.runtime.folder.snapshots import SnapshotInfo
+from asyncvmm.runtime.printable import printable
 
 EPILOG = """\
 examples:
@@ -107,30 +110,42 @@ def show_list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([attrs.asdict(info) for info in found], indent=1))
         return 0
-    head = folder.head
-    width = max((len(info.name) for info in found), default=0)
-    for info in found:
-        print(f"{'*' if info.name == head.parent else ' '} {info.name:<{width}}  {_line(info)}")
+    for line in list_lines(folder.head, found):
+        print(line)
     return 0
+
+
+def list_lines(head: Head, found: Sequence[SnapshotInfo]) -> list[str]:
+    """A line for each; a star for the one that the machine descends from."""
+    width = max((len(info.name) for info in found), default=0)
+    return [
+        f"{'*' if info.name == head.parent else ' '} {info.name:<{width}}  {_line(info)}"
+        for info in found
+    ]
 
 
 def _line(info: SnapshotInfo) -> str:
     if info.damage:
-        return f"damaged: {info.damage}"
+        return printable(f"damaged: {info.damage}")
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_s))
     memory = f"{info.memory_bytes / MIB:.0f} MiB"
-    return f"{created}  {info.time_ns / 1e9:>12.3f} s  {memory:>9}  {info.note}".rstrip()
+    line = f"{created}  {info.time_ns / 1e9:>12.3f} s  {memory:>9}  {info.note}"
+    return printable(line.rstrip())
 
 
 def show_tree(options: argparse.Namespace) -> int:
     """Each below the one that it descends from; where the machine is now."""
     folder = open_folder(options.folder)
-    found = list(folder.snapshots)
+    print("\n".join(tree_lines(folder.head, folder.snapshots)))
+    return 0
+
+
+def tree_lines(head: Head, found: Sequence[SnapshotInfo]) -> list[str]:
+    """Each snapshot below the one that it descends from, and the machine itself."""
     names = {info.name for info in found}
     children: dict[str | None, list[SnapshotInfo]] = {}
     for info in found:
         children.setdefault(info.parent if info.parent in names else None, []).append(info)
-    head = folder.head
     now = "kept state" if head.resume == "_stopped" else "the machine"
     lines: list[str] = []
     seen: set[str] = set()
@@ -154,8 +169,7 @@ def show_tree(options: argparse.Namespace) -> int:
             walk(info.name, indent + more)
 
     walk(None, "")
-    print("\n".join(lines))
-    return 0
+    return lines
 
 
 def restore(options: argparse.Namespace) -> int:
@@ -187,36 +201,41 @@ def diff(options: argparse.Namespace) -> int:
     elif found.same:
         print("the same")
     else:
-        _print_difference(found)
+        print("\n".join(difference_lines(found)))
     return 0 if found.same else 1
 
 
-def _print_difference(found: Difference) -> None:
+def difference_lines(found: Difference) -> list[str]:
+    """What differs, for people."""
     before, after = found.time_ns
-    print(f"time       {before / 1e9:.6f} s, {after / 1e9:.6f} s")
-    for key in found.config:
-        print(f"config     {key}")
-    _print_runs("memory", "pages", found.memory)
+    lines = [f"time       {before / 1e9:.6f} s, {after / 1e9:.6f} s"]
+    lines += [f"config     {key}" for key in found.config]
+    lines += _run_lines("memory", "pages", found.memory)
     for name, runs in found.disks.items():
-        _print_runs(name, "blocks", runs)
-    for hart, register, old, new in found.registers[:LISTED]:
-        print(
-            f"hart {hart}     {register:<12} {old & (1 << 64) - 1:#x} -> {new & (1 << 64) - 1:#x}"
-        )
+        lines += _run_lines(name, "blocks", runs)
+    lines += [
+        f"hart {hart}     {register:<12} {_hex(old)} -> {_hex(new)}"
+        for hart, register, old, new in found.registers[:LISTED]
+    ]
     if len(found.registers) > LISTED:
-        print(f"           and {len(found.registers) - LISTED} more registers (--json has all)")
-    for path, part in found.devices:
-        print(f"device     {path}: {part}")
-    for part in found.parts:
-        print(f"machine    {part}")
+        lines.append(
+            f"           and {len(found.registers) - LISTED} more registers (--json has all)"
+        )
+    lines += [f"device     {path}: {part}" for path, part in found.devices]
+    lines += [f"machine    {part}" for part in found.parts]
+    return [printable(line) for line in lines]
 
 
-def _print_runs(what: str, unit: str, runs: tuple[tuple[int, int], ...]) -> None:
+def _hex(number: int) -> str:
+    return f"{number & (1 << 64) - 1:#x}"
+
+
+def _run_lines(what: str, unit: str, runs: tuple[tuple[int, int], ...]) -> list[str]:
     if not runs:
-        return
+        return []
     total = sum(count for _, count in runs)
-    print(f"{what:<10} {total} {unit} of 4 KiB differ, in {len(runs)} places")
-    for first, count in runs[:LISTED]:
-        print(f"           {first * PAGE_SIZE:#012x} {count}")
+    lines = [f"{what:<10} {total} {unit} of 4 KiB differ, in {len(runs)} places"]
+    lines += [f"           {first * PAGE_SIZE:#012x} {count}" for first, count in runs[:LISTED]]
     if len(runs) > LISTED:
-        print(f"           and {len(runs) - LISTED} more places (--json has all)")
+        lines.append(f"           and {len(runs) - LISTED} more places (--json has all)")
+    return lines

@@ -23,6 +23,7 @@ from asyncvmm.runtime.folder.index import remember
 from asyncvmm.runtime.folder.protocol import error_values, raise_error
 from asyncvmm.runtime.folder.running import RunningMachine, StartOptions, open_machine
 from asyncvmm.runtime.folder.server import POWER_OFF_S, ControlServer
+from asyncvmm.storage.bounded import own_file
 
 EPILOG = """\
 examples:
@@ -94,9 +95,7 @@ def _spawn(folder: VmFolder, words: list[str]) -> dict[str, Any]:
     hear, tell = os.pipe()
     os.set_inheritable(tell, True)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    errors = os.open(
-        folder.paths.server_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
-    )
+    errors = own_file(str(folder.paths.server_log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         pid = os.posix_spawn(
             sys.executable,

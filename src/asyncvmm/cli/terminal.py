@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import trio
 
 from asyncvmm.base.errors import BackendError
+from asyncvmm.runtime.printable import KEPT, printable
 
 CHUNK = 65536
 ESCAPE = 0x1D  # leaves a console
@@ -24,7 +25,7 @@ _NAMES = {0: "standard input", 1: "standard output", 2: "standard error"}
 
 def say(text: str) -> None:
     """A line for the user, on standard error."""
-    print(f"asyncvmm: {text}", file=sys.stderr, flush=True)
+    print(f"asyncvmm: {printable(text, keep=KEPT)}", file=sys.stderr, flush=True)
 
 
 def is_terminal(fd: int) -> bool:

@@ -11,6 +11,7 @@ import attrs
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import GIB, MIB, PAGE_SIZE
 from asyncvmm.plugin.options import nearest, parse_options
+from asyncvmm.plugin.shown import shown
 from asyncvmm.timeline.clock import DEFAULT_MIPS, MAX_MIPS
 
 NVRAM: Final = "nvram"  # the format of a flash that is in a machine's NVRAM
@@ -29,13 +30,13 @@ def parse_size(text: str | int) -> int:
     if isinstance(text, int):
         return text
     if not isinstance(text, str):
-        raise ConfigError(f"{text!r} is not a size: write for example 128M or 1G")
+        raise ConfigError(f"{shown(text)} is not a size: write for example 128M or 1G")
     word = text.strip().upper().removesuffix("IB").removesuffix("B")
     suffix = word[-1:] if word[-1:] in ("K", "M", "G") else ""
     try:
         return int(word.removesuffix(suffix), 0) * _SUFFIXES[suffix]
     except ValueError:
-        raise ConfigError(f"{text!r} is not a size: write for example 128M or 1G") from None
+        raise ConfigError(f"{shown(text)} is not a size: write for example 128M or 1G") from None
 
 
 def _path(value: str | Path | None) -> Path | None:
@@ -50,7 +51,7 @@ def _words(value: Any) -> tuple[str, ...]:
 def _between(low: int, high: int, unit: str = "") -> Any:
     def check(_instance: Any, attribute: attrs.Attribute[int], value: int) -> None:
         if not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"{attribute.name} must be {low} to {high}{unit}, not {value!r}")
+            raise ConfigError(f"{attribute.name} must be {low} to {high}{unit}, not {shown(value)}")
 
     return check
 
@@ -58,7 +59,7 @@ def _between(low: int, high: int, unit: str = "") -> Any:
 def _one_of(*known: str) -> Any:
     def check(_instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
         if value not in known:
-            raise ConfigError(f"{attribute.name}: no {value!r}: {nearest(str(value), known)}")
+            raise ConfigError(f"{attribute.name}: no {shown(value)}: {nearest(str(value), known)}")
 
     return check
 
@@ -151,7 +152,7 @@ class GuestConfig:
         known = [field.name for field in attrs.fields(cls)]
         for key in values:
             if key not in known:
-                raise ConfigError(f"guest: no option {key!r}: {nearest(key, known)}")
+                raise ConfigError(f"guest: no option {shown(key)}: {nearest(key, known)}")
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
@@ -224,8 +225,8 @@ def share_options(shares: tuple[str, ...]) -> list[dict[str, str | None]]:
         if colon and path and "/" not in word:
             options["tag"], text = word, path
         if not text or not options["tag"]:
-            raise ConfigError(f"share {text!r}: path[:tag][:cow] is expected")
+            raise ConfigError(f"share {shown(text)}: path[:tag][:cow] is expected")
         if any(each["tag"] == options["tag"] for each in found):
-            raise ConfigError(f"two shares have the tag {options['tag']!r}: write path:tag")
+            raise ConfigError(f"two shares have the tag {shown(options['tag'])}: write path:tag")
         found.append({"path": text, **options})
     return found

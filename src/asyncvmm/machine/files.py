@@ -13,6 +13,7 @@ import attrs
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import GIB
 from asyncvmm.machine.config import GuestConfig
+from asyncvmm.storage.bounded import open_regular
 
 MAX_FILE_BYTES = GIB
 
@@ -47,13 +48,11 @@ class BootFiles:
 def read_boot_file(path: Path) -> BootFile:
     """ConfigError when it is not a readable, non-empty file of a sensible size."""
     try:
-        if path.is_dir():
-            raise ConfigError(f"{path}: is a directory")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stat = os.fstat(file.fileno())
             if stat.st_size > MAX_FILE_BYTES:
                 raise ConfigError(f"{path}: {stat.st_size} bytes are more than {MAX_FILE_BYTES}")
-            data = file.read()
+            data = file.read(MAX_FILE_BYTES)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     if not data:
@@ -81,7 +80,7 @@ class BootFileReader:
         """See read_boot_file."""
         try:
             stat = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):  # also for a NUL, and for what no name can be encoded to
             return read_boot_file(path)  # says what is wrong
         key = (str(path), identity_of(stat))
         held = self._held.get(key)

@@ -18,6 +18,7 @@ from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine.machine import Machine
 from asyncvmm.machine.registers import hart_values, restore_hart
 from asyncvmm.memory.pages import PageTable
+from asyncvmm.plugin.shown import shortened, shown
 
 VERSION: Final = 2
 PARTS: Final = frozenset(
@@ -112,7 +113,7 @@ def restore(machine: Machine, state: MachineState) -> None:
     except SnapshotError:
         raise
     except ConfigError as error:
-        raise SnapshotError(f"guest {machine.config.name}: {error}") from error
+        raise SnapshotError(f"guest {machine.config.name}: {shortened(str(error))}") from error
     for device in machine.devices:
         device.io.guard.run(device.target.resume)
     machine.clock.highest_ns = values["highest_ns"]  # what was read in here, no guest has read
@@ -127,11 +128,11 @@ def _checked(machine: Machine, values: Mapping[str, Any]) -> dict[str, Any]:
         values = {"tlbs": [], **values}
     if set(values) != PARTS:
         wrong = ", ".join(sorted(str(key) for key in set(values) ^ PARTS))
-        raise SnapshotError(f"guest {name}: saved parts differ: {wrong}")
+        raise SnapshotError(f"guest {name}: saved parts differ: {shortened(wrong)}")
     checked = dict(values)
     for key in ("now_ns", "highest_ns"):
         if type(values[key]) is not int or not 0 <= values[key] < MAX_TIME_NS:
-            raise SnapshotError(f"guest {name}: {key} is {values[key]!r}")
+            raise SnapshotError(f"guest {name}: {key} is {shown(values[key])}")
     for key in ("scheduler", "aclint", "plic", "sbi", "htif"):
         checked[key] = words(values[key], f"guest {name}: {key}")
     if bool(checked["sbi"]) != (machine.sbi is not None):
@@ -158,7 +159,7 @@ def words(value: object, what: str) -> list[int]:
     half = 1 << (WORD_BITS - 1)
     for number in value:
         if type(number) is not int or not -half <= number < half:
-            raise SnapshotError(f"{what} holds {number!r}")
+            raise SnapshotError(f"{what} holds {shown(number)}")
     return value
 
 
@@ -169,7 +170,9 @@ def _restore_devices(machine: Machine, saved: Mapping[str, Any]) -> None:
         if not isinstance(mine, dict) or set(mine) != {"type", "state", "rng", "ports", "net"}:
             raise SnapshotError(f"{io.path}: the saved device has other parts")
         if mine["type"] != device.type.name:
-            raise SnapshotError(f"{io.path}: saved as {mine['type']!r}, not {device.type.name}")
+            raise SnapshotError(
+                f"{io.path}: saved as {shown(mine['type'])}, not {device.type.name}"
+            )
         if type(mine["rng"]) is not int or not 0 <= mine["rng"] < 1 << 63:
             raise SnapshotError(f"{io.path}: the saved position of its randomness is wrong")
         ports = {"": io.console, **io.ports}
@@ -190,7 +193,11 @@ def _restore_devices(machine: Machine, saved: Mapping[str, Any]) -> None:
         elif not isinstance(mine["state"], dict):
             raise SnapshotError(f"{io.path}: its saved state is not a mapping")
         else:
-            device.target.load(mine["state"])
+            try:
+                device.target.load(mine["state"])
+            except (ValueError, TypeError) as error:  # a number that no word of the device can hold
+                text = shortened(str(error))
+                raise SnapshotError(f"{io.path}: its saved state cannot be: {text}") from error
 
 
 def same_values(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:

@@ -23,7 +23,7 @@ DEFAULT_SUBNET: Final = "10.0.2.0/24"
 
 def _vlan(_instance: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_VLAN:
-        raise ConfigError(f"{attribute.name}: VLANs are 1 to {MAX_VLAN}, not {value!r}")
+        raise ConfigError(f"{attribute.name}: VLANs are 1 to {MAX_VLAN}, not {str(value)[:60]!r}")
 
 
 def _trunk(value: Any) -> frozenset[int]:
@@ -71,7 +71,7 @@ def _backends(values: Mapping[str, str]) -> Mapping[str, str]:
             )
         if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name)) is None:
             raise ConfigError(
-                f"backends: a name is 1 to 64 letters, digits, '.', '-' or '_', not {name!r}"
+                f"backends: a name is 1 to 64 letters, digits, '.', '-' or '_', not {str(name)[:60]!r}"
             )
         if not isinstance(options, str):
             raise ConfigError(

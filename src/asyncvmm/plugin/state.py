@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import attrs
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.plugin.shown import shortened, shown
 
 
 @attrs.frozen
@@ -39,7 +40,7 @@ class VersionedState:
     def load(cls, saved: Mapping[str, Any]) -> Self:
         """The state that ``save`` wrote; ConfigError when anything about it is wrong."""
         if not isinstance(saved, Mapping):
-            raise ConfigError(f"{cls.__name__}: a saved state is expected, not {saved!r}")
+            raise ConfigError(f"{cls.__name__}: a saved state is expected, not {shown(saved)}")
         fields = {str(key): value for key, value in saved.items()}
         version = fields.pop("version", None)
         if type(version) is not int:
@@ -49,7 +50,7 @@ class VersionedState:
         declared = {field.name: field for field in attrs.fields(attrs.resolve_types(cls))}
         if set(fields) != set(declared):
             wrong = sorted(set(fields) ^ set(declared))
-            raise ConfigError(f"{cls.__name__}: saved fields differ: {', '.join(wrong)}")
+            raise ConfigError(f"{cls.__name__}: {shortened(f'saved fields differ: {wrong}')}")
         values: dict[str, Any] = {}
         try:
             for name, field in declared.items():
@@ -57,7 +58,7 @@ class VersionedState:
             return cls(**values)
         except (TypeError, ValueError) as error:
             text = error.args[0] if error.args else error
-            raise ConfigError(f"{cls.__name__}: bad saved state: {text}") from error
+            raise ConfigError(f"{cls.__name__}: bad saved state: {shortened(str(text))}") from error
 
 
 @attrs.frozen
@@ -79,15 +80,15 @@ def _typed(annotation: Any, value: Any) -> Any:
     """``value`` as its field's type wants it; TypeError or ValueError when it cannot be."""
     if annotation is bytes:
         if not isinstance(value, str):
-            raise TypeError(f"hexadecimal text is expected, not {value!r}")
+            raise TypeError(f"hexadecimal text is expected, not {shown(value)}")
         return bytes.fromhex(value)
     if annotation in (int, bool, str):
         if type(value) is not annotation:
-            raise TypeError(f"{annotation.__name__} is expected, not {value!r}")
+            raise TypeError(f"{annotation.__name__} is expected, not {shown(value)}")
         return value
     if isinstance(annotation, type) and issubclass(annotation, VersionedState):
         if not isinstance(value, Mapping):
-            raise TypeError(f"a saved {annotation.__name__} is expected, not {value!r}")
+            raise TypeError(f"a saved {annotation.__name__} is expected, not {shown(value)}")
         return annotation.load(value)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
@@ -102,5 +103,5 @@ def _typed(annotation: Any, value: Any) -> Any:
             return tuple(_typed(kind, item) for kind, item in zip(kinds, value, strict=True))
         return tuple(value)
     if typing.get_origin(annotation) is tuple:
-        raise TypeError(f"a list is expected, not {value!r}")
+        raise TypeError(f"a list is expected, not {shown(value)}")
     return value

@@ -15,6 +15,7 @@ from typing import Any, Final
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.machine import SnapshotError
 from asyncvmm.network import NetworkConfig
+from asyncvmm.plugin.shown import shortened
 from asyncvmm.runtime.host_saved import HostBooks, SavedHost
 from asyncvmm.runtime.snapshot_files import (
     HOST_MANIFEST,
@@ -25,7 +26,7 @@ from asyncvmm.runtime.snapshot_files import (
     read_manifest,
     write_guest,
 )
-from asyncvmm.storage.packs import write_durably
+from asyncvmm.storage.packs import PackError, write_durably
 from asyncvmm.storage.pagestore import PageStore
 
 FORMAT: Final = 1
@@ -121,8 +122,8 @@ def _load(folder: Path) -> SavedHost:
     except BaseException as error:
         for guest in guests:
             guest.close()
-        if isinstance(error, ConfigError) and not isinstance(error, SnapshotError):
-            raise SnapshotError(f"{file}: {error}") from error
+        if isinstance(error, ConfigError) and not isinstance(error, (SnapshotError, PackError)):
+            raise SnapshotError(f"{file}: {shortened(str(error))}") from error
         raise
 
 
@@ -133,7 +134,7 @@ def _configs(file: Path, values: object) -> dict[str, NetworkConfig]:
             for key, one in _mapping(file, values).items()
         }
     except (TypeError, ValueError, AttributeError) as error:  # what users write is less odd
-        raise SnapshotError(f"{file}: configs: {error}") from error
+        raise SnapshotError(f"{file}: configs: {shortened(str(error))}") from error
 
 
 def check_books(books: HostBooks) -> None:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final
 import attrs
 
 from asyncvmm.base.errors import BackendError, ConfigError
+from asyncvmm.storage.bounded import read_bounded
 
 MAGIC: Final = b"asyncvmm-journal"
 FORMAT: Final = 2
@@ -229,10 +230,7 @@ def read_journal(path: Path | str, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Re
     """All records of a journal, checked. JournalError names the file and the byte at which it is wrong."""
     file = Path(path)
     try:
-        size = file.stat().st_size
-        if size > limit_bytes:
-            raise JournalError(f"{file}: {size} bytes are more than {limit_bytes}")
-        content = file.read_bytes()
+        content = read_bounded(file, limit_bytes, JournalError)
     except OSError as error:
         raise JournalError(f"{file}: {error.strerror}") from error
     if content[: len(MAGIC)] != MAGIC[: len(content)]:

@@ -34,11 +34,13 @@ from asyncvmm.machine import (
 from asyncvmm.machine.config import split_disk
 from asyncvmm.memory.pages import PageTable, new_table
 from asyncvmm.plugin import BlobSpec
+from asyncvmm.plugin.shown import shortened, shown
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.saved import HostSide, SavedGuest
 from asyncvmm.storage import OverlayBlob, Qcow2Image, RawImage
+from asyncvmm.storage.bounded import read_bounded
 from asyncvmm.storage.hostfile import sync_folder
-from asyncvmm.storage.packs import write_durably
+from asyncvmm.storage.packs import PackError, write_durably
 from asyncvmm.storage.pagestore import PageStore
 
 FORMAT: Final = 2  # see _UPGRADES
@@ -128,16 +130,23 @@ def load(path: Path | str) -> SavedGuest:
 
 
 def read_guest(folder: Path, store: PageStore) -> SavedGuest:
-    """What ``write_guest`` wrote."""
+    """What ``write_guest`` wrote. An error names the manifest, or what of the state is damaged."""
     file = folder / MANIFEST
-    manifest = read_manifest(file, MANIFEST_KEYS, FORMAT, _UPGRADES)
     try:
-        config = GuestConfig.from_mapping(_mapping(manifest, "config"))
+        return _read_guest(folder, store, file)
     except ConfigError as error:
-        raise SnapshotError(f"{file}: config: {error}") from error
+        text = str(error)
+        if isinstance(error, PackError) or text.startswith(f"{file}: "):
+            raise
+        raise SnapshotError(f"{file}: {shortened(text)}") from error
+
+
+def _read_guest(folder: Path, store: PageStore, file: Path) -> SavedGuest:
+    manifest = read_manifest(file, MANIFEST_KEYS, FORMAT, _UPGRADES)
+    config = GuestConfig.from_mapping(_mapping(manifest, "config"))
     files = read_boot_files(config, _boot_files)
     if not _same_boot(files, _mapping(manifest, "boot")):
-        raise SnapshotError(f"{file}: the kernel or another boot file of this guest has changed")
+        raise SnapshotError("the kernel or another boot file of this guest has changed")
     table = new_table(config.memory // PAGE_SIZE)
     disks: list[Blob] = []
     try:
@@ -169,8 +178,11 @@ def delete(path: Path | str) -> None:
     if not any((folder / name).is_file() for name in (MANIFEST, HOST_MANIFEST)):
         raise ConfigError(f"{folder}: there is no snapshot")
     gone = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
-    folder.replace(gone)
-    shutil.rmtree(gone)
+    try:
+        folder.replace(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise BackendError(f"{folder}: cannot be removed: {error.strerror or error}") from error
     tables = [t for depth in ("*", "*/guest*") for t in folder.parent.glob(f"{depth}/*.table")]
     PageStore(folder.parent / PAGES).sweep(tables)
 
@@ -188,10 +200,7 @@ def read_manifest(
     step by step; SnapshotError says what is wrong.
     """
     try:
-        size = file.stat().st_size
-        if size > MAX_MANIFEST_BYTES:
-            raise SnapshotError(f"{file}: {size} bytes are too many for a manifest")
-        manifest = json.loads(file.read_bytes())
+        manifest = json.loads(read_bounded(file, MAX_MANIFEST_BYTES, SnapshotError))
     except OSError as error:
         raise SnapshotError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -202,19 +211,19 @@ def read_manifest(
         try:
             manifest = {**upgrades[number](manifest), "format": number + 1}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SnapshotError(f"{file}: format {number}: {error!r}") from error
+            raise SnapshotError(f"{file}: format {number}: {shortened(repr(error))}") from error
     if number != known:
         raise SnapshotError(f"{file}: is of an unknown format (this is {known})")
     if set(manifest) != keys:
         wrong = ", ".join(sorted(set(manifest) ^ keys))
-        raise SnapshotError(f"{file}: the parts differ: {wrong}")
+        raise SnapshotError(f"{file}: the parts differ: {shortened(wrong)}")
     return manifest
 
 
 def _mapping(manifest: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = manifest[key]
     if not isinstance(value, dict):
-        raise SnapshotError(f"{key} of the manifest is not a mapping")
+        raise SnapshotError(f"{key} is not a mapping")
     return value
 
 
@@ -263,7 +272,7 @@ def _load_disk(store: PageStore, table: Path, file: Path, saved: object) -> Blob
         raise SnapshotError(f"{file}: a disk has other parts")
     size = saved["size_bytes"]
     if type(size) is not int or not 0 < size <= MAX_DISK_BYTES or type(saved["file"]) is not str:
-        raise SnapshotError(f"{file}: a disk of {size!r} bytes")
+        raise SnapshotError(f"{file}: a disk of {shown(size)} bytes")
     base: Blob = Zeros(size)
     if saved["base"] == FILE:
         options = split_disk(saved["file"])
@@ -354,7 +363,7 @@ def _host_side(file: Path, saved: dict[str, Any]) -> HostSide:
             None if saved["cards"] is None else DiskRatesState.load(saved["cards"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SnapshotError(f"{file}: host: {error!r}") from error
+        raise SnapshotError(f"{file}: host: {shortened(repr(error))}") from error
     numbers = (side.next_command, side.command)
     if type(side.ready) is not bool or any(type(n) is not int for n in numbers):
         raise SnapshotError(f"{file}: host: numbers were expected")

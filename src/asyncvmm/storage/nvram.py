@@ -28,6 +28,7 @@ import attrs
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.base.units import MIB, PAGE_SIZE
+from asyncvmm.storage.bounded import read_bounded
 from asyncvmm.storage.packs import write_durably
 
 MAGIC: Final = b"AVMNVRM1"
@@ -150,8 +151,7 @@ class Nvram:
     def load(cls, path: Path) -> Nvram:
         """The NVRAM in a file; NvramError names the file and the place of what is wrong with it."""
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+            data = read_bounded(path, MAX_FILE_BYTES, NvramError)
         except OSError as error:
             raise NvramError(f"{path}: {error.strerror or error}") from error
         return cls.from_bytes(data, str(path))

@@ -20,6 +20,7 @@ import zstandard
 
 from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.base.units import PAGE_SIZE
+from asyncvmm.storage.bounded import open_regular
 from asyncvmm.storage.hostfile import sync_folder
 
 MAGIC: Final = b"AVMPACK1"
@@ -47,7 +48,8 @@ def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write, fsync, rename: the file is whole or not there. BackendError when that fails."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:  # a link of this name would lead elsewhere
             for piece in [data] if isinstance(data, bytes) else data:
                 file.write(piece)
             file.flush()
@@ -187,6 +189,6 @@ def read_table(path: Path) -> tuple[list[tuple[int, int, int]], list[str]]:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        return open_regular(path)
     except OSError as error:
         raise PackError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -66,6 +66,14 @@ def running(made: Commands) -> Iterator[Commands]:
     made.run("stop", "--force", "demo.vm")
 
 
+def test_a_machine_that_was_made_is_known(tmp_path: Path) -> None:
+    commands = Commands(tmp_path)
+    commands.good("create", "demo.vm", "--image", "demo")
+    assert commands.good("ps").splitlines()[1].split()[:2] == ["demo.vm", "stopped"]
+    commands.good("rm", "--yes", "demo.vm")
+    assert len(commands.good("ps").splitlines()) == 1
+
+
 def test_a_machine_from_start_to_stop(running: Commands) -> None:
     holder = holder_of(running.vm / "lock")
     assert holder is not None and holder.serves
@@ -91,6 +99,9 @@ def test_a_machine_from_start_to_stop(running: Commands) -> None:
     assert "saved" in running.good("ps", "demo.vm")
     assert running.run("stop", "demo.vm").stderr.endswith(b"does not run\n")
     assert "asyncvmm start" in running.bad(2, "console", "demo.vm")
+    said = running.run("config", "set", "demo.vm", "memory", "64M").stderr
+    assert b"a kept state, which has its own memory" in said and b"start --cold" in said
+    assert not running.run("config", "set", "demo.vm", "logs.keep", "3").stderr
     said = running.run("start", "demo.vm").stderr
     assert b"from its kept state" in said
     running.good("stop", "--force", "demo.vm")

@@ -117,7 +117,7 @@ def test_files(tmp_path: Path) -> None:
         Nvram.load(tmp_path / "none")
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
-    with pytest.raises(NvramError, match="is larger than any NVRAM"):
+    with pytest.raises(NvramError, match="more than such a file may have"):
         Nvram.load(path)
 
 

@@ -134,11 +134,16 @@ def _keep(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        with source.open("rb") as file, target.open("wb") as out:
-            shutil.copyfileobj(file, out, 1 << 20)
-            out.flush()
-            os.fsync(out.fileno())
+        _copy(source, target)
         shutil.copystat(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Durably."""
+    with source.open("rb") as file, target.open("wb") as out:
+        shutil.copyfileobj(file, out, 1 << 20)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def _image_flash(where: FolderPaths, wanted: NewMachine) -> tuple[list[str], Nvram]:
@@ -157,7 +162,7 @@ def _image_flash(where: FolderPaths, wanted: NewMachine) -> tuple[list[str], Nvr
                 nvram = attrs.evolve(nvram, flash=(flash_part(image),))
             found.append(f"{where.nvram.name},format={NVRAM}")
         else:
-            shutil.copyfile(part.path, where.disks / f"flash{number}.fd")
+            _copy(part.path, where.disks / f"flash{number}.fd")
             found.append(f"disks/flash{number}.fd")
     return found, nvram
 

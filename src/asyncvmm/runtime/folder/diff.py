@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +10,10 @@ import attrs
 
 from asyncvmm.machine import SnapshotError
 from asyncvmm.machine.registers import value_names
+from asyncvmm.machine.snapshot import MAX_TIME_NS, words
+from asyncvmm.plugin.shown import shown
 from asyncvmm.runtime import snapshot_files
+from asyncvmm.runtime.folder.small_json import read_object
 from asyncvmm.storage.packs import PackError, PackIndex, read_index, read_table
 
 MAX_LISTED: Final = 1000
@@ -92,20 +94,17 @@ def compare(one: Path, other: Path) -> Difference:
 def _manifest(folder: Path) -> dict[str, Any]:
     """The parts that are compared, of the right kinds."""
     file = folder / snapshot_files.MANIFEST
-    try:
-        if file.stat().st_size > snapshot_files.MAX_MANIFEST_BYTES:
-            raise SnapshotError(f"{file}: is too long for a manifest")
-        values: Any = json.loads(file.read_bytes())
-    except OSError as error:
-        raise SnapshotError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise SnapshotError(f"{file}: is not JSON: {error}") from error
+    values = read_object(file, snapshot_files.MAX_MANIFEST_BYTES, SnapshotError)
     kinds = {"config": dict, "machine": dict, "disks": list, "time_ns": int}
     for key, kind in kinds.items():
-        if not isinstance(values, dict) or not isinstance(values.get(key), kind):
+        if not isinstance(values.get(key), kind):
             raise SnapshotError(f"{file}: has no {key}")
+    if not 0 <= values["time_ns"] < MAX_TIME_NS:
+        raise SnapshotError(f"{file}: time_ns is {shown(values['time_ns'])}")
     if not isinstance(values["machine"].get("harts"), list):
         raise SnapshotError(f"{file}: machine has no harts")
+    for number, hart in enumerate(values["machine"]["harts"]):
+        words(hart, f"{file}: hart {number}")
     if not isinstance(values["machine"].get("devices"), dict):
         raise SnapshotError(f"{file}: machine has no devices")
     if len(values["disks"]) > snapshot_files.MAX_DISKS:
@@ -150,8 +149,6 @@ def _runs(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
 def _registers(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[int, str, int, int]]:
     found = []
     for hart, (left, right) in enumerate(zip(one["harts"], other["harts"], strict=False)):
-        if not isinstance(left, list) or not isinstance(right, list):
-            raise SnapshotError(f"hart {hart} is not a list of numbers")
         for name, before, after in zip(value_names(len(left)), left, right, strict=False):
             if before != after:
                 found.append((hart, name, before, after))

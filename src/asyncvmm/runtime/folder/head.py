@@ -16,6 +16,7 @@ import attrs
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.runtime.folder.layout import NAME
 from asyncvmm.runtime.folder.small_json import read_json
+from asyncvmm.storage.bounded import can_be_path
 from asyncvmm.storage.packs import write_durably
 
 FORMAT: Final = 1
@@ -63,7 +64,7 @@ def _checked(path: Path, values: Any) -> Head:
         numbers = isinstance(stamp, list) and len(stamp) == 2 and all(type(n) is int for n in stamp)
         if not numbers:
             raise HeadError(f"{path}: disks: {name[:80]!r} has no size and time")
-        if "\0" in name:
+        if not can_be_path(name):
             raise HeadError(f"{path}: disks: {name[:80]!r} is no path")
     stamps = {name: (stamp[0], stamp[1]) for name, stamp in disks.items()}
     return Head(values["parent"], values["resume"], stamps)

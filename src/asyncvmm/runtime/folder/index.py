@@ -9,6 +9,7 @@ from typing import Final
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.runtime.folder.layout import is_folder
+from asyncvmm.storage.bounded import read_bounded
 from asyncvmm.storage.packs import write_durably
 
 MAX_PATH_BYTES: Final = 8192
@@ -71,11 +72,10 @@ def known() -> list[Path]:
 def read_entry(path: Path) -> Path:
     """The folder that an entry names; EntryError when it names none."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PATH_BYTES + 1)
+        data = read_bounded(path, MAX_PATH_BYTES, EntryError)
     except OSError as error:
         raise EntryError(f"{path}: cannot be read: {error.strerror}") from error
     text = data.removesuffix(b"\n")
-    if len(data) > MAX_PATH_BYTES or not text.startswith(b"/") or b"\0" in text or b"\n" in text:
+    if not text.startswith(b"/") or b"\0" in text or b"\n" in text:
         raise EntryError(f"{path}: does not name a folder")
     return Path(os.fsdecode(text))

@@ -78,9 +78,22 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def check_own(paths: FolderPaths) -> None:
+    """ConfigError when logs or snapshots lie elsewhere: what is written and removed there under fixed
+    names would be somebody else's. (Disks may: vm.toml says where.)
+    """
+    for place in (paths.logs, paths.snapshots, paths.snapshots / "pages"):
+        if place.is_symlink():
+            raise ConfigError(
+                f"{place}: is a symbolic link: a machine's {place.name} are in its folder"
+            )
+
+
 def clear_leftovers(paths: FolderPaths) -> None:
     """Remove what a crash left half written. Only with the folder's lock."""
     for folder in (paths.root, paths.disks, paths.logs, paths.snapshots, paths.snapshots / "pages"):
+        if folder.is_symlink():
+            continue
         for pattern in ("*.part", "*.gone", ".*.partial"):
             for found in folder.glob(pattern):
                 if found.is_dir():

@@ -18,6 +18,8 @@ import attrs
 
 from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.runtime.folder.small_json import read_json
+from asyncvmm.runtime.printable import printable
+from asyncvmm.storage.bounded import own_file
 
 MAX_LOCK_BYTES: Final = 64 << 10
 TRIES: Final = 20  # somebody who only looks has it for microseconds
@@ -54,7 +56,7 @@ class Holder:
             return "a process that its lock file does not name"
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since_s))
         where = f" on {self.host}" if self.host != socket.gethostname() else ""
-        return f"pid {self.pid}{where} ({self.command}) since {since}"
+        return printable(f"pid {self.pid}{where} ({self.command}) since {since}")
 
 
 def this_process(command: Sequence[str] | None = None, *, serves: bool = False) -> Holder:
@@ -75,7 +77,7 @@ class FolderLock:
         self.path: Final = path
         self.died: Holder | None = None  # the one before, when it did not let go by itself
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = own_file(str(path), os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise BackendError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
@@ -128,7 +130,7 @@ class FolderLock:
 def holder_of(path: Path) -> Holder | None:
     """Who holds the lock file at ``path``, or None."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = own_file(str(path), os.O_RDONLY)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ import trio
 
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.runtime.folder.settings import LogLimits
+from asyncvmm.runtime.printable import printable
+from asyncvmm.storage.bounded import own_file
 
 MAX_LINE_BYTES: Final = 64 << 10
 MAX_TEXT: Final = 2000
@@ -29,6 +32,7 @@ DEVICE_LINES_PER_S: Final = 50
 CHUNK_BYTES: Final = 64 << 10
 POLL_S: Final = 0.2
 MAX_ROTATIONS: Final = 1000
+MAX_VIRTUAL_NS: Final = 1 << 63
 STANDARD: Final = ("wall", "virtual_ns", "event")
 
 
@@ -49,7 +53,7 @@ class LogEntry:
         """For people, a line."""
         virtual = "-" if self.virtual_ns is None else f"{self.virtual_ns / 1e9:.6f}"
         rest = " ".join(f"{key}={value}" for key, value in self.fields.items())
-        return f"{self.wall}  {virtual:>14}  {self.event}  {rest}".rstrip()
+        return printable(f"{self.wall}  {virtual:>14}  {self.event}  {rest}".rstrip())
 
 
 class _Rotated(RotatingFileHandler):
@@ -60,6 +64,10 @@ class _Rotated(RotatingFileHandler):
     def __init__(self, path: Path, size_bytes: int, keep: int) -> None:
         super().__init__(path, "a", size_bytes, keep, "latin-1", delay=True)
         self.lost = 0
+
+    def _open(self) -> TextIOWrapper:
+        """See FileHandler. What a guest says goes to no file outside, whoever made the folder."""
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=own_file)
 
     def write(self, data: bytes) -> None:
         """All of it, in one of the files."""
@@ -145,7 +153,7 @@ def parse_entry(line: bytes, place: str) -> LogEntry:
     wall, virtual, event = (values.pop(key, None) for key in STANDARD)
     if not isinstance(wall, str) or not isinstance(event, str):
         raise LogError(f"{place}: has no wall time or no event")
-    if virtual is not None and type(virtual) is not int:
+    if virtual is not None and (type(virtual) is not int or not 0 <= virtual < MAX_VIRTUAL_NS):
         raise LogError(f"{place}: virtual_ns is {str(virtual)[:40]!r}")
     return LogEntry(wall, virtual, event, values)
 

@@ -19,7 +19,7 @@ from asyncvmm.plugin import PluginManager, create_plugin_manager
 from asyncvmm.runtime.commands import RUN_APPEND
 from asyncvmm.runtime.folder.disks import check_disks, freeze_apart, kept_files
 from asyncvmm.runtime.folder.head import STOPPED, Head, read_head, write_head
-from asyncvmm.runtime.folder.layout import FolderPaths, clear_leftovers
+from asyncvmm.runtime.folder.layout import FolderPaths, check_own, clear_leftovers
 from asyncvmm.runtime.folder.lock import FolderLock, Holder, this_process
 from asyncvmm.runtime.folder.logs import ConsoleLog, VmLog
 from asyncvmm.runtime.folder.nvram import (
@@ -94,6 +94,7 @@ def locked(
 ) -> Iterator[FolderLock]:
     """The folder for this process alone, with what a crash left half done put right."""
     with FolderLock(paths.lock, this_process(command, serves=serves)) as lock:
+        check_own(paths)
         clear_leftovers(paths)
         FolderSnapshots(paths).finish_restore()
         if lock.died is not None:

@@ -27,11 +27,13 @@ from asyncvmm.machine.devices import wanted_devices
 from asyncvmm.network import NetworkConfig
 from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.options import nearest, plain_type
+from asyncvmm.plugin.shown import shortened, shown
 from asyncvmm.runtime.commands import RUN_PORT
 from asyncvmm.runtime.edge import Forward
-from asyncvmm.runtime.folder.toml_bounds import check_text, check_value, shortened, shown
+from asyncvmm.runtime.folder.toml_bounds import check_text, check_value
 from asyncvmm.runtime.folder.toml_places import line_of
 from asyncvmm.runtime.shares import split_knobs
+from asyncvmm.storage.bounded import read_bounded
 
 MAX_BYTES: Final = 64 << 10
 FORMAT: Final = 1
@@ -84,12 +86,9 @@ class VmSettings:
 def read_text(path: Path) -> str:
     """The file; VmTomlError when it cannot be, or is too long."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bounded(path, MAX_BYTES, VmTomlError)
     except OSError as error:
         raise VmTomlError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise VmTomlError(f"{path}: is longer than {MAX_BYTES} bytes")
     try:
         text = data.decode()
         check_text(text)

@@ -13,6 +13,7 @@ from tomlkit.exceptions import TOMLKitError
 from asyncvmm.base.errors import ConfigError
 from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.options import nearest
+from asyncvmm.plugin.shown import shortened
 from asyncvmm.runtime.folder.lock import short_lock
 from asyncvmm.runtime.folder.settings import (
     KEYS,
@@ -21,7 +22,6 @@ from asyncvmm.runtime.folder.settings import (
     parse_settings,
     read_text,
 )
-from asyncvmm.runtime.folder.toml_bounds import shortened
 from asyncvmm.storage.packs import write_durably
 
 LISTS = ("flash", "disks", "shares", "net", "devices", "publish", "allow")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.storage.bounded import read_bounded
 
 
 def read_json(path: Path, max_bytes: int, error_type: type[ConfigError]) -> Any:
@@ -14,16 +15,19 @@ def read_json(path: Path, max_bytes: int, error_type: type[ConfigError]) -> Any:
 
     FileNotFoundError is the caller's: what it means that there is no file differs.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > max_bytes:
-        raise error_type(f"{path}: is longer than {max_bytes} bytes")
+    data = read_bounded(path, max_bytes, error_type)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise error_type(f"{path}: is not JSON: {error}") from error
+
+
+def read_object(path: Path, max_bytes: int, error_type: type[ConfigError]) -> dict[str, Any]:
+    """As ``read_json`` for an object; also a file that is not there is ``error_type``."""
+    try:
+        values = read_json(path, max_bytes, error_type)
+    except FileNotFoundError as error:
+        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
+    if not isinstance(values, dict):
+        raise error_type(f"{path}: is no JSON object")
+    return values

@@ -16,14 +16,26 @@ from typing import Any, Final
 
 import attrs
 
-from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.errors import BackendError, ConfigError
 from asyncvmm.machine import SnapshotError
 from asyncvmm.machine.config import split_disk
 from asyncvmm.plugin.options import nearest
 from asyncvmm.runtime import snapshot_files
 from asyncvmm.runtime.folder.disks import file_backed, kept_files, write_disk
 from asyncvmm.runtime.folder.head import STOPPED, Head, read_head, stamp_of, write_head
-from asyncvmm.runtime.folder.layout import FolderPaths, check_name
+from asyncvmm.runtime.folder.layout import NAME, FolderPaths, check_name
+from asyncvmm.runtime.folder.restore import (
+    RESTORE,
+    Intent,
+    check_targets,
+    forget_parts,
+    part_of,
+    read_intent,
+    take_names,
+    target_of,
+    write_intent,
+)
+from asyncvmm.runtime.folder.small_json import read_object
 from asyncvmm.runtime.snapshots import Snapshot
 from asyncvmm.storage.hostfile import sync_folder
 from asyncvmm.storage.nvram import Nvram
@@ -31,7 +43,7 @@ from asyncvmm.storage.packs import write_durably
 
 FORMAT: Final = 1
 MAX_INFO_BYTES: Final = 64 << 10
-RESTORE: Final = "restore.json"
+MAX_NUMBER: Final = 1 << 63
 
 
 @attrs.frozen
@@ -60,7 +72,7 @@ class FolderSnapshots:
     def names(self, *, hidden: bool = False) -> list[str]:
         """Of all that are whole, in order of their names; the kept state of a stop only if ``hidden``."""
         found = [path.name for path in snapshot_files.saved_in(self.folder)]
-        return [name for name in found if hidden or name != STOPPED]
+        return [n for n in found if NAME.fullmatch(n) or (hidden and n == STOPPED)]
 
     def list(self, *, hidden: bool = False) -> list[SnapshotInfo]:
         """All, oldest first; a damaged one says what is wrong with it."""
@@ -93,7 +105,7 @@ class FolderSnapshots:
     def nvram(self, name: str) -> Nvram | None:
         """The NVRAM of a state, if it has one; NvramError when it is damaged."""
         path = self._nvram_path(name)
-        return Nvram.load(path) if path.is_file() else None
+        return Nvram.load(path) if os.path.lexists(path) else None
 
     def _nvram_path(self, name: str) -> Path:
         return self.folder / f"{name}.nvram"
@@ -158,8 +170,11 @@ class FolderSnapshots:
         if head.parent == name:
             write_head(self.paths.head, attrs.evolve(head, parent=parent))
         snapshot_files.delete(self.path(name))
-        self._info_path(name).unlink(missing_ok=True)
-        self._nvram_path(name).unlink(missing_ok=True)
+        for path in (self._info_path(name), self._nvram_path(name)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise BackendError(f"{path}: cannot be removed: {error.strerror}") from error
 
     # -- going on from one
 
@@ -169,43 +184,38 @@ class FolderSnapshots:
         New disks are written beside the old ones; once all are durable an intent is, and then they take
         their names: a crash leaves all disks old or all new (see ``finish_restore``).
         """
+        targets = []
         with self.load(name) as snapshot:
             kept = kept_files(snapshot.config)
-            moves = []
-            for number, disk in kept.items():
-                target = disk.path
-                part = target.with_name(f"{target.name}.restored")
+            targets = [target_of(disk.path) for disk in kept.values()]
+            check_targets(self.paths, targets)
+            for (number, disk), target in zip(kept.items(), targets, strict=True):
                 blob, below = snapshot.saved.disks[number], snapshot.saved.disk_files[number]
+                part = part_of(target)
                 write_disk(blob, below, disk, part, *(() if progress is None else (progress,)))
-                moves.append((str(part), str(target)))
         nvram = self.nvram(name)
         if nvram is not None:
-            part = self.paths.nvram.with_name(f"{self.paths.nvram.name}.restored")
-            nvram.save(part)
-            moves.append((str(part), str(self.paths.nvram)))
-        intent = {"format": FORMAT, "name": name, "moves": moves}
-        write_durably(self.folder / RESTORE, json.dumps(intent).encode())
+            nvram.save(part_of(self.paths.nvram))
+            targets.append(self.paths.nvram)
+        write_intent(self.paths, Intent(name, tuple(targets)))
         self.finish_restore()
         return read_head(self.paths.head)
 
     def finish_restore(self) -> None:
         """Do what is left of a restore that was decided; nothing when there is none."""
-        path = self.folder / RESTORE
-        if not path.exists():
-            for folder in (self.paths.disks, self.paths.root):
-                for left in folder.glob("*.restored"):
-                    left.unlink()
+        intent = read_intent(self.paths)
+        if intent is None:
+            forget_parts(self.paths)
             return
-        name, moves = _read_intent(path)
-        for part, target in moves:
-            if part.exists():
-                part.replace(target)
-                sync_folder(target.parent)
-        disks = [target for _, target in moves if target != self.paths.nvram]
+        name = intent.name
+        if name not in self.names(hidden=True):
+            raise SnapshotError(f"{self.folder / RESTORE}: there is no snapshot {name!r}")
+        take_names(self.paths, intent)
+        disks = [target for target in intent.targets if target != self.paths.nvram]
         stamps = disk_stamps(self.paths, disks)
         parent = self._info_or_damage(name).parent if name == STOPPED else name
         write_head(self.paths.head, Head(parent, name, stamps))
-        path.unlink()
+        (self.folder / RESTORE).unlink()
         sync_folder(self.folder)
 
     def resume(self, name: str, head: Head) -> Snapshot:
@@ -236,10 +246,10 @@ class FolderSnapshots:
             return
         path = self.path(name) / snapshot_files.MANIFEST
         try:
-            manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            manifest = read_object(path, snapshot_files.MAX_MANIFEST_BYTES, SnapshotError)
+        except SnapshotError:
             return  # loading it says what is wrong
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("disks"), list):
+        if not isinstance(manifest.get("disks"), list):
             return
         moved = _moved(manifest, info.root, here)
         for number, disk in enumerate(moved["disks"]):
@@ -292,7 +302,7 @@ def _write_info(path: Path, info: SnapshotInfo) -> None:
 
 def read_info(path: Path, name: str) -> SnapshotInfo:
     """What ``NAME.json`` says; SnapshotError names what is wrong with it."""
-    values = _read_json(path)
+    values = read_object(path, MAX_INFO_BYTES, SnapshotError)
     kinds = {"name": str, "created_s": float, "time_ns": int, "memory_bytes": int, "note": str,
              "root": str}  # fmt: skip
     if set(values) != {*kinds, "format", "parent"} or values["format"] != FORMAT:
@@ -301,43 +311,12 @@ def read_info(path: Path, name: str) -> SnapshotInfo:
         if type(values[key]) is not kind:
             raise SnapshotError(f"{path}: {key} is {str(values[key])[:80]!r}")
     parent = values["parent"]
-    if values["name"] != name or not (parent is None or isinstance(parent, str)):
+    if values["name"] != name or not (
+        parent is None or (isinstance(parent, str) and NAME.fullmatch(parent))
+    ):
         raise SnapshotError(f"{path}: is of another snapshot, or its parent is no name")
-    if not 0 <= values["created_s"] < 1e11 or values["time_ns"] < 0 or values["memory_bytes"] < 0:
+    numbers = (values["time_ns"], values["memory_bytes"])
+    if not 0 <= values["created_s"] < 1e11 or not all(0 <= n < MAX_NUMBER for n in numbers):
         raise SnapshotError(f"{path}: a number in it cannot be")
     del values["format"]
     return SnapshotInfo(**values)
-
-
-def _read_intent(path: Path) -> tuple[str, list[tuple[Path, Path]]]:
-    values = _read_json(path)
-    moves = values.get("moves")
-    shape = isinstance(moves, list) and all(
-        isinstance(move, list)
-        and len(move) == 2
-        and all(isinstance(place, str) and "\0" not in place for place in move)
-        for move in moves
-    )
-    if not shape or not isinstance(values.get("name"), str):
-        raise SnapshotError(f"{path}: does not say what to restore")
-    pairs = [(Path(part), Path(target)) for part, target in values["moves"]]
-    for part, target in pairs:
-        if part != target.with_name(f"{target.name}.restored"):
-            raise SnapshotError(f"{path}: {str(part)[:80]!r} is no restored disk")
-    return values["name"], pairs
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_INFO_BYTES + 1)
-        if len(data) > MAX_INFO_BYTES:
-            raise SnapshotError(f"{path}: is longer than {MAX_INFO_BYTES} bytes")
-        values = json.loads(data)
-    except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise SnapshotError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise SnapshotError(f"{path}: is no object")
-    return values

@@ -7,21 +7,15 @@ deeply cannot even be shown.
 from __future__ import annotations
 
 import re
-import reprlib
 from typing import Any, Final
 
 from asyncvmm.base.errors import ConfigError
 
 MAX_PARTS: Final = 32  # of a key
 MAX_DEPTH: Final = 16
-MAX_SHOWN: Final = 60
-MAX_ERROR: Final = 600
 
 _PART: Final = r"""(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*"""
 _LONG_KEY: Final = re.compile(rf"(?<![\w-])(?:{_PART}){{{MAX_PARTS}}}")
-_SHORT: Final = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_SHOWN
-_SHORT.maxlevel = 3
 
 
 def check_text(text: str) -> None:
@@ -47,14 +41,3 @@ def check_value(value: Any) -> None:
         level = inner
     if level:
         raise ConfigError(f"is nested more than {MAX_DEPTH} deep")
-
-
-def shown(value: Any) -> str:
-    """A value for a message: short, whatever it is."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-def shortened(text: str) -> str:
-    """A message that has somebody's value in it, of a bounded length."""
-    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}..."

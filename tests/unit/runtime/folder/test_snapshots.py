@@ -200,7 +200,7 @@ async def test_damage_in_a_folder_that_was_moved(demo: VmFolder, manifest: str |
     use_everything(moved)
 
 
-@pytest.mark.parametrize("name", ["disks/\0", "\0"])
+@pytest.mark.parametrize("name", ["disks/\0", "\0", "disks/\ud800"])
 def test_a_nul_is_in_no_path(demo: VmFolder, name: str) -> None:
     head = {"format": 1, "parent": None, "resume": None, "disks": {name: [1, 2]}}
     demo.paths.head.write_text(json.dumps(head))

@@ -1,0 +1,25 @@
+"""Values that somebody else chose, in messages: short, whatever they are."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any, Final
+
+MAX_SHOWN: Final = 60
+MAX_ERROR: Final = 600
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_SHOWN
+_SHORT.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """A value, as Python would write it, as far as it is short."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def shortened(text: str) -> str:
+    """A message that has somebody's value in it, of a bounded length, and such as can be encoded."""
+    text = text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}..."
+    return text.encode(errors="backslashreplace").decode()
