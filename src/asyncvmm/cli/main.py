@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 
 import asyncvmm
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
+from asyncvmm.base.texts import KEPT, printable
 from asyncvmm.cli import terminal
 from asyncvmm.plugin.options import nearest
 
@@ -128,8 +129,6 @@ def _unknown(parser: argparse.ArgumentParser, command: str, words: list[str]) ->
 
 
 def _complain(text: str, status: int) -> int:
-    from asyncvmm.runtime.printable import KEPT, printable  # the rest of the floor is slow to load
-
     # Files and guests may have had their say in it.
     print(f"asyncvmm: {printable(text, keep=KEPT)}", file=sys.stderr)
     return status

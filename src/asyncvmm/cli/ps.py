@@ -10,11 +10,11 @@ from typing import Any, Final
 import trio
 
 from asyncvmm.api import AsyncvmmError, VmFolder, open_folder
+from asyncvmm.base.texts import printable
 from asyncvmm.base.units import MIB
 from asyncvmm.runtime.folder.client import ask
 from asyncvmm.runtime.folder.index import known
 from asyncvmm.runtime.folder.layout import is_folder
-from asyncvmm.runtime.printable import printable
 
 HEADINGS: Final = ("FOLDER", "STATE", "PID", "UP", "VIRTUAL", "MEMORY", "CPU", "VIEWERS")
 PATIENCE_S: Final = 5.0

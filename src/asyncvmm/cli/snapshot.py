@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from asyncvmm.api import VmFolder, open_folder
+from asyncvmm.base.texts import printable
 from asyncvmm.base.units import MIB, PAGE_SIZE
 from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.interrupts import Interruptible
@@ -21,7 +22,6 @@ from asyncvmm.runtime.folder.client import ask
 from asyncvmm.runtime.folder.diff import Difference
 from asyncvmm.runtime.folder.head import Head
 from asyncvmm.runtime.folder.snapshots import SnapshotInfo
-from asyncvmm.runtime.printable import printable
 
 EPILOG = """\
 examples:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import trio
 
 from asyncvmm.base.errors import BackendError
-from asyncvmm.runtime.printable import KEPT, printable
+from asyncvmm.base.texts import KEPT, printable
 
 CHUNK = 65536
 ESCAPE = 0x1D  # leaves a console

@@ -102,10 +102,10 @@ def up(options: argparse.Namespace) -> int:
     exits = [guest.exit for guest in result.guests.values()]
     known = [ended.detail for ended in exits if ended is not None]
     for text in failure_lines(result.events, known):
-        _say(text)
+        terminal.say(text)
     failed = result.failed
     if failed is not None:
-        _say(f"step {failed.step.number} ({failed.step.title}) failed: {failed.detail}")
+        terminal.say(f"step {failed.step.number} ({failed.step.title}) failed: {failed.detail}")
     return 0 if result.ok else 1
 
 
@@ -155,7 +155,7 @@ class StepLines(ScenarioObserver):
 
     def step_ended(self, result: StepResult) -> None:
         """See ScenarioObserver."""
-        _say(step_line(result))
+        terminal.say(step_line(result))
 
 
 class LiveTable(ScenarioObserver):
@@ -269,7 +269,3 @@ def to_json(result: ScenarioResult) -> dict[str, Any]:
         ],
         "events": [attrs.asdict(event) for event in result.events],
     }
-
-
-def _say(text: str) -> None:
-    print(f"asyncvmm: {text}", file=sys.stderr, flush=True)

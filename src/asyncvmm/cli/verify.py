@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import trio
 from asyncvmm.api.verify import Verdict, verify_scenario
 from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
+from asyncvmm.cli.terminal import say
 from asyncvmm.cli.up import ensure_images
 from asyncvmm.runtime.scenario import load_scenario
 
@@ -49,7 +49,7 @@ def verify(options: argparse.Namespace) -> int:
     ensure_images(scenario)
 
     async def run() -> Verdict:
-        return await verify_scenario(scenario, timeout_s=options.timeout, note=_say)
+        return await verify_scenario(scenario, timeout_s=options.timeout, note=say)
 
     try:
         verdict = trio.run(run)
@@ -58,7 +58,7 @@ def verify(options: argparse.Namespace) -> int:
     for result in (verdict.first, verdict.second):
         if result.failed is not None:
             step = result.failed.step
-            _say(f"note: step {step.number} ({step.title}) failed: {result.failed.detail}")
+            say(f"note: step {step.number} ({step.title}) failed: {result.failed.detail}")
     print(json.dumps(to_json(verdict), indent=2) if options.json else report(verdict))
     return 0 if verdict.equal else 1
 
@@ -95,7 +95,3 @@ def report(verdict: Verdict) -> str:
     else:
         lines.append(f"equal after {first.end_ns / 1e9:.9f} s of virtual time")
     return "\n".join(lines)
-
-
-def _say(text: str) -> None:
-    print(f"asyncvmm: {text}", file=sys.stderr, flush=True)

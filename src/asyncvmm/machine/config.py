@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 import attrs
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.texts import shown
 from asyncvmm.base.units import GIB, MIB, PAGE_SIZE
 from asyncvmm.plugin.options import nearest, parse_options
-from asyncvmm.plugin.shown import shown
 from asyncvmm.timeline.clock import DEFAULT_MIPS, MAX_MIPS
 
 NVRAM: Final = "nvram"  # the format of a flash that is in a machine's NVRAM

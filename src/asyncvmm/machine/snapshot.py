@@ -15,10 +15,10 @@ import attrs
 from asyncvmm.arch.code import DecodedPages
 from asyncvmm.arch.tlb_words import restore_tlb, tlb_words
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.texts import shortened, shown
 from asyncvmm.machine.machine import Machine
 from asyncvmm.machine.registers import hart_values, restore_hart
 from asyncvmm.memory.pages import PageTable
-from asyncvmm.plugin.shown import shortened, shown
 
 VERSION: Final = 2
 PARTS: Final = frozenset(

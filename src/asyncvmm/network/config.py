@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.texts import shown
 from asyncvmm.network.acl import Rule, parse_rules
 from asyncvmm.network.ethernet import MAX_VLAN
 from asyncvmm.network.link import LinkShape
@@ -63,7 +64,7 @@ def _subnet(value: Any) -> ipaddress.IPv4Network:
 
 def _backends(values: Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"backends: names with options are expected, not {values!r:.60}")
+        raise ConfigError(f"backends: names with options are expected, not {shown(values)}")
     for name, options in values.items():
         if name == GATEWAY:
             raise ConfigError(
@@ -112,9 +113,9 @@ class NetworkConfig:
         if not isinstance(links, Mapping) or not all(
             isinstance(link, Mapping) for link in links.values()
         ):
-            raise ConfigError(f"links: guests with their cables are expected, not {links!r:.60}")
+            raise ConfigError(f"links: guests with their cables are expected, not {shown(links)}")
         if not isinstance(given.get("gateway", True), bool):
-            raise ConfigError(f"gateway: true or false, not {given['gateway']!r:.60}")
+            raise ConfigError(f"gateway: true or false, not {shown(given['gateway'])}")
         shape = LinkShape().change(**rest)
         cables = {name: CableConfig.from_mapping(link, shape) for name, link in links.items()}
         return cls(shape=shape, cables=cables, outside=outside, **given)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import attrs
 
 from asyncvmm.base.errors import ConfigError
-from asyncvmm.plugin.shown import shortened, shown
+from asyncvmm.base.texts import shortened, shown
 
 
 @attrs.frozen

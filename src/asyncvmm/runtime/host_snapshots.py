@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.texts import shortened
 from asyncvmm.machine import SnapshotError
 from asyncvmm.network import NetworkConfig
-from asyncvmm.plugin.shown import shortened
 from asyncvmm.runtime.host_saved import HostBooks, SavedHost
 from asyncvmm.runtime.snapshot_files import (
     HOST_MANIFEST,

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import AsyncvmmError, ConfigError
+from asyncvmm.base.texts import shown
 from asyncvmm.base.units import MS
 from asyncvmm.machine import GuestConfig, Machine
 from asyncvmm.machine.renewal import FREEZE, IDENTITY, Identity
@@ -462,7 +463,7 @@ class Replay(Script):
             if kind == kinds.CONNECT:
                 address, port = bytes.fromhex(names["address"]), int(names["port"])
                 if len(address) != 4 or not 1 <= port <= 65535:
-                    raise ValueError(f"no guest is at {names['address']!r:.60}, port {port}")
+                    raise ValueError(f"no guest is at {shown(names['address'])}, port {port}")
                 key, connection = gateway.connect(now_ns, address, port)
                 self._connections[(gateway.place, *key)] = (gateway, connection)
             elif kind == kinds.DATAGRAM:
@@ -532,7 +533,7 @@ def _mapping(names: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _whole(value: object) -> int | None:
     if value is not None and (type(value) is not int or value < 0):
-        raise TypeError(f"{value!r:.60} is no number of instructions")
+        raise TypeError(f"{shown(value)} is no number of instructions")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from asyncvmm.base.texts import shown
 from asyncvmm.runtime.journal_file import JournalError, Recorded
 
 
@@ -63,10 +64,12 @@ def read_settings(recorded: Recorded) -> dict[str, Any]:
     for key, value in settings.items():
         if key not in KNOWN:
             raise JournalError(
-                f"{recorded.path}: the header's host has an unknown setting {key!r:.60}"
+                f"{recorded.path}: the header's host has an unknown setting {shown(key)}"
             )
         if not KNOWN[key](value):
-            raise JournalError(f"{recorded.path}: the header's host: {key} cannot be {value!r:.60}")
+            raise JournalError(
+                f"{recorded.path}: the header's host: {key} cannot be {shown(value)}"
+            )
     if settings.get("snapshot") is None:
         wrong = [key for key in OF_SNAPSHOT if key in settings]
         if wrong:

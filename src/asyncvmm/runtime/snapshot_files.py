@@ -19,6 +19,7 @@ from typing import Any, Final
 import attrs
 
 from asyncvmm.base.errors import BackendError, ConfigError
+from asyncvmm.base.texts import shortened, shown
 from asyncvmm.base.units import PAGE_SIZE
 from asyncvmm.device import Blob
 from asyncvmm.hypervisor import DiskRatesState
@@ -34,7 +35,6 @@ from asyncvmm.machine import (
 from asyncvmm.machine.config import split_disk
 from asyncvmm.memory.pages import PageTable, new_table
 from asyncvmm.plugin import BlobSpec
-from asyncvmm.plugin.shown import shortened, shown
 from asyncvmm.runtime.blobs import open_file_blob
 from asyncvmm.runtime.saved import HostSide, SavedGuest
 from asyncvmm.storage import OverlayBlob, Qcow2Image, RawImage

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import attrs
 
+from asyncvmm.base.texts import shown
 from asyncvmm.machine import SnapshotError
 from asyncvmm.machine.registers import value_names
 from asyncvmm.machine.snapshot import MAX_TIME_NS, words
-from asyncvmm.plugin.shown import shown
 from asyncvmm.runtime import snapshot_files
 from asyncvmm.runtime.folder.small_json import read_object
 from asyncvmm.storage.packs import PackError, PackIndex, read_index, read_table

@@ -17,8 +17,8 @@ from typing import Any, Final
 import attrs
 
 from asyncvmm.base.errors import BackendError, ConfigError
+from asyncvmm.base.texts import printable
 from asyncvmm.runtime.folder.small_json import read_json
-from asyncvmm.runtime.printable import printable
 from asyncvmm.storage.bounded import own_file
 
 MAX_LOCK_BYTES: Final = 64 << 10

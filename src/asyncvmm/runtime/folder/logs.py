@@ -22,8 +22,8 @@ import attrs
 import trio
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.texts import printable
 from asyncvmm.runtime.folder.settings import LogLimits
-from asyncvmm.runtime.printable import printable
 from asyncvmm.storage.bounded import own_file
 
 MAX_LINE_BYTES: Final = 64 << 10

@@ -21,13 +21,13 @@ from typing import Any, Final
 import attrs
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.texts import shortened, shown
 from asyncvmm.machine import GuestConfig, parse_size
 from asyncvmm.machine.config import share_options, split_disk
 from asyncvmm.machine.devices import wanted_devices
 from asyncvmm.network import NetworkConfig
 from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.options import nearest, plain_type
-from asyncvmm.plugin.shown import shortened, shown
 from asyncvmm.runtime.commands import RUN_PORT
 from asyncvmm.runtime.edge import Forward
 from asyncvmm.runtime.folder.toml_bounds import check_text, check_value

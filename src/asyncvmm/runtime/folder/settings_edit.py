@@ -11,9 +11,9 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from asyncvmm.base.errors import ConfigError
+from asyncvmm.base.texts import shortened
 from asyncvmm.plugin import DeviceType
 from asyncvmm.plugin.options import nearest
-from asyncvmm.plugin.shown import shortened
 from asyncvmm.runtime.folder.lock import short_lock
 from asyncvmm.runtime.folder.settings import (
     KEYS,

@@ -1,10 +1,11 @@
-"""Values that somebody else chose, in messages: short, whatever they are."""
+"""What guests, plugins and strangers' files say, in messages: short, and as a terminal may show it."""
 
 from __future__ import annotations
 
 import reprlib
 from typing import Any, Final
 
+KEPT: Final = "\n\t"  # in messages of several lines
 MAX_SHOWN: Final = 60
 MAX_ERROR: Final = 600
 
@@ -23,3 +24,16 @@ def shortened(text: str) -> str:
     """A message that has somebody's value in it, of a bounded length, and such as can be encoded."""
     text = text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}..."
     return text.encode(errors="backslashreplace").decode()
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with escapes for what moves cursors, changes colours or cannot be encoded.
+
+    ``keep`` are characters that stay: line ends, in texts of several lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
+        for each in text
+    )
