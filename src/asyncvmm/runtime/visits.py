@@ -145,11 +145,8 @@ class Visit:
                 return
             if why == RAN_STOP:
                 return
-            if why != RAN_STEPS:
-                self.run += 1
-                if self.run % 64:
-                    continue
-            yield False
+            if self._came_back(why):
+                yield False
 
     def advance_to(self, time_ns: int) -> Iterator[None]:
         """Go on to the first instant at which all harts have come to a virtual time, or to ``next``.
@@ -165,11 +162,15 @@ class Visit:
                 return
             if why == RAN_STOP:
                 return
-            if why != RAN_STEPS:
-                self.run += 1
-                if self.run % 64:
-                    continue
-            yield
+            if self._came_back(why):
+                yield
+
+    def _came_back(self, why: int) -> bool:
+        """The machine's run did; whether it is time that others have their turn."""
+        if why == RAN_STEPS:
+            return True
+        self.run += 1
+        return self.run % 64 == 0
 
     def _prepare(self, time_ns: int = FOREVER) -> Run | None:
         """The run that is under way or comes next, begun if that is by ``time_ns``; None for none."""
