@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Final
 
 import trio
 
-from asyncvmm.api import open_folder
+from asyncvmm.api import VmFolder, open_folder
 from asyncvmm.cli.checks import check_timeout
 from asyncvmm.cli.groups import only_error
 from asyncvmm.cli.terminal import say
 from asyncvmm.runtime.folder.client import NotRunningError, ask
 from asyncvmm.runtime.folder.server import POWER_OFF_S
+
+RELEASE_S: Final = 10  # until the process that ends has let go of the folder
 
 
 def add_parser(commands: Any) -> None:
@@ -47,7 +49,7 @@ def stop(options: argparse.Namespace) -> int:
     for path in options.folders:
         folder = open_folder(path)
         try:
-            ended = trio.run(ask, folder.paths, request)
+            ended = trio.run(_ended, folder, request)
         except NotRunningError:
             say(f"{path} does not run")
             continue
@@ -59,3 +61,13 @@ def stop(options: argparse.Namespace) -> int:
         )
         say(f"{path}: {how}")
     return 0
+
+
+async def _ended(folder: VmFolder, request: dict[str, Any]) -> dict[str, Any]:
+    """What the machine's process says of the end; who stops it may start it again at once."""
+    before = folder.holder
+    ended = await ask(folder.paths, request)
+    with trio.move_on_after(RELEASE_S):
+        while before is not None and folder.holder == before:  # it said so a moment before
+            await trio.sleep(0.01)
+    return ended
